@@ -1,0 +1,47 @@
+# The doors of the repository: make setup | run | test | lint | bench
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+CONFIG ?= config/default.yaml
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run test lint bench clean
+
+help:
+	@echo "make run    install what is pinned and start the agent on $(CONFIG)"
+	@echo "make test   install what is pinned and run the tests"
+	@echo "make lint   ruff, mypy        make bench  the measurements        make setup  install only"
+
+define require
+@command -v $(PYTHON) >/dev/null || { echo "missing: $(PYTHON). Install Python 3.11 or newer (Debian, Ubuntu: apt-get install python3 python3-venv)"; exit 1; }
+@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "missing: Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) -V). Name another with: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 1; }
+@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "missing: the venv module of $(PYTHON) (Debian, Ubuntu: apt-get install python3-venv)"; exit 1; }
+endef
+
+# A set is installed again only when its lock has changed.
+$(VENV)/%.installed: requirements/%.txt pyproject.toml
+	$(require)
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing requirements/$*.txt into $(VENV) (once, a minute or two)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/$*.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+setup: $(VENV)/run.installed
+
+run: setup
+	@$(BIN)/holdfast run --config $(CONFIG)
+
+test: $(VENV)/dev.installed
+	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/dev.installed
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+bench: $(VENV)/dev.installed
+	@for b in memory hops; do $(BIN)/python -m bench.$$b || exit 1; done
+
+clean:
+	rm -rf $(VENV) var

@@ -1,0 +1,1 @@
+"""Holdfast on the device: hears, keeps, delivers, and gets itself up again."""

@@ -1,0 +1,1 @@
+"""The local HTTP doors; thin: parse, call, render."""

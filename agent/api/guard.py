@@ -1,0 +1,63 @@
+"""Who may come in: checks before every route.
+
+Until there are tokens, TCP serves what only reads; what changes state answers on the unix socket
+alone, whose file mode says who may. `Host` and `Origin` are checked, so that a page in a browser on
+this machine cannot reach the agent under a name of its own (DNS rebinding).
+"""
+
+import socket
+from collections.abc import Awaitable, Callable, Iterable
+from urllib.parse import urlsplit
+
+from aiohttp import web
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
+READS = frozenset({"GET", "HEAD"})
+
+
+class Guard:
+    """The first middleware; it also counts the requests that are under way."""
+
+    def __init__(self, hosts: Iterable[str]) -> None:
+        self.active_requests = 0
+        self._hosts = LOCAL_HOSTS | {host.lower() for host in hosts}
+
+    @web.middleware
+    async def middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Refuse, or count and hand on."""
+        self.active_requests += 1
+        try:
+            return self._refusal(request) or await handler(request)
+        except web.HTTPException as error:
+            return refusal(error.status, error.reason, "see /api/v1/health and the README")
+        finally:
+            self.active_requests -= 1
+
+    def _refusal(self, request: web.Request) -> web.Response | None:
+        host = urlsplit(f"//{request.headers.get('Host', '')}").hostname
+        if host not in self._hosts:
+            return refusal(
+                421, f"this agent does not answer to the name {host!r}", "add it to api.hosts"
+            )
+        origin = request.headers.get("Origin")
+        if origin is not None and urlsplit(origin).netloc != request.headers["Host"]:
+            return refusal(403, f"pages of {origin} may not talk to this agent", "use its own page")
+        if request.method not in READS and not _by_socket(request):
+            return refusal(
+                403,
+                f"{request.method} is not served over TCP",
+                "use the unix socket (api.socket), as the holdfast command does",
+            )
+        return None
+
+
+def refusal(status: int, error: str, hint: str) -> web.Response:
+    """The form of every error answer."""
+    return web.json_response({"error": error, "hint": hint}, status=status)
+
+
+def _by_socket(request: web.Request) -> bool:
+    transport = request.transport
+    sock = transport.get_extra_info("socket") if transport else None
+    return sock is not None and sock.family == socket.AF_UNIX

@@ -1,0 +1,96 @@
+"""The doors themselves: a TCP port for reading and a unix socket (mode 0660) for everything."""
+
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import msgspec
+from aiohttp import web
+
+from agent.api.guard import Guard, refusal
+from agent.config import Api as Settings
+from agent.errors import ConfigError
+from agent.health.status import Status
+from agent.inference.domain import Domain
+
+SOCKET_MODE = 0o660
+SHUTDOWN_S = 2.0
+
+
+class Server:
+    """Open with `async with`; serves until left."""
+
+    def __init__(self, settings: Settings, status: Status, domains: dict[str, Domain]) -> None:
+        self._settings = settings
+        self._status = status
+        self._domains = domains
+        self._guard = Guard(settings.hosts)
+        app = web.Application(middlewares=[self._guard.middleware])
+        app.add_routes(
+            [
+                web.get("/api/v1/health", self._health),
+                web.get("/api/v1/status", self._whole_status),
+                web.post("/api/v1/domains/{name}/restart", self._restart),
+            ]
+        )
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_S)
+
+    async def __aenter__(self) -> Self:
+        await self._runner.setup()
+        where = self._settings
+        path = Path(where.socket)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.unlink(missing_ok=True)  # of a killed agent: the store's lock says none is alive
+            await web.UnixSite(self._runner, str(path)).start()
+            path.chmod(SOCKET_MODE)
+        except OSError as error:
+            await self._runner.cleanup()
+            raise ConfigError(
+                f"api.socket: {path}: {error.strerror or error}",
+                "name a folder this user may write",
+            ) from error
+        try:
+            await web.TCPSite(self._runner, where.host, where.port).start()
+        except OSError as error:
+            await self._runner.cleanup()
+            raise ConfigError(
+                f"api.port: {where.host}:{where.port}: {error.strerror or error}",
+                "stop what holds the port, or set another api.port",
+            ) from error
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        await self._runner.cleanup()
+        Path(self._settings.socket).unlink(missing_ok=True)
+
+    @property
+    def port(self) -> int:
+        """The TCP port that is served, also when the configuration says 0 (any)."""
+        return int(next(a[1] for a in self._runner.addresses if isinstance(a, tuple)))
+
+    async def _health(self, _: web.Request) -> web.Response:
+        health = self._status.health(self._guard.active_requests)
+        return _json(health, 503 if health["status"] == "unhealthy" else 200)
+
+    async def _whole_status(self, _: web.Request) -> web.Response:
+        return _json(await self._status.document())
+
+    async def _restart(self, request: web.Request) -> web.Response:
+        name = request.match_info["name"]
+        domain = self._domains.get(name)
+        if domain is None:
+            return refusal(404, f"no domain {name!r}", f"known: {', '.join(self._domains)}")
+        domain.restart()
+        return _json({"domain": name, "restarting": True}, 202)
+
+
+def _json(document: dict[str, Any], status: int = 200) -> web.Response:
+    return web.Response(
+        body=msgspec.json.encode(document), status=status, content_type="application/json"
+    )

@@ -1,0 +1,273 @@
+"""The composition root: builds every part, and owns the order in which they begin and end.
+
+    begin      end (in reverse)     why there
+    1 store    last                 everything is kept in it; its lock admits one agent
+    2 domain   after its callers    closing it ends the child process
+    3 API      after the loops      health answers from the first moment to the last
+    4 loops    first, all at once   one TaskGroup: an unexpected fault in one ends the agent, and
+                                    systemd starts it again
+
+Ending needs no draining: what is unfinished is in the store and goes on at the next start.
+"""
+
+import asyncio
+import logging
+import os
+import random
+import signal
+from collections.abc import Callable, Coroutine
+from contextlib import AsyncExitStack
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from agent import config
+from agent.api.server import Server
+from agent.audio.listener import Listener
+from agent.audio.live import Loop, Microphone
+from agent.audio.recorder import Recorder
+from agent.audio.recordings import File, Folder
+from agent.audio.source import Source
+from agent.clock import Clock
+from agent.config import Config
+from agent.errors import ConfigError
+from agent.health.conditions import Conditions
+from agent.health.status import Status
+from agent.host.disk import disk
+from agent.inference.catalog import Catalog
+from agent.inference.domain import Domain
+from agent.inference.speech import Speech
+from agent.protocol.presence import Heartbeat
+from agent.store.store import Store
+from agent.sync.broker import EmbeddedBroker
+from agent.sync.link import Link
+from agent.sync.uplink import Uplink
+
+log = logging.getLogger("holdfast")
+
+
+class Stopped(Exception):
+    """A signal asked the agent to end."""
+
+
+class App:
+    """The agent, built from its configuration."""
+
+    def __init__(self, settings: Config) -> None:
+        _one_onnxruntime()
+        self.clock = Clock()
+        self.settings = settings
+        self.conditions = Conditions(self.clock)
+        self.store = Store(settings.store, self.clock)
+        model = Catalog(Path(settings.models_path)).newest(settings.domains.audio.model)
+        self.domain = Domain(
+            "audio", settings.domains.audio, model, self.clock, self._domain_changed
+        )
+        self.speech = Speech(self.domain)
+        self.broker = EmbeddedBroker() if settings.link.broker_url is None else None
+        self.uplink = Uplink(
+            settings.link,
+            settings.device,
+            lambda: self.store.epoch,
+            self.store.outbox,
+            self.conditions,
+            self.clock,
+        )
+        self.link = Link(
+            settings.link,
+            settings.link.broker_url or (self.broker.url if self.broker else ""),
+            settings.device,
+            lambda: self.store.epoch,
+            self.uplink,
+            self._heartbeat,
+            self.conditions,
+            self.clock,
+            random.Random(),
+        )
+        self.sources: list[Source] = []
+        self.listeners: list[Listener] = []
+        for source in settings.audio.sources:
+            self._add(source)
+        self.status = Status(
+            lambda: {"device": settings.device, "version": version("holdfast")},
+            self.conditions,
+            self.clock,
+            self.store.ledger.balances,
+            {
+                "link": self._link_state,
+                "domains": self._domain_state,
+                "models": self._model_state,
+                "store": self._store_state,
+                "sources": self._source_state,
+            },
+            self.store.path.with_name("status.json"),
+        )
+        self.server = Server(settings.api, self.status, {"audio": self.domain})
+
+    async def run(self) -> None:
+        """Begin, run until SIGTERM or SIGINT, end."""
+        async with AsyncExitStack() as parts:
+            await parts.enter_async_context(self.store)
+            await parts.enter_async_context(self.domain)
+            await parts.enter_async_context(self.server)
+            self._welcome()
+            stop = asyncio.Event()
+            for name in (signal.SIGTERM, signal.SIGINT):
+                asyncio.get_running_loop().add_signal_handler(name, _stop_or_die, stop)
+            try:
+                async with asyncio.TaskGroup() as group:
+                    for part in self._loops():
+                        group.create_task(part())
+                    group.create_task(_until(stop))
+            except* Stopped:
+                log.info("stopping: what is unfinished is kept")
+            await self.status.write()
+        log.info("stopped")
+
+    def _loops(self) -> list[Callable[[], Coroutine[Any, Any, None]]]:
+        loops = [self.domain.run, self.speech.run, self.link.run, self.status.run]
+        if self.broker:
+            loops.append(self.broker.run)
+        return [*loops, *(x.run for x in self.listeners), *(x.run for x in self.sources)]
+
+    def _add(self, source: config.Source) -> None:
+        """A source, its recorder and its listener, with the event between the two."""
+        arrived = asyncio.Event()
+        rules, spool = self.settings.audio.segments, self.store.spool
+        recorder = Recorder(source.name, spool, self.conditions, self.clock, arrived)
+        self.listeners.append(
+            Listener(source.name, source.keep, rules, spool, self.speech, self.conditions, arrived)
+        )
+        chunk_s = self.settings.audio.chunk_s
+        match source:
+            case config.File():
+                self.sources.append(File(source, recorder, self.conditions))
+            case config.Folder():
+                self.sources.append(Folder(source, recorder, self.conditions))
+            case config.Loop():
+                self.sources.append(Loop(source, chunk_s, recorder, self.conditions, self.clock))
+            case config.Microphone():
+                self.sources.append(Microphone(source, chunk_s, recorder, self.conditions))
+
+    def _domain_changed(self, domain: Domain) -> None:
+        if domain.ready.is_set():
+            self.conditions.clear("domain_down", domain.name)
+        else:
+            self.conditions.hold(
+                "domain_down",
+                domain.name,
+                "warning",
+                domain.cause,
+                "nothing is lost: audio waits in the store; it is being started again",
+            )
+
+    async def _heartbeat(self) -> Heartbeat:
+        return Heartbeat(
+            device=self.settings.device,
+            epoch=self.store.epoch,
+            uptime_s=self.status.uptime_s,
+            status=self.conditions.status(),
+            conditions=msgspec.to_builtins(self.conditions.all()),
+            ledger=await self.store.ledger.balances(),
+        )
+
+    async def _link_state(self) -> dict[str, Any]:
+        return self.link.state()
+
+    async def _domain_state(self) -> dict[str, Any]:
+        domain = self.domain
+        return {
+            domain.name: {
+                "ready": domain.ready.is_set(),
+                "cause": domain.cause,
+                "ep": domain.ep,
+                "pid": domain.pid,
+                "restarts": domain.restarts,
+                "model": domain.model.label,
+            }
+        }
+
+    async def _model_state(self) -> dict[str, Any]:
+        manifest = self.domain.model.manifest
+        return {
+            manifest.name: {
+                "version": manifest.version,
+                "sha256": manifest.sha256,
+                "size_bytes": manifest.size_bytes,
+                "domain": self.domain.name,
+            }
+        }
+
+    async def _store_state(self) -> dict[str, Any]:
+        space = disk(self.store.path.parent)
+        return {
+            "path": str(self.store.path),
+            "epoch": self.store.epoch,
+            "used_bytes": await self.store.used_bytes(),
+            "bytes_max": self.store.bytes_max,
+            "disk_free_bytes": space.free_bytes,
+            "disk_size_bytes": space.size_bytes,
+        }
+
+    async def _source_state(self) -> dict[str, Any]:
+        return {
+            source.name: {
+                "kind": type(source).__name__.lower(),
+                **({"rejected": source.rejected} if isinstance(source, Folder) else {}),
+            }
+            for source in self.sources
+        }
+
+    def _welcome(self) -> None:
+        api = self.settings.api
+        log.info("holdfast %s on device %s", version("holdfast"), self.settings.device)
+        log.info("health   http://%s:%d/api/v1/health", api.host, self.server.port)
+        log.info("command  .venv/bin/holdfast status   (in another terminal)")
+        if self.broker:
+            self.conditions.hold(
+                "embedded_broker",
+                "link",
+                "note",
+                f"no link.broker_url is set: the embedded broker at {self.broker.url} serves, and "
+                f"acks come from the {self.settings.link.ack_from}; nothing leaves this machine",
+                "set link.broker_url to your broker, and link.ack_from to ingest",
+            )
+
+
+def run(settings: Config) -> None:
+    """Run the agent to its end, on uvloop."""
+    import uvloop
+
+    async def begin() -> None:
+        await App(settings).run()
+
+    uvloop.run(begin())
+
+
+def _stop_or_die(stop: asyncio.Event) -> None:
+    """The first signal ends the agent in order; the second one at once, as a crash would."""
+    if stop.is_set():
+        os._exit(130)
+    stop.set()
+
+
+async def _until(stop: asyncio.Event) -> None:
+    await stop.wait()
+    raise Stopped
+
+
+def _one_onnxruntime() -> None:
+    """Two builds of ONNX Runtime in one environment hide each other: refuse to guess which runs."""
+    found = []
+    for name in ("onnxruntime", "onnxruntime-gpu"):
+        try:
+            found.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            continue
+    if len(found) != 1:
+        raise ConfigError(
+            f"expected one ONNX Runtime, found {' and '.join(found) or 'none'}",
+            "install exactly one of the extras `cpu` and `gpu`, in a fresh environment",
+        )

@@ -1,0 +1,136 @@
+"""Sources that are heard only once: a microphone, and a loop of recordings in its stead."""
+
+import asyncio
+import logging
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+from agent import config
+from agent.audio import codec
+from agent.audio.recorder import Recorder
+from agent.audio.source import REST_S, blocks, hold_unreadable
+from agent.clock import Clock
+from agent.errors import AudioError
+from agent.health.conditions import Conditions
+from agent.records import RATE_HZ
+
+log = logging.getLogger("source")
+LINE_BYTES_MAX = 500  # of what a failed arecord said
+
+
+class Loop:
+    """The recordings of a folder, at the speed of real sound, again and again."""
+
+    def __init__(
+        self,
+        settings: config.Loop,
+        chunk_s: float,
+        recorder: Recorder,
+        conditions: Conditions,
+        clock: Clock,
+    ) -> None:
+        self.name = settings.name
+        self._path = Path(settings.path)
+        self._chunk = int(chunk_s * RATE_HZ)
+        self._recorder = recorder
+        self._conditions = conditions
+        self._clock = clock
+
+    async def run(self) -> None:
+        """Play one after the other; rest when there is nothing to play."""
+        while True:
+            try:
+                paths = sorted(p for p in self._path.iterdir() if p.suffix in codec.SUFFIXES)
+                if not paths:
+                    raise AudioError(f"{self._path}: no recordings in it", f"add {codec.KNOWN}")
+                for path in paths:
+                    await self._play(path)
+            except (AudioError, OSError) as error:
+                hold_unreadable(self._conditions, self.name, error)
+                await asyncio.sleep(REST_S)
+            else:
+                self._conditions.clear("source_unreadable", self.name)
+
+    async def _play(self, path: Path) -> None:
+        log.info("%s: playing %s", self.name, path.name)
+        due = self._clock.monotonic()
+        async for block in blocks(path, self._chunk):
+            due += len(block) / RATE_HZ  # a microphone has a sound when it is over
+            await asyncio.sleep(due - self._clock.monotonic())
+            await self._recorder.accept_live(path.name, block)
+        await self._recorder.accept_live(path.name, np.zeros(0, np.int16), end=True)
+
+
+class Microphone:
+    """An ALSA device, read by arecord in a process of its own: a driver that hangs, hangs alone."""
+
+    def __init__(
+        self,
+        settings: config.Microphone,
+        chunk_s: float,
+        recorder: Recorder,
+        conditions: Conditions,
+    ) -> None:
+        self.name = settings.name
+        self._settings = settings
+        self._frames = int(chunk_s * settings.rate_hz)
+        self._silence_s = 10 * chunk_s + 1.0
+        self._recorder = recorder
+        self._conditions = conditions
+
+    async def run(self) -> None:
+        """Record; when arecord ends or gives nothing, say why and start it again."""
+        while True:
+            try:
+                await self._record()
+            except (AudioError, OSError) as error:
+                hold_unreadable(self._conditions, self.name, error)
+            await asyncio.sleep(self._settings.retry_s)
+
+    async def _record(self) -> None:
+        program = shutil.which("arecord")
+        if program is None:
+            raise AudioError("arecord is not installed", "apt-get install alsa-utils")
+        form = (f"--rate={self._settings.rate_hz}", f"--channels={self._settings.channels}")
+        process = await asyncio.create_subprocess_exec(
+            *(program, "--quiet", f"--device={self._settings.device}", "--file-type=raw"),
+            *("--format=S16_LE", *form),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        assert process.stdout is not None
+        assert process.stderr is not None
+        try:
+            await self._hear(process.stdout)
+            said = (await process.stderr.read(LINE_BYTES_MAX)).decode(errors="replace").strip()
+            raise AudioError(
+                f"arecord ended: {said or 'without a word'}", "`arecord -L` lists the devices"
+            )
+        finally:
+            if process.returncode is None:
+                process.kill()
+            await process.wait()
+
+    async def _hear(self, stdout: asyncio.StreamReader) -> None:
+        """Chunk after chunk until the end of the stream."""
+        resampler = codec.Resampler(self._settings.rate_hz)
+        width = 2 * self._settings.channels
+        last = False
+        while not last:
+            try:
+                async with asyncio.timeout(self._silence_s):
+                    sound = await stdout.readexactly(self._frames * width)
+            except asyncio.IncompleteReadError as error:
+                sound, last = error.partial[: len(error.partial) // width * width], True
+            except TimeoutError as error:
+                raise AudioError(
+                    f"no sound for {self._silence_s:.0f} s", "check the device and its cable"
+                ) from error
+            frames = np.frombuffer(sound, "<i2").reshape(-1, self._settings.channels)
+            pcm = resampler.push(frames.astype(np.float32) / 32768.0, last=last)
+            await self._recorder.accept_live("live", pcm, end=last)
+            if len(pcm):
+                self._conditions.clear("source_unreadable", self.name)

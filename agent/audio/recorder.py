@@ -1,0 +1,93 @@
+"""A source's way into the store: what it hears is accepted once it is committed."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from agent.audio.codec import Pcm
+from agent.clock import Clock
+from agent.errors import StoreError, StoreFull
+from agent.health.conditions import Conditions
+from agent.records import Take
+from agent.store.spool import Spool
+
+T = TypeVar("T")
+RETRY_S = 1.0
+
+
+class Recorder:
+    """Takes one source's sound into the store.
+
+    Sound that can be read again waits until the store takes it. Live sound cannot wait: what finds
+    no room is counted in the ledger as dropped, and a new take begins after the gap.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        spool: Spool,
+        conditions: Conditions,
+        clock: Clock,
+        arrived: asyncio.Event,
+    ) -> None:
+        """`arrived` is set after each commit."""
+        self.source = source
+        self._spool = spool
+        self._conditions = conditions
+        self._clock = clock
+        self._arrived = arrived
+        self._live: Take | None = None
+        self._refused = 0  # stretches of live sound not yet counted in the ledger
+
+    async def begin(self, name: str, identity: str) -> Take:
+        """The take of a recording that can be read again, as far as it was accepted before."""
+        return await self._until_done(lambda: self._spool.begin(self.source, name, identity))
+
+    async def accept(self, take: Take, pcm: Pcm, *, end: bool = False) -> Take:
+        """Keep the next samples of a take; waits as long as the store has no room."""
+        return await self._until_done(lambda: self._spool.accept(take, pcm.tobytes(), end=end))
+
+    async def forget(self, take: Take) -> None:
+        """The recording is no longer where it was read from."""
+        await self._until_done(lambda: self._spool.forget(take))
+
+    async def accept_live(self, name: str, pcm: Pcm, *, end: bool = False) -> None:
+        """Keep the next live samples, or count them as dropped."""
+        try:
+            while self._refused:
+                await self._spool.refuse(self.source)
+                self._refused -= 1
+            if self._live is None:
+                stamp = self._clock.stamp()
+                self._live = await self._spool.begin(
+                    self.source, name, f"{stamp.boot}:{stamp.mono_ns}", alone=True
+                )
+            self._live = await self._spool.accept(self._live, pcm.tobytes(), end=end)
+        except StoreError as error:
+            self._live = None
+            self._refused += 1
+            self._hold(error)
+            return
+        if end:
+            self._live = None
+        self._accepted()
+
+    async def _until_done(self, step: Callable[[], Awaitable[T]]) -> T:
+        while True:
+            try:
+                done = await step()
+            except StoreError as error:
+                self._hold(error)
+                await asyncio.sleep(RETRY_S)
+            else:
+                self._accepted()
+                return done
+
+    def _hold(self, error: StoreError) -> None:
+        name = "store_full" if isinstance(error, StoreFull) else "store_unwritable"
+        self._conditions.hold(name, self.source, "critical", str(error), error.hint)
+
+    def _accepted(self) -> None:
+        self._conditions.clear("store_full", self.source)
+        self._conditions.clear("store_unwritable", self.source)
+        self._arrived.set()

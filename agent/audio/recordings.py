@@ -1,0 +1,138 @@
+"""Sources that can be read again: one file, or the files that appear in a folder."""
+
+import asyncio
+import itertools
+import logging
+import os
+from pathlib import Path
+
+import numpy as np
+
+from agent import config
+from agent.audio import codec
+from agent.audio.recorder import Recorder
+from agent.audio.source import REST_S, blocks, hold_unreadable
+from agent.errors import AudioError
+from agent.health.conditions import Conditions
+from agent.records import RATE_HZ, Take
+
+log = logging.getLogger("source")
+BLOCK_SAMPLES = 32_000  # of a recording in one raw record: two seconds, 62.5 KiB
+UNFINISHED = (".part", ".tmp", ".partial", ".crdownload")
+
+
+async def take_in(path: Path, recorder: Recorder) -> Take:
+    """One recording into the store, on from where it was; the take, ended.
+
+    Raises AudioError, with nothing accepted, when the recording cannot be read to its end.
+    """
+    status = path.stat()
+    await asyncio.to_thread(codec.check, path)
+    take = await recorder.begin(path.name, f"{status.st_size}:{status.st_mtime_ns}")
+    if take.ended:
+        return take
+    async for block in blocks(path, BLOCK_SAMPLES, skip=take.samples):
+        take = await recorder.accept(take, block)
+    take = await recorder.accept(take, np.zeros(0, np.int16), end=True)
+    log.info("%s: took in %s, %.1f s", recorder.source, path.name, take.samples / RATE_HZ)
+    return take
+
+
+class File:
+    """One recording, taken in once."""
+
+    def __init__(self, settings: config.File, recorder: Recorder, conditions: Conditions) -> None:
+        self.name = settings.name
+        self._path = Path(settings.path)
+        self._recorder = recorder
+        self._conditions = conditions
+
+    async def run(self) -> None:
+        """Take it in; look again while it cannot be read."""
+        while True:
+            try:
+                await take_in(self._path, self._recorder)
+            except (AudioError, OSError) as error:
+                hold_unreadable(self._conditions, self.name, error)
+                await asyncio.sleep(REST_S)
+            else:
+                self._conditions.clear("source_unreadable", self.name)
+                return
+
+
+class Folder:
+    """Recordings that appear in a folder; each ends in done/ or rejected/ below it."""
+
+    def __init__(self, settings: config.Folder, recorder: Recorder, conditions: Conditions) -> None:
+        self.name = settings.name
+        self._path = Path(settings.path)
+        self._poll_s = settings.poll_s
+        self._settle_s = settings.settle_s
+        self._recorder = recorder
+        self._conditions = conditions
+        self._seen: dict[str, tuple[int, int, float]] = {}  # size, mtime, since (monotonic)
+
+    async def run(self) -> None:
+        """Look every `poll_s`; take in what has settled, oldest first."""
+        while True:
+            try:
+                for below in ("done", "rejected"):
+                    (self._path / below).mkdir(parents=True, exist_ok=True)
+                for path in self._settled():
+                    await self._one(path)
+            except OSError as error:
+                hold_unreadable(self._conditions, self.name, error)
+            else:
+                self._conditions.clear("source_unreadable", self.name)
+            await asyncio.sleep(self._poll_s)
+
+    def _settled(self) -> list[Path]:
+        """Files whose size and time have not changed for `settle_s`."""
+        now = asyncio.get_running_loop().time()
+        found: dict[str, tuple[int, int, float]] = {}
+        for entry in os.scandir(self._path):
+            if entry.name.startswith(".") or entry.name.endswith(UNFINISHED):
+                continue
+            if entry.is_file(follow_symlinks=False):
+                status = entry.stat()
+                size, mtime, since = self._seen.get(entry.name, (-1, -1, now))
+                same = (size, mtime) == (status.st_size, status.st_mtime_ns)
+                found[entry.name] = (status.st_size, status.st_mtime_ns, since if same else now)
+        self._seen = found
+        ready = [name for name, (_, _, since) in found.items() if now - since >= self._settle_s]
+        return [self._path / name for name in sorted(ready, key=lambda n: (found[n][1], n))]
+
+    async def _one(self, path: Path) -> None:
+        try:
+            take = await take_in(path, self._recorder)
+        except FileNotFoundError:
+            return  # taken away while we looked
+        except PermissionError as error:
+            self._reject(path, AudioError(f"{path.name}: {error.strerror}", "give read access"))
+        except AudioError as error:
+            self._reject(path, error)
+        else:
+            _move(path, self._path / "done")
+            await self._recorder.forget(take)
+
+    def _reject(self, path: Path, error: AudioError) -> None:
+        """Out of the way, with the reason beside it."""
+        target = _move(path, self._path / "rejected")
+        reason = f"{error}\n{error.hint}\n"
+        target.with_name(f"{target.name}.reason.txt").write_text(reason, encoding="utf-8")
+        log.warning("%s: refused %s; %s. Moved to %s", self.name, error, error.hint, target)
+
+    @property
+    def rejected(self) -> int:
+        """How many files lie in rejected/."""
+        folder = self._path / "rejected"
+        return sum(not f.name.endswith(".reason.txt") for f in folder.glob("*"))
+
+
+def _move(path: Path, folder: Path) -> Path:
+    """Move a file into a folder, under a new name where one of that name lies there."""
+    names = itertools.chain(
+        [path.name], (f"{path.stem}.{i}{path.suffix}" for i in itertools.count(1))
+    )
+    target = next(folder / name for name in names if not (folder / name).exists())
+    return path.rename(target)

@@ -1,0 +1,125 @@
+"""`holdfast status`: the device's state in one screen."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from msgspec import convert
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from agent import config_file
+from agent.cli.client import Client
+from agent.errors import AgentUnreachable
+from agent.records import Balance
+
+CODES = {"healthy": 0, "degraded": 4, "unhealthy": 5}
+COLOURS = {"healthy": "green", "degraded": "yellow", "unhealthy": "red"}
+MARKS = {"critical": "red", "warning": "yellow", "note": "dim"}
+
+
+def show(config: Path, as_json: bool) -> int:
+    """Print the state; the exit code. Raises AgentUnreachable when there is not even a snapshot."""
+    settings = config_file.load(config)
+    try:
+        document = Client(Path(settings.api.socket)).get("/api/v1/status")
+        code = CODES[document["status"]]
+    except AgentUnreachable:
+        snapshot = Path(settings.store.path).with_name("status.json")
+        if not snapshot.exists():
+            raise
+        document = json.loads(snapshot.read_bytes())
+        document["snapshot_age_s"] = round(time.time() - document["at_us"] / 1e6, 1)
+        code = AgentUnreachable.exit_code
+    if as_json:
+        print(json.dumps(document))
+    else:
+        _print(document)
+    return code
+
+
+def _print(document: dict[str, Any]) -> None:
+    console = Console(highlight=False)
+    if "snapshot_age_s" in document:
+        age = _span(document["snapshot_age_s"])
+        console.print(f"[red]NO AGENT RUNS.[/] What follows is its last state, {age} old.")
+    word = document["status"]
+    console.print(
+        f"[bold {COLOURS[word]}]{word}[/]  {document['device']}  up {_span(document['uptime'])}"
+        f"  holdfast {document['version']}"
+    )
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold")
+    table.add_column()
+    _rows(table, document)
+    console.print(table)
+    console.print(_ledger(document["ledger"]))
+    for condition in document["conditions"]:
+        mark = MARKS[condition["severity"]]
+        head = Text(f"{condition['name']} ({condition['subject']})", style=mark)
+        head.append(f" for {_span(condition['age_s'])}: {condition['cause']}", style="default")
+        console.print(head)
+        console.print(Text(f"  -> {condition['remedy']}", style="dim"))
+
+
+def _rows(table: Table, document: dict[str, Any]) -> None:
+    link = document["link"]
+    state = f"up {_span(link['connected_s'])}" if link["connected"] else "[red]down[/]"
+    broker = "embedded broker" if link["embedded"] else link["broker"]
+    acked = link["last_ack_age_s"]
+    table.add_row("link", f"{state}, {broker}, MQTT {link['protocol']}")
+    table.add_row(
+        "acks",
+        f"from the {link['ack_from']}, "
+        + ("none yet" if acked is None else f"last {_span(acked)} ago"),
+    )
+    for name, domain in document["domains"].items():
+        ready = "ready" if domain["ready"] else f"[red]down: {domain['cause']}[/]"
+        table.add_row(
+            "domain", f"{name}: {ready}, {domain['ep']}, restarted {domain['restarts']} times"
+        )
+        table.add_row("model", domain["model"])
+    store = document["store"]
+    table.add_row(
+        "store",
+        f"{_size(store['used_bytes'])} of {_size(store['bytes_max'])} used, disk "
+        f"{_size(store['disk_free_bytes'])} of {_size(store['disk_size_bytes'])} free, "
+        f"epoch {store['epoch']}",
+    )
+    sources = ", ".join(
+        f"{name} ({s['kind']}{', rejected ' + str(s['rejected']) if s.get('rejected') else ''})"
+        for name, s in document["sources"].items()
+    )
+    table.add_row("sources", sources or "none")
+
+
+def _ledger(ledger: dict[str, Any]) -> Table:
+    balances = {name: convert(row, Balance) for name, row in ledger.items()}
+    wrong = [name for name, balance in balances.items() if not balance.balanced]
+    verdict = f"[bold red]DOES NOT BALANCE: {', '.join(wrong)}[/]" if wrong else "balances"
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("ledger", no_wrap=True)
+    for column in ("produced", "delivered", "held"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("dropped")
+    for name, row in balances.items():
+        dropped = ", ".join(f"{count} {reason}" for reason, count in row.dropped.items())
+        table.add_row(name, str(row.produced), str(row.delivered), str(row.held), dropped or "0")
+    table.add_row(verdict, style="dim")
+    return table
+
+
+def _span(seconds: float) -> str:
+    for unit, length in (("d", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds / length:.1f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def _size(size: int) -> str:
+    for unit, length in (("GiB", 1 << 30), ("MiB", 1 << 20)):
+        if size >= length:
+            return f"{size / length:.1f} {unit}"
+    return f"{size / 1024:.0f} KiB"

@@ -1,0 +1,173 @@
+"""The configuration: what can be set, within which limits, and what holds when it is not.
+
+Every number's key ends in its unit. `config/schema.json` is generated from these classes
+(`python -m agent.config`); `config_file.py` reads the file and explains mistakes.
+"""
+
+import re
+import socket
+import sys
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta, Struct, field
+
+Name = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$")]
+Seconds = Annotated[float, Meta(gt=0)]
+Share = Annotated[float, Meta(ge=0, le=1)]
+Count = Annotated[int, Meta(ge=1)]
+Bytes = Annotated[int, Meta(ge=4096)]
+Port = Annotated[int, Meta(ge=0, le=65535)]
+Keep = Literal["segments", "all"]
+
+
+class Part(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A section of the file; an unknown key in it is an error."""
+
+
+class Source(Part, frozen=True, kw_only=True, tag_field="kind"):
+    """What all sources share. `keep: all` sends the raw audio too, beside the segments."""
+
+    name: Name
+    keep: Keep = "segments"
+
+
+class File(Source, frozen=True, kw_only=True, tag="file"):
+    """One recording, taken in once."""
+
+    path: str
+
+
+class Folder(Source, frozen=True, kw_only=True, tag="folder"):
+    """Recordings that appear in a folder; each is moved to done/ or rejected/ below it.
+
+    A file counts as complete when its size and time have not changed for `settle_s`.
+    """
+
+    path: str
+    poll_s: Seconds = 1.0
+    settle_s: Seconds = 2.0
+
+
+class Loop(Source, frozen=True, kw_only=True, tag="loop"):
+    """The recordings of a folder, played at the speed of real sound, again and again."""
+
+    path: str
+
+
+class Microphone(Source, frozen=True, kw_only=True, tag="microphone"):
+    """An ALSA device, read by `arecord` (Debian: alsa-utils); `device` as `arecord -L` names it."""
+
+    device: str = "default"
+    rate_hz: Annotated[int, Meta(ge=8000, le=192_000)] = 48_000
+    channels: Annotated[int, Meta(ge=1, le=8)] = 1
+    retry_s: Seconds = 5.0
+
+
+class Segments(Part, frozen=True):
+    """When speech begins and ends.
+
+    A segment opens at `open_probability`, ends after `hangover_s` below `close_probability`, is
+    widened by `margin_s`, forgotten below `speech_s_min` of speech, and cut at `length_s_max`.
+    """
+
+    open_probability: Share = 0.6
+    close_probability: Share = 0.4
+    speech_s_min: Seconds = 0.2
+    hangover_s: Seconds = 0.5
+    margin_s: Seconds = 0.2
+    length_s_max: Annotated[float, Meta(ge=1, le=300)] = 30.0
+
+
+class Audio(Part, frozen=True):
+    """Where sound comes from; `chunk_s` is how much of it waits at most before it is committed."""
+
+    sources: list[File | Folder | Loop | Microphone] = field(default_factory=list)
+    chunk_s: Annotated[float, Meta(ge=0.05, le=0.5)] = 0.5
+    segments: Segments = field(default_factory=Segments)
+
+
+class Domain(Part, frozen=True, kw_only=True):
+    """One failure boundary: a child process with one model."""
+
+    model: Name
+    start_timeout_s: Seconds = 30.0
+    call_timeout_s: Seconds = 10.0
+    restart_s_min: Seconds = 0.1
+    restart_s_max: Seconds = 30.0
+
+
+class Domains(Part, frozen=True):
+    """The domains of this device."""
+
+    audio: Domain = field(default_factory=lambda: Domain(model="speech"))
+
+
+class Store(Part, frozen=True):
+    """The one SQLite file. At `bytes_max` new audio is refused, and the refusal is counted."""
+
+    path: str = "var/holdfast.db"
+    bytes_max: Bytes = 2 * 1024**3
+
+
+class Link(Part, frozen=True, kw_only=True):
+    """The way to the cloud. No `broker_url`: the embedded broker, for trying things out.
+
+    `ack_from` says whose acknowledgement lets the device purge: `ingest` (stored in the far
+    database) or `broker` (taken by the broker). It never changes by itself.
+    """
+
+    ack_from: Literal["ingest", "broker"]
+    broker_url: Annotated[str, Meta(pattern=r"^mqtts?://[^/@\s]+(:\d+)?/?$")] | None = None
+    username: str | None = None
+    password_file: str | None = None
+    ca_file: str | None = None
+    topic_prefix: Annotated[str, Meta(pattern=r"^[^+#\s]+[^/+#\s]$")] = "holdfast/v1"
+    keepalive_s: Annotated[int, Meta(ge=5, le=1200)] = 30
+    connect_timeout_s: Seconds = 10.0
+    backoff_s_min: Seconds = 1.0
+    backoff_s_max: Seconds = 120.0
+    heartbeat_s: Seconds = 5.0
+    ack_timeout_s: Seconds = 30.0
+    in_flight_max: Annotated[int, Meta(ge=1, le=1000)] = 20
+    batch_records_max: Annotated[int, Meta(ge=1, le=10_000)] = 500
+    payload_bytes_max: Annotated[int, Meta(ge=4096, le=268_435_455)] = 131_072
+
+
+class Api(Part, frozen=True):
+    """The local doors. `hosts` are further names a client may put in `Host`, without port."""
+
+    host: Literal["127.0.0.1", "::1"] = "127.0.0.1"
+    port: Port = 8080
+    socket: str = "var/holdfast.sock"
+    hosts: list[str] = field(default_factory=list)
+
+
+class Config(Part, frozen=True, kw_only=True):
+    """The whole file. Relative paths start at the working directory.
+
+    `device_id` names this device to the cloud and must never change; none: the host name.
+    """
+
+    link: Link
+    device_id: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.-]{1,64}$")] | None = None
+    store: Store = field(default_factory=Store)
+    audio: Audio = field(default_factory=Audio)
+    domains: Domains = field(default_factory=Domains)
+    models_path: str = "models"
+    api: Api = field(default_factory=Api)
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @property
+    def device(self) -> str:
+        """The device's id, fit for a topic."""
+        return self.device_id or re.sub(r"[^A-Za-z0-9_.-]", "-", socket.gethostname())[:64]
+
+
+def schema() -> bytes:
+    """The JSON schema of the file, as `config/schema.json` holds it."""
+    return msgspec.json.format(msgspec.json.encode(msgspec.json.schema(Config)), indent=2) + b"\n"
+
+
+if __name__ == "__main__":
+    sys.stdout.buffer.write(schema())

@@ -1,0 +1,77 @@
+"""What can go wrong, as one tree, and the exit code each branch ends a command with.
+
+    HoldfastError                     1
+    ├── ConfigError                  78   the configuration is wrong
+    ├── AudioError                    1   a recording or a source cannot be read
+    ├── ModelError                    1   a model on disk is missing, damaged or of the wrong form
+    ├── DomainError                   1   the domain cannot work now; the work is in the store
+    ├── LinkError                     1   the connection to the broker ended or was refused
+    ├── ProtocolError                 1   what the other side said makes no sense
+    ├── StoreError                   73   the store cannot be opened or written
+    │   ├── StoreFull                73   the configured bound is reached
+    │   └── StoreLocked              75   another agent holds this store
+    └── AgentUnreachable              3   no agent answers on the socket
+
+`holdfast status` also ends with 4 (degraded) or 5 (unhealthy); 2 is a wrong command line.
+Every error says what happened; `hint` says what to do about it.
+"""
+
+from typing import ClassVar
+
+
+class HoldfastError(Exception):
+    """Anything Holdfast itself reports; `hint` is the next step for the person who reads it."""
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class ConfigError(HoldfastError):
+    """The configuration cannot be used as it is written."""
+
+    exit_code = 78
+
+
+class AudioError(HoldfastError):
+    """A recording or a source of sound cannot be read."""
+
+
+class ModelError(HoldfastError):
+    """A model on disk is missing, damaged, or does not have the form its engine expects."""
+
+
+class DomainError(HoldfastError):
+    """The domain's child is gone, hung or refused the work; try again when it is ready."""
+
+
+class LinkError(HoldfastError):
+    """The connection to the broker ended or could not be made."""
+
+
+class ProtocolError(HoldfastError):
+    """A message does not have the form of the protocol, or says what cannot be."""
+
+
+class StoreError(HoldfastError):
+    """The store cannot be opened, read or written."""
+
+    exit_code = 73
+
+
+class StoreFull(StoreError):
+    """The bound `store.bytes_max` or the disk itself is reached; nothing was written."""
+
+
+class StoreLocked(StoreError):
+    """Another process holds this store."""
+
+    exit_code = 75
+
+
+class AgentUnreachable(HoldfastError):
+    """No agent answers on the API socket."""
+
+    exit_code = 3

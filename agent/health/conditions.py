@@ -1,0 +1,70 @@
+"""Conditions (promise 4): whatever degrades has a name, a since, a cause and a remedy."""
+
+import logging
+from typing import Literal
+
+from msgspec import Struct
+
+from agent.clock import Clock
+
+log = logging.getLogger("condition")
+Severity = Literal["note", "warning", "critical"]
+
+
+class Condition(Struct, frozen=True):
+    """Something that holds now. `subject` is what it is about; `age_s` is how long it has held.
+
+    `since_us` is a wall label; the age is monotonic.
+    """
+
+    name: str
+    subject: str
+    severity: Severity
+    cause: str
+    remedy: str
+    since_us: int
+    age_s: float
+
+
+class Conditions:
+    """All that hold now, by (name, subject). Bounded: both come from code and config."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._held: dict[tuple[str, str], tuple[Condition, float]] = {}
+
+    def hold(self, name: str, subject: str, severity: Severity, cause: str, remedy: str) -> None:
+        """This condition holds; repeated, it keeps its since and takes the new cause."""
+        held = self._held.get((name, subject))
+        since_us, begun = (
+            (held[0].since_us, held[1])
+            if held
+            else (int(self._clock.wall() * 1e6), self._clock.monotonic())
+        )
+        condition = Condition(name, subject, severity, cause, remedy, since_us, 0.0)
+        self._held[name, subject] = (condition, begun)
+        if held is None or held[0].cause != cause:
+            level = logging.INFO if severity == "note" else logging.WARNING
+            log.log(level, "%s %s: %s; %s", name, subject, cause, remedy)
+
+    def clear(self, name: str, subject: str) -> None:
+        """It holds no longer, or never did."""
+        if self._held.pop((name, subject), None):
+            log.info("%s %s: over", name, subject)
+
+    def all(self) -> list[Condition]:
+        """What holds now, the gravest first."""
+        now = self._clock.monotonic()
+        order = ["critical", "warning", "note"]
+        aged = [
+            Condition(c.name, c.subject, c.severity, c.cause, c.remedy, c.since_us, now - begun)
+            for c, begun in self._held.values()
+        ]
+        return sorted(aged, key=lambda c: (order.index(c.severity), c.name, c.subject))
+
+    def status(self) -> Literal["healthy", "degraded", "unhealthy"]:
+        """One word for it all: the gravest condition decides."""
+        severities = {c.severity for c, _ in self._held.values()}
+        if "critical" in severities:
+            return "unhealthy"
+        return "degraded" if "warning" in severities else "healthy"

@@ -1,0 +1,90 @@
+"""The state of the device as one document: what `holdfast status --json` and the API show.
+
+A copy lies beside the store (`status.json`, written every few seconds), so that a technician reads
+the last state of an agent that is down.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from agent.clock import Clock
+from agent.health.conditions import Conditions
+from agent.records import Balance
+
+SNAPSHOT_S = 5.0
+
+
+class Status:
+    """Gathers what the parts say about themselves."""
+
+    def __init__(
+        self,
+        identity: Callable[[], dict[str, Any]],
+        conditions: Conditions,
+        clock: Clock,
+        ledger: Callable[[], Awaitable[dict[str, Balance]]],
+        parts: dict[str, Callable[[], Awaitable[dict[str, Any]]]],
+        snapshot: Path,
+    ) -> None:
+        """`parts` become the sections `link`, `domains`, `models`, `store`, ... in their order."""
+        self._identity = identity
+        self._conditions = conditions
+        self._clock = clock
+        self._ledger = ledger
+        self._parts = parts
+        self._snapshot = snapshot
+        self._began = clock.monotonic()
+
+    @property
+    def uptime_s(self) -> float:
+        """Seconds since the agent began."""
+        return round(self._clock.monotonic() - self._began, 1)
+
+    def health(self, active_requests: int) -> dict[str, Any]:
+        """The short form for machines; touches nothing that could block."""
+        return {
+            "status": self._conditions.status(),
+            "uptime": self.uptime_s,
+            "active_requests": active_requests,
+            "conditions": msgspec.to_builtins(self._conditions.all()),
+        }
+
+    async def document(self) -> dict[str, Any]:
+        """The whole state."""
+        ledger = msgspec.to_builtins(await self._ledger())
+        return {
+            "status": self._conditions.status(),
+            "uptime": self.uptime_s,
+            **self._identity(),
+            "conditions": msgspec.to_builtins(self._conditions.all()),
+            "ledger": ledger,
+            **{name: await part() for name, part in self._parts.items()},
+        }
+
+    async def run(self) -> None:
+        """Write the snapshot, again and again."""
+        while True:
+            await self.write()
+            await asyncio.sleep(SNAPSHOT_S)
+
+    async def write(self) -> None:
+        """Write the snapshot now, whole or not at all; a copy for people, so not fsynced."""
+        document = {**await self.document(), "at_us": int(self._clock.wall() * 1e6)}
+        fresh = self._snapshot.with_suffix(".new")
+        try:
+            fresh.write_bytes(msgspec.json.encode(document))
+            fresh.replace(self._snapshot)
+        except OSError as error:
+            self._conditions.hold(
+                "snapshot_unwritable",
+                "status",
+                "warning",
+                f"{self._snapshot}: {error.strerror}",
+                "check room and rights on the disk of the store",
+            )
+        else:
+            self._conditions.clear("snapshot_unwritable", "status")

@@ -1,0 +1,1 @@
+"""The board and the system under the agent."""

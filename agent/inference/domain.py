@@ -1,0 +1,208 @@
+"""A domain: one child process, started, watched, killed and started again.
+
+Limits  : one call at a time, `call_timeout_s` for each; a child that exceeds it is killed. Restarts
+          wait from `restart_s_min`, doubling up to `restart_s_max`, until a call succeeds.
+Recovery: a call that the child's death cut off raises DomainError; its caller has the work in the
+          store and brings it again. The streams open in a dead child are gone with it (`life`).
+"""
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self, TypeVar
+
+import msgspec
+from msgspec import Struct
+
+from agent.clock import Clock
+from agent.config import Domain as Settings
+from agent.errors import DomainError
+from agent.inference import wire
+from agent.inference.catalog import Model
+
+log = logging.getLogger("domain")
+T = TypeVar("T")
+STOP_TIMEOUT_S = 2.0
+
+
+class Child:
+    """One life of the worker process."""
+
+    def __init__(
+        self,
+        process: asyncio.subprocess.Process,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+    ) -> None:
+        self.process = process
+        self.reader = reader
+        self.writer = writer
+
+    async def call(self, head: Struct, body: list[bytes], timeout_s: float) -> tuple[bytes, bytes]:
+        """Send one message, return the answer. Raises wire.Closed or TimeoutError."""
+        async with asyncio.timeout(timeout_s):
+            self.writer.writelines(wire.pack(head, *body))
+            await self.writer.drain()
+            return await wire.read(self.reader)
+
+    async def end(self) -> None:
+        """Close the socket, which ends a healthy worker; kill one that does not follow."""
+        self.writer.close()
+        try:
+            async with asyncio.timeout(STOP_TIMEOUT_S):
+                await self.process.wait()
+        except TimeoutError:
+            self.kill()
+            await self.process.wait()
+
+    def kill(self) -> None:
+        """End the process now, whatever it does."""
+        if self.process.returncode is None:
+            self.process.kill()
+
+
+class Domain:
+    """The running domain; an async context manager. `run` keeps the child alive."""
+
+    def __init__(
+        self,
+        name: str,
+        settings: Settings,
+        model: Model,
+        clock: Clock,
+        changed: Callable[["Domain"], None],
+    ) -> None:
+        """`changed` is called when the domain becomes ready or is lost."""
+        self.name = name
+        self.model = model
+        self.life = 0  # counts the children; what was opened in one life is gone in the next
+        self.ep = ""
+        self.restarts = 0
+        self.cause = "starting"  # why it is not ready
+        self._blame = ""  # why we killed the child ourselves
+        self.ready = asyncio.Event()
+        self._settings = settings
+        self._clock = clock
+        self._changed = changed
+        self._child: Child | None = None
+        self._turn = asyncio.Lock()
+        self._backoff_s = settings.restart_s_min
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        if self._child:
+            await self._child.end()
+
+    @property
+    def pid(self) -> int | None:
+        """The child's process id while there is one."""
+        return self._child.process.pid if self._child else None
+
+    async def run(self) -> None:
+        """Start the child; whenever it ends, start the next one."""
+        while True:
+            try:
+                self._child = child = await self._spawn()
+                self._hello(*await self._first_message(child))
+                await child.process.wait()
+                self._lost(f"ended with {_named(child.process.returncode)}")
+            except (DomainError, wire.Closed, TimeoutError, OSError) as error:
+                if self._child:
+                    self._child.kill()
+                    await self._child.process.wait()
+                self._lost(str(error) or f"no answer within {self._settings.start_timeout_s} s")
+            if self._child:
+                self._child.writer.close()
+            self._child = None
+            await asyncio.sleep(self._backoff_s)
+            self._backoff_s = min(self._backoff_s * 2, self._settings.restart_s_max)
+            self.restarts += 1
+
+    async def call(self, head: Struct, body: list[bytes], answer: type[T]) -> tuple[T, bytes]:
+        """Have the worker do one thing. Raises DomainError; a child that hangs is killed."""
+        async with self._turn:
+            child = self._child
+            if child is None or not self.ready.is_set():
+                raise DomainError(f"domain {self.name} is not ready: {self.cause}")
+            try:
+                reply, payload = await child.call(head, body, self._settings.call_timeout_s)
+            except wire.Closed as error:
+                self._end(child)
+                raise DomainError(f"domain {self.name} was lost during a call") from error
+            except TimeoutError as error:
+                self._blame = f"no answer within {self._settings.call_timeout_s} s"
+                self._end(child)
+                raise DomainError(f"domain {self.name}: {self._blame}; killed") from error
+            except asyncio.CancelledError:
+                self._end(child)  # its answer would be taken for the next call's
+                raise
+            self._backoff_s = self._settings.restart_s_min
+        return msgspec.msgpack.decode(reply, type=answer), payload
+
+    def restart(self) -> None:
+        """Kill the child; `run` starts the next one."""
+        self._blame = "restart was asked for"
+        if self._child:
+            self._end(self._child)
+
+    def _end(self, child: Child) -> None:
+        self.ready.clear()  # at once, so that nobody calls it before `run` has seen it end
+        child.kill()
+
+    async def _spawn(self) -> Child:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "agent.inference.worker", str(theirs.fileno())),
+                *(str(os.getpid()), self.model.manifest.engine),
+                msgspec.json.encode(self.model.options).decode(),
+                pass_fds=[theirs.fileno()],
+                stdin=asyncio.subprocess.DEVNULL,
+            )
+        reader, writer = await asyncio.open_unix_connection(sock=ours)
+        return Child(process, reader, writer)
+
+    async def _first_message(self, child: Child) -> tuple[bytes, bytes]:
+        async with asyncio.timeout(self._settings.start_timeout_s):
+            return await wire.read(child.reader)
+
+    def _hello(self, head: bytes, _: bytes) -> None:
+        try:
+            hello = msgspec.msgpack.decode(head, type=wire.Hello)
+        except msgspec.ValidationError:
+            failure = msgspec.msgpack.decode(head, type=wire.Failure)
+            raise DomainError(failure.message) from None
+        self.ep, self.cause = hello.ep, ""
+        self.life += 1
+        self.ready.set()
+        log.info(
+            "domain %s ready: %s on %s, loaded in %.2f s, pid %s",
+            *(self.name, self.model.label, self.ep, hello.load_s, self.pid),
+        )
+        self._changed(self)
+
+    def _lost(self, cause: str) -> None:
+        self.ready.clear()
+        self.cause, self._blame = self._blame or cause, ""
+        log.warning(
+            "domain %s lost: %s; next try in %.1f s", self.name, self.cause, self._backoff_s
+        )
+        self._changed(self)
+
+
+def _named(status: int | None) -> str:
+    if status is not None and status < 0:
+        return f"signal {signal.Signals(-status).name}"
+    return f"exit status {status}"

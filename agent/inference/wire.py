@@ -1,0 +1,103 @@
+"""Messages between the agent and a worker: length-prefixed, over a socket pair.
+
+A message is a head (MessagePack) and a body (raw bytes: PCM, tensors), each with its length before
+it. Bounds: HEAD_BYTES_MAX and BODY_BYTES_MAX; a longer one is a broken peer.
+"""
+
+import asyncio
+import socket
+import struct
+from typing import TypeVar
+
+import msgspec
+from msgspec import Struct
+
+HEAD_BYTES_MAX = 1 << 20
+BODY_BYTES_MAX = 64 << 20
+_LENGTHS = struct.Struct("!II")
+
+T = TypeVar("T")
+
+
+class Hello(Struct, frozen=True):
+    """The worker's first message: what it loaded and on which execution provider it runs."""
+
+    ep: str
+    load_s: float
+
+
+class Failure(Struct, frozen=True, tag=True):
+    """The worker's answer when a call could not be done; the worker lives on."""
+
+    message: str
+
+
+class Part(Struct, frozen=True, array_like=True):
+    """One stream's share of a call: so many samples of the body; `end` closes the stream."""
+
+    stream: int
+    samples: int
+    end: bool = False
+
+
+class Listen(Struct, frozen=True):
+    """A call to the speech engine: the parts in the order of their PCM in the body."""
+
+    parts: list[Part]
+
+
+class Heard(Struct, frozen=True, tag=True):
+    """Its answer. Body: the clean PCM of all parts, then a float32 probability per hop of each.
+
+    A part's (samples, hops) says how much of either is its own.
+    """
+
+    parts: list[tuple[int, int]]
+
+
+class Closed(ConnectionError):
+    """The peer ended the connection."""
+
+
+def pack(head: Struct, *body: bytes | memoryview) -> list[bytes | memoryview]:
+    """A message as buffers, ready to be sent in one go."""
+    encoded = msgspec.msgpack.encode(head)
+    return [_LENGTHS.pack(len(encoded), sum(len(b) for b in body)), encoded, *body]
+
+
+def _lengths(prefix: bytes) -> tuple[int, int]:
+    head, body = _LENGTHS.unpack(prefix)
+    if head > HEAD_BYTES_MAX or body > BODY_BYTES_MAX:
+        raise Closed(f"a message of {head} + {body} bytes is beyond the bounds")
+    return head, body
+
+
+def send(sock: socket.socket, head: Struct, *body: bytes | memoryview) -> None:
+    """Send one message; the worker's side, blocking."""
+    sock.sendall(b"".join(pack(head, *body)))
+
+
+def receive(sock: socket.socket) -> tuple[bytes, bytearray]:
+    """The next message's head, still encoded, and body; blocking. Raises Closed at the end."""
+    head, body = _lengths(bytes(_exactly(sock, _LENGTHS.size)))
+    return bytes(_exactly(sock, head)), _exactly(sock, body)
+
+
+def _exactly(sock: socket.socket, size: int) -> bytearray:
+    buffer = bytearray(size)
+    view = memoryview(buffer)
+    while view:
+        got = sock.recv_into(view)
+        if not got:
+            raise Closed("the agent is gone")
+        view = view[got:]
+    return buffer
+
+
+async def read(reader: asyncio.StreamReader) -> tuple[bytes, bytes]:
+    """The next message's head, still encoded, and body; the agent's side. Raises Closed."""
+    try:
+        head, body = _lengths(await reader.readexactly(_LENGTHS.size))
+        return await reader.readexactly(head), await reader.readexactly(body)
+    except (asyncio.IncompleteReadError, ConnectionError) as error:
+        raise Closed("the worker is gone") from error

@@ -1,0 +1,56 @@
+"""The child process of a domain: one engine, one socket, one call after the other.
+
+Started by `domain.py` as `python -m agent.inference.worker FD ENGINE OPTIONS`; it ends when the
+agent ends, in whatever way that happens.
+"""
+
+import socket
+import sys
+import time
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from agent import child
+from agent.errors import HoldfastError
+from agent.inference import wire
+
+
+def _speech(options: dict[str, Any], sock: socket.socket) -> None:
+    """Serve the speech engine until the agent closes the socket."""
+    from agent.inference.engines.speech import FULL_SCALE, Engine
+
+    begun = time.monotonic()
+    engine = Engine(**options)
+    wire.send(sock, wire.Hello(engine.ep, time.monotonic() - begun))
+    decoder = msgspec.msgpack.Decoder(wire.Listen)
+    while True:
+        head, body = wire.receive(sock)
+        heard = engine.listen(decoder.decode(head).parts, np.frombuffer(body, np.int16))
+        clean = [
+            np.clip(np.rint(samples * FULL_SCALE), -32768, 32767).astype(np.int16)
+            for samples, _ in heard
+        ]
+        sizes = [(len(c), len(s)) for c, (_, s) in zip(clean, heard, strict=True)]
+        probabilities = [speech.tobytes() for _, speech in heard]
+        wire.send(sock, wire.Heard(sizes), *[c.tobytes() for c in clean], *probabilities)
+
+
+ENGINES = {"speech": _speech}
+
+
+def main(fd: str, parent: str, engine: str, options: str) -> None:
+    """Run one engine on the socket `fd`; `options` are its constructor's arguments as JSON."""
+    child.live_with(int(parent))
+    with socket.socket(fileno=int(fd)) as sock:
+        try:
+            ENGINES[engine](msgspec.json.decode(options), sock)
+        except HoldfastError as error:
+            wire.send(sock, wire.Failure(str(error)))
+        except wire.Closed:
+            return
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,105 @@
+"""A batch: the records of one stream as CloudEvents (JSON batch format), compressed with zstd."""
+
+import hashlib
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+import msgspec
+import zstandard
+from msgspec import Struct
+
+from agent.errors import ProtocolError
+from agent.protocol import envelope
+from agent.records import Drop, Record
+
+ZSTD_LEVEL = 1  # faster than the store can be read, and smaller than gzip 1
+CONTENT_BYTES_MAX = 256 << 20
+
+
+class Header(Struct, frozen=True, kw_only=True):
+    """Identity of a batch; `dropped` lists the ranges that will never come, up to `last`.
+
+    `digest` is the sha256 of the content as it is before compression.
+    """
+
+    device: str
+    epoch: str
+    stream: str
+    first: int
+    last: int
+    count: int
+    digest: str
+    dropped: list[Drop] = []
+    content: str = "application/cloudevents-batch+json"
+    encoding: str = "zstd"
+
+
+class Event(Struct, frozen=True, kw_only=True):
+    """One record as a CloudEvent. `sequence` is its seq; `id` its whole identity.
+
+    `blobsize` is the size of its blob in bytes, 0 if it has none; `boot` and `monotonic` (ns) say
+    when it was made, `time` is a wall label.
+    """
+
+    specversion: str = "1.0"
+    id: str
+    source: str
+    type: str
+    time: str
+    sequence: int
+    boot: str
+    monotonic: int
+    blobsize: int
+    datacontenttype: str = "application/json"
+    data: msgspec.Raw
+
+
+def encode(
+    device: str, epoch: str, stream: str, records: Sequence[Record], dropped: list[Drop]
+) -> bytes:
+    """Records of one stream, in seq order, as a payload."""
+    content = msgspec.json.encode([_event(device, epoch, record) for record in records])
+    header = Header(
+        device=device,
+        epoch=epoch,
+        stream=stream,
+        first=records[0].seq,
+        last=records[-1].seq,
+        count=len(records),
+        digest=hashlib.sha256(content).hexdigest(),
+        dropped=dropped,
+    )
+    return envelope.seal(header, zstandard.ZstdCompressor(level=ZSTD_LEVEL).compress(content))
+
+
+def decode(payload: bytes) -> tuple[Header, list[Event]]:
+    """A payload as header and events, digest and count checked. Raises ProtocolError."""
+    header, compressed = envelope.unseal(payload, Header)
+    try:
+        content = zstandard.ZstdDecompressor().decompress(
+            compressed, max_output_size=CONTENT_BYTES_MAX
+        )
+        events = msgspec.json.decode(content, type=list[Event])
+    except (zstandard.ZstdError, msgspec.DecodeError) as error:
+        raise ProtocolError(f"the batch's content is damaged: {error}") from error
+    if hashlib.sha256(content).hexdigest() != header.digest or len(events) != header.count:
+        raise ProtocolError("the batch's content is not what its header says")
+    return header, events
+
+
+def _event(device: str, epoch: str, record: Record) -> Event:
+    return Event(
+        id=f"{epoch}/{record.stream}/{record.seq}",
+        source=f"/holdfast/{device}",
+        type=record.type,
+        time=_utc(record.stamp.wall_us),
+        sequence=record.seq,
+        boot=record.stamp.boot,
+        monotonic=record.stamp.mono_ns,
+        blobsize=record.blob_bytes,
+        data=msgspec.Raw(record.body),
+    )
+
+
+def _utc(wall_us: int) -> str:
+    return datetime.fromtimestamp(wall_us / 1e6, UTC).isoformat().replace("+00:00", "Z")

@@ -1,0 +1,28 @@
+"""What the cloud sees of the device: presence (retained; last will) and heartbeat."""
+
+from typing import Any
+
+from msgspec import Struct
+
+from agent.records import Balance
+
+
+class Presence(Struct, frozen=True, kw_only=True):
+    """Birth and death. The broker says `online: false` for a device that went without a word."""
+
+    device: str
+    online: bool
+    epoch: str
+    version: str
+    ack_from: str
+
+
+class Heartbeat(Struct, frozen=True, kw_only=True):
+    """How the device is, every few seconds: status, conditions and the whole ledger."""
+
+    device: str
+    epoch: str
+    uptime_s: float
+    status: str
+    conditions: list[dict[str, Any]]
+    ledger: dict[str, Balance]

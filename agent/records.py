@@ -1,0 +1,130 @@
+"""What is kept and sent: the shapes that the parts hand to each other."""
+
+from enum import StrEnum
+
+from msgspec import Struct
+
+RATE_HZ = 16_000  # every sample inside Holdfast: 16 kHz, mono, signed 16 bit
+
+
+class Stamp(Struct, frozen=True):
+    """When a record was made: boot id, monotonic nanoseconds in that boot, wall microseconds."""
+
+    boot: str
+    mono_ns: int
+    wall_us: int
+
+
+class RecordType(StrEnum):
+    """The kinds of record; the value is the CloudEvents type."""
+
+    SEGMENT = "holdfast.segment.v1"
+    RAW = "holdfast.raw.v1"
+
+
+class Take(Struct, frozen=True):
+    """One uninterrupted recording of a source: a file, or the time a live source ran.
+
+    `samples` is how far it has been accepted into the store.
+    """
+
+    id: int
+    source: str
+    name: str
+    samples: int = 0
+    ended: bool = False
+
+
+class Raw(Struct, frozen=True):
+    """Body of a raw record: samples [offset, offset + samples) of a take; its PCM is the blob."""
+
+    take: int
+    name: str
+    offset: int
+    samples: int
+    end: bool = False
+
+
+class Segment(Struct, frozen=True):
+    """Body of a segment record: one bounded stretch of speech; its FLAC is the blob.
+
+    `start` and `samples` count samples at `rate_hz` from the start of the take. `speech` is the
+    mean speech probability, `heard_us` the wall label of its first raw audio. `sha256` and
+    `size_bytes` are of the FLAC. `model` and `ep` say what denoised it, on which provider.
+    """
+
+    id: str
+    source: str
+    take: int
+    name: str
+    start: int
+    samples: int
+    speech: float
+    heard_us: int
+    model: str
+    ep: str
+    sha256: str
+    size_bytes: int
+    rate_hz: int = RATE_HZ
+    codec: str = "flac"
+
+
+class Record(Struct, frozen=True):
+    """One row of a stream as the store gives it out; `body` is JSON, its blob has `blob_bytes`."""
+
+    stream: str
+    seq: int
+    type: str
+    stamp: Stamp
+    body: bytes
+    blob_bytes: int = 0
+
+
+class Position(Struct, frozen=True):
+    """How far a source's raw audio has become segments.
+
+    Samples of `take` before `floor` are done; raw records from `next_seq` on are still needed.
+    """
+
+    take: int = 0
+    floor: int = 0
+    next_seq: int = 1
+
+
+class Range(Struct, frozen=True, array_like=True):
+    """Sequence numbers first..last, both included."""
+
+    first: int
+    last: int
+
+
+class Drop(Struct, frozen=True, array_like=True):
+    """A range of seqs that will never come, and why."""
+
+    first: int
+    last: int
+    reason: str
+
+
+class Balance(Struct, frozen=True):
+    """The ledger of one stream (promise 2): produced = delivered + held + the sum of dropped."""
+
+    produced: int
+    delivered: int
+    held: int
+    dropped: dict[str, int]
+
+    @property
+    def balanced(self) -> bool:
+        """Whether the equation holds."""
+        return self.produced == self.delivered + self.held + sum(self.dropped.values())
+
+
+def segments_stream(source: str) -> str:
+    """Name of the stream that carries a source's segments."""
+    return f"{source}.segments"
+
+
+def raw_stream(source: str) -> str:
+    """Name of the stream that carries a source's raw audio."""
+    return f"{source}.raw"

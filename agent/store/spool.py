@@ -1,0 +1,213 @@
+"""The audio that waits: raw sound until it has become segments, segments until they are sent.
+
+Limits  : a raw record's PCM is one chunk (64 KiB, 2 s); `bytes_max` bounds the pages in use, past
+          it new raw audio is refused with StoreFull; segments, acks and the ledger still work.
+Format  : raw records in `{source}.raw`, segments in `{source}.segments`; takes and positions
+          beside them say how far each recording is accepted and how far it has become segments.
+Recovery: sound is accepted once its raw record is committed. A crash before its segment is
+          committed leaves the position where it was, and the segment is made again from there.
+"""
+
+import sqlite3
+from collections.abc import Callable, Iterable, Sequence
+
+import msgspec
+
+from agent.clock import Clock
+from agent.config import Keep
+from agent.errors import StoreFull
+from agent.records import (
+    Position,
+    Range,
+    Raw,
+    RecordType,
+    Segment,
+    Stamp,
+    Take,
+    raw_stream,
+    segments_stream,
+)
+from agent.store import streams
+from agent.store.database import Database
+
+PROCESSED = "processed"  # raw audio that has become segments, or was found to hold no speech
+FULL = "full"  # raw audio refused at the bound
+
+Heard = tuple[int, Raw, Stamp, bytes]  # seq, what it is, when, 16-bit PCM
+
+
+class Spool:
+    """Raw audio in, segments out, in step with each other."""
+
+    def __init__(
+        self, database: Database, clock: Clock, bytes_max: int, kept: Callable[[], None]
+    ) -> None:
+        """`kept` is called whenever there is more to send."""
+        self._database = database
+        self._clock = clock
+        self._bytes_max = bytes_max
+        self._kept = kept
+
+    async def begin(self, source: str, name: str, identity: str, *, alone: bool = False) -> Take:
+        """The take of this recording: the one that was begun before, else a new one.
+
+        `alone` forgets the source's other takes: a live source never goes back to one.
+        """
+
+        def operation(connection: sqlite3.Connection) -> Take:
+            key = (source, name, identity)
+            if alone:
+                connection.execute("DELETE FROM takes WHERE source = ?", (source,))
+            connection.execute(
+                "INSERT OR IGNORE INTO takes (source, name, identity) VALUES (?, ?, ?)", key
+            )
+            take, samples, ended = connection.execute(
+                "SELECT id, samples, ended FROM takes"
+                " WHERE source = ? AND name = ? AND identity = ?",
+                key,
+            ).fetchone()
+            return Take(take, source, name, samples, bool(ended))
+
+        return await self._database.write(operation)
+
+    async def forget(self, take: Take) -> None:
+        """The recording is gone from where it was read: no one will ask for this take again."""
+        await self._database.write(
+            lambda connection: connection.execute("DELETE FROM takes WHERE id = ?", (take.id,))
+        )
+
+    async def accept(self, take: Take, pcm: bytes, *, end: bool = False) -> Take:
+        """Keep the next stretch of a take, at most 64 KiB of 16-bit PCM; returns after the commit.
+
+        The answer is the take as far as it is accepted now. Durability class: group. Raises
+        StoreFull at the bound; then nothing was kept.
+        """
+        raw = Raw(take.id, take.name, take.samples, len(pcm) // 2, end)
+        stamp = self._clock.stamp()
+        samples = raw.offset + raw.samples
+
+        def operation(connection: sqlite3.Connection) -> None:
+            if pages_bytes(connection) >= self._bytes_max:
+                raise StoreFull(
+                    f"the store has reached store.bytes_max ({self._bytes_max})",
+                    "let the link drain it, or raise the bound",
+                )
+            stream = streams.stream_id(connection, raw_stream(take.source), sendable=0)
+            body = msgspec.json.encode(raw)
+            streams.append(connection, stream, RecordType.RAW, stamp, body, pcm)
+            connection.execute(
+                "UPDATE takes SET samples = ?, ended = ? WHERE id = ?", (samples, end, take.id)
+            )
+
+        await self._database.write(operation)
+        return Take(take.id, take.source, take.name, samples, end)
+
+    async def refuse(self, source: str) -> None:
+        """Count a stretch of live sound that found no room."""
+
+        def operation(connection: sqlite3.Connection) -> None:
+            stream = streams.stream_id(connection, raw_stream(source), sendable=0)
+            streams.drop_unheld(connection, stream, FULL)
+
+        await self._database.write(operation)
+
+    async def position(self, source: str) -> Position:
+        """How far this source's sound has become segments."""
+
+        def operation(connection: sqlite3.Connection) -> Position:
+            row = connection.execute(
+                "SELECT take, floor, next_seq FROM positions WHERE source = ?", (source,)
+            ).fetchone()
+            return Position(*row) if row else Position()
+
+        return await self._database.read(operation)
+
+    async def waiting(self, source: str, from_seq: int, count_max: int) -> list[Heard]:
+        """Up to `count_max` raw records from `from_seq` on, in order, with their PCM."""
+
+        def operation(connection: sqlite3.Connection) -> list[Heard]:
+            rows = connection.execute(
+                "SELECT seq, body, boot, mono_ns, wall_us, coalesce(data, x'') FROM records"
+                " LEFT JOIN chunks USING (stream, seq)"
+                " WHERE stream = (SELECT id FROM streams WHERE name = ?) AND seq >= ?"
+                " ORDER BY seq LIMIT ?",
+                (raw_stream(source), from_seq, count_max),
+            )
+            return [
+                (seq, msgspec.json.decode(body, type=Raw), Stamp(boot, mono_ns, wall_us), pcm)
+                for seq, body, boot, mono_ns, wall_us, pcm in rows
+            ]
+
+        return await self._database.read(operation)
+
+    async def keep(
+        self,
+        source: str,
+        found: Sequence[tuple[Segment, bytes]],
+        position: Position,
+        raw: Keep,
+    ) -> list[int]:
+        """One transaction: the segments with their FLAC, and the position that makes them done.
+
+        Raw records before the position are dropped as processed, or handed to the uplink, as
+        `raw` says. The segments' seqs.
+        """
+        stamp = self._clock.stamp()
+
+        def operation(connection: sqlite3.Connection) -> list[int]:
+            stream = streams.stream_id(connection, segments_stream(source))
+            seqs = [
+                streams.append(
+                    connection,
+                    stream,
+                    RecordType.SEGMENT,
+                    stamp,
+                    msgspec.json.encode(segment),
+                    flac,
+                )
+                for segment, flac in found
+            ]
+            _release(connection, source, position.next_seq, raw)
+            connection.execute(
+                "INSERT OR REPLACE INTO positions VALUES (?, ?, ?, ?)",
+                (source, position.take, position.floor, position.next_seq),
+            )
+            return seqs
+
+        seqs = await self._database.write(operation)
+        if seqs or raw == "all":
+            self._kept()
+        return seqs
+
+
+def _release(connection: sqlite3.Connection, source: str, next_seq: int, raw: Keep) -> None:
+    """Let go of the raw records before `next_seq`."""
+    stream = streams.stream_id(connection, raw_stream(source), sendable=0)
+    if raw == "all":
+        connection.execute("UPDATE streams SET sendable = ? WHERE id = ?", (next_seq - 1, stream))
+        return
+    connection.execute("UPDATE streams SET sendable = 0 WHERE id = ?", (stream,))
+    held = connection.execute(
+        "SELECT seq FROM records WHERE stream = ? AND seq < ? ORDER BY seq", (stream, next_seq)
+    )
+    for span in spans(seq for (seq,) in held.fetchall()):
+        streams.drop(connection, stream, span, PROCESSED)
+
+
+def spans(seqs: Iterable[int]) -> list[Range]:
+    """Ascending numbers as ranges."""
+    found: list[Range] = []
+    for seq in seqs:
+        if found and found[-1].last == seq - 1:
+            found[-1] = Range(found[-1].first, seq)
+        else:
+            found.append(Range(seq, seq))
+    return found
+
+
+def pages_bytes(connection: sqlite3.Connection) -> int:
+    """Bytes of the pages in use, the free ones not counted."""
+    (pages,) = connection.execute("PRAGMA page_count").fetchone()
+    (free,) = connection.execute("PRAGMA freelist_count").fetchone()
+    (size,) = connection.execute("PRAGMA page_size").fetchone()
+    return int((pages - free) * size)

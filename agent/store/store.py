@@ -1,0 +1,45 @@
+"""The store as the other parts see it: one file, opened once, with its three faces."""
+
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from agent.clock import Clock
+from agent.config import Store as Settings
+from agent.store.database import Database
+from agent.store.ledger import Ledger
+from agent.store.outbox import Outbox
+from agent.store.spool import Spool, pages_bytes
+
+
+class Store:
+    """Open with `async with`; `spool` takes sound in, `outbox` gives it out, `ledger` counts."""
+
+    def __init__(self, settings: Settings, clock: Clock) -> None:
+        self.path = Path(settings.path)
+        self.bytes_max = settings.bytes_max
+        self._database = Database(self.path, clock)
+        self.outbox = Outbox(self._database)
+        self.spool = Spool(self._database, clock, settings.bytes_max, self.outbox.more.set)
+        self.ledger = Ledger(self._database)
+
+    async def __aenter__(self) -> Self:
+        await self._database.__aenter__()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        await self._database.__aexit__(kind, error, tb)
+
+    @property
+    def epoch(self) -> str:
+        """The identity born with the file."""
+        return self._database.epoch
+
+    async def used_bytes(self) -> int:
+        """Bytes of the pages in use, what `bytes_max` bounds."""
+        return await self._database.read(pages_bytes)

@@ -1,0 +1,184 @@
+"""The link: connects, says that it is there, lets the uplink send, and begins again when it ends.
+
+MQTT 5 is asked for first; a broker that does not speak it is asked for 3.1.1, and that is a
+condition. Between tries it waits, longer each time up to `backoff_s_max`, by a random share so
+that a thousand devices do not come back in one second.
+"""
+
+import asyncio
+import contextlib
+import logging
+import random
+from collections.abc import Awaitable, Callable
+from importlib.metadata import version
+from typing import Any
+
+import msgspec
+from paho.mqtt.enums import MQTTProtocolVersion
+
+from agent.clock import Clock
+from agent.config import Link as Settings
+from agent.errors import LinkError, StoreError
+from agent.health.conditions import Conditions
+from agent.protocol.presence import Heartbeat, Presence
+from agent.protocol.topics import Topics
+from agent.sync.connection import Connection, Refused, Will
+from agent.sync.uplink import Uplink
+
+log = logging.getLogger("link")
+STABLE_S = 30.0  # a connection that lasted this long begins the backoff anew
+MQTT5, MQTT311 = MQTTProtocolVersion.MQTTv5, MQTTProtocolVersion.MQTTv311
+
+
+class Link:
+    """The one connection to the cloud, for ever."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        url: str,
+        device: str,
+        epoch: Callable[[], str],
+        uplink: Uplink,
+        heartbeat: Callable[[], Awaitable[Heartbeat]],
+        conditions: Conditions,
+        clock: Clock,
+        jitter: random.Random,
+    ) -> None:
+        """`url` is the broker's; the embedded one's when the configuration names none."""
+        self.connected_since: float | None = None  # monotonic
+        self._settings = settings
+        self._url = url
+        self._device = device
+        self._epoch = epoch
+        self._topics = Topics(settings.topic_prefix, device)
+        self._uplink = uplink
+        self._heartbeat = heartbeat
+        self._conditions = conditions
+        self._clock = clock
+        self._jitter = jitter
+        # The embedded broker is known not to speak 5, and does not even refuse it.
+        self._version = MQTT5 if settings.broker_url else MQTT311
+        self._acks: asyncio.Queue[bytes] = asyncio.Queue(1)
+
+    def state(self) -> dict[str, Any]:
+        """What `status` shows of the link."""
+        now = self._clock.monotonic()
+        since, acked = self.connected_since, self._uplink.acked_at
+        return {
+            "connected": since is not None,
+            "broker": self._url,
+            "embedded": self._settings.broker_url is None,
+            "protocol": "5" if self._version == MQTT5 else "3.1.1",
+            "ack_from": self._settings.ack_from,
+            "connected_s": None if since is None else round(now - since, 1),
+            "last_ack_age_s": None if acked is None else round(now - acked, 1),
+        }
+
+    async def run(self) -> None:
+        """Connect, serve the connection to its end, wait, again."""
+        backoff_s = self._settings.backoff_s_min
+        while True:
+            began = self._clock.monotonic()
+            reason, hint = await self._one_connection()
+            lived_s = self._clock.monotonic() - began if self.connected_since else 0.0
+            self.connected_since = None
+            self._conditions.hold("link_down", "link", "warning", reason, hint)
+            if lived_s > STABLE_S:
+                backoff_s = self._settings.backoff_s_min
+            await asyncio.sleep(backoff_s * self._jitter.uniform(0.5, 1.0))
+            backoff_s = min(backoff_s * 2, self._settings.backoff_s_max)
+
+    async def _one_connection(self) -> tuple[str, str]:
+        """Why it ended, and what to do."""
+        hint = "nothing is lost: records wait in the store; check the network and link.broker_url"
+        try:
+            async with self._connection() as connection:
+                await self._serve(connection)
+        except Refused as error:
+            self._version = MQTT311 if self._version == MQTT5 else MQTT5
+            return str(error), hint
+        except LinkError as error:
+            return str(error), error.hint or hint
+        except ExceptionGroup as group:
+            ended, fault = group.split((LinkError, StoreError))
+            if fault or not ended:
+                raise
+            return str(_first(ended)), hint
+        return "closed", hint
+
+    def _connection(self) -> Connection:
+        death = Will(self._topics.presence, self._presence(online=False))
+        client_id = f"holdfast-{self._device}"
+        return Connection(
+            self._settings, self._url, client_id, self._version, death, self._on_message
+        )
+
+    async def _serve(self, connection: Connection) -> None:
+        """Everything that runs over one connection; raises LinkError at its end."""
+        await connection.subscribe(self._topics.ack)
+        await connection.publish(self._topics.presence, self._presence(online=True), retain=True)
+        self.connected_since = self._clock.monotonic()
+        self._conditions.clear("link_down", "link")
+        self._protocol_condition()
+        log.info("connected to %s", self._url)
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._uplink.run(connection))
+                group.create_task(self._beat(connection))
+                group.create_task(self._hear_acks())
+                group.create_task(_until_ended(connection))
+        except asyncio.CancelledError:
+            with contextlib.suppress(LinkError):  # then the last will says it
+                farewell = self._presence(online=False)
+                await connection.publish(self._topics.presence, farewell, retain=True)
+            raise
+
+    def _protocol_condition(self) -> None:
+        if self._version == MQTT5:
+            self._conditions.clear("mqtt5_unavailable", "link")
+            return
+        self._conditions.hold(
+            "mqtt5_unavailable",
+            "link",
+            "note",
+            "the broker speaks MQTT 3.1.1 only: it tells no limits and no reasons",
+            "nothing has to be done; a broker with MQTT 5 gives better diagnoses",
+        )
+
+    def _on_message(self, topic: str, payload: bytes) -> None:
+        if topic == self._topics.ack:
+            if self._acks.full():
+                self._acks.get_nowait()  # an ack is whole: the newest is enough
+            self._acks.put_nowait(payload)
+
+    async def _hear_acks(self) -> None:
+        while True:
+            await self._uplink.on_ack(await self._acks.get())
+
+    async def _beat(self, connection: Connection) -> None:
+        while True:
+            beat = await self._heartbeat()
+            await connection.publish(self._topics.heartbeat, msgspec.json.encode(beat))
+            await asyncio.sleep(self._settings.heartbeat_s)
+
+    def _presence(self, *, online: bool) -> bytes:
+        return msgspec.json.encode(
+            Presence(
+                device=self._device,
+                online=online,
+                epoch=self._epoch(),
+                version=version("holdfast"),
+                ack_from=self._settings.ack_from,
+            )
+        )
+
+
+async def _until_ended(connection: Connection) -> None:
+    raise LinkError(f"the connection ended: {await asyncio.shield(connection.ended)}")
+
+
+def _first(group: BaseException) -> BaseException:
+    while isinstance(group, BaseExceptionGroup):
+        group = group.exceptions[0]
+    return group
