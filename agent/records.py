@@ -81,14 +81,19 @@ class Record(Struct, frozen=True):
 
 
 class Position(Struct, frozen=True):
-    """How far a source's raw audio has become segments.
+    """How far a source's raw audio has become segments, and all it takes to go on from there.
 
-    Samples of `take` before `floor` are done; raw records from `next_seq` on are still needed.
+    Samples of `take` before `floor` are done; `speaking` when a segment was cut there and goes on.
+    Raw records from `next_seq` on are still needed; `memory` is what `model` remembered at its
+    first sample.
     """
 
     take: int = 0
     floor: int = 0
+    speaking: bool = False
     next_seq: int = 1
+    model: str = ""
+    memory: bytes = b""
 
 
 class Range(Struct, frozen=True, array_like=True):

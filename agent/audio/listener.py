@@ -1,55 +1,69 @@
 """From raw audio in the store to segments in the store, through the audio domain.
 
-The listener reads what the recorder committed, never what it has in memory, so a crash, a restart
-and a domain that died are one and the same path: go on at the stored position. The network starts
-cold there, so CONTEXT_S of older sound is kept and heard first; `floor` keeps it from being given
-out twice.
+The listener reads what the recorder committed, never what the recorder has in memory, so a first
+start and a restart after any crash are one path: go on at the stored position. The position holds
+what the model remembered there, so the sound is heard as if nothing had happened.
 """
 
 import asyncio
 import logging
 from collections import deque
+from typing import NamedTuple
 
 from agent.audio import codec
 from agent.audio.segmenter import Segmenter, Stretch
 from agent.config import Keep, Segments
-from agent.errors import DomainError, StoreError
+from agent.errors import StoreError
 from agent.health.conditions import Conditions
-from agent.inference.speech import Speech, Stream
+from agent.inference.speech import FRESH, Speech
 from agent.records import RATE_HZ, Position, Raw, Segment, Stamp
 from agent.store.spool import Heard, Spool
 
 log = logging.getLogger("heard")
-CONTEXT_S = 1.0
 RELEASE_S = 5.0  # silence is let go of at least this often
 READ_RECORDS = 4
 RETRY_S = 1.0
 
 
+class Step(NamedTuple):
+    """A raw record on its way, and what the model remembered before it."""
+
+    seq: int
+    raw: Raw
+    stamp: Stamp
+    memory: bytes
+
+
 class Passage:
     """One take on its way through the domain, and the raw records it may still need."""
 
-    def __init__(self, take: int, stream: Stream, segmenter: Segmenter) -> None:
+    def __init__(self, take: int, segmenter: Segmenter, hop: int, memory: bytes) -> None:
         self.take = take
-        self.stream = stream
         self.segmenter = segmenter
-        self.raw: deque[tuple[int, Raw, Stamp]] = deque()
+        self.memory = memory
+        self.steps: deque[Step] = deque()
         self.released = 0  # samples up to which raw audio was let go of
+        self._hop = hop
 
-    def position(self, after_seq: int, *, ended: bool) -> Position:
+    def position(self, after_seq: int, model: str, *, ended: bool) -> Position:
         """Where another run would have to begin, once everything up to `after_seq` is heard."""
-        floor = self.segmenter.floor
+        segmenter = self.segmenter
         if ended:
-            return Position(self.take, floor, after_seq + 1)
-        need = self.segmenter.needed - int(CONTEXT_S * RATE_HZ)
-        while len(self.raw) > 1 and self.raw[1][1].offset <= need:
-            self.raw.popleft()
-        return Position(self.take, floor, self.raw[0][0])
+            return Position(self.take, segmenter.floor, False, after_seq + 1)
+        while len(self.steps) > 1 and self._reaches(self.steps[1].raw.offset):
+            self.steps.popleft()
+        first = self.steps[0]
+        speaking = segmenter.speaking
+        return Position(self.take, segmenter.floor, speaking, first.seq, model, first.memory)
+
+    def _reaches(self, offset: int) -> bool:
+        """Whether a run from `offset` on hears all that is needed; clean sound lags two hops."""
+        return offset - 2 * self._hop <= self.segmenter.needed
 
     def heard_us(self, start: int) -> int:
         """The wall label of the raw record that holds sample `start`."""
-        within = [stamp for _, raw, stamp in self.raw if raw.offset <= start]
-        return (within[-1] if within else self.raw[0][2]).wall_us
+        within = [step.stamp for step in self.steps if step.raw.offset <= start]
+        return (within[-1] if within else self.steps[0].stamp).wall_us
 
 
 class Listener:
@@ -73,27 +87,21 @@ class Listener:
         self._speech = speech
         self._conditions = conditions
         self._arrived = arrived
-        self._passage: Passage | None = None
 
     async def run(self) -> None:
-        """Hear on from the stored position; after any failure, again from there."""
+        """Hear on from the stored position; when the store fails, again from there."""
         while True:
             try:
                 await self._listen()
-            except DomainError as error:
-                log.warning("%s: %s; its audio is heard again from the store", self.source, error)
-                await asyncio.sleep(0)
             except StoreError as error:
                 self._conditions.hold(
                     "store_unwritable", self.source, "critical", str(error), error.hint
                 )
-                if self._passage:
-                    await self._passage.stream.abandon()
                 await asyncio.sleep(RETRY_S)
 
     async def _listen(self) -> None:
-        self._passage = None
         position = await self._spool.position(self.source)
+        passage: Passage | None = None
         seq = position.next_seq
         while True:
             self._arrived.clear()
@@ -101,7 +109,7 @@ class Listener:
             if not rows:
                 await self._arrived.wait()
             for row in rows:
-                self._passage = await self._hear(self._passage, position, row)
+                passage = await self._hear(passage, position, row)
                 seq = row[0] + 1
             if rows:
                 self._conditions.clear("store_unwritable", self.source)
@@ -115,14 +123,13 @@ class Listener:
             await self._end(passage, b"", seq - 1)
             passage = None
         if passage is None:
-            floor = position.floor if raw.take == position.take else 0
-            segmenter = Segmenter(self._rules, self._speech.hop_samples, raw.offset, floor)
-            passage = Passage(raw.take, await self._speech.open(), segmenter)
-        passage.raw.append((seq, raw, stamp))
+            passage = self._begin(raw, position)
+        passage.steps.append(Step(seq, raw, stamp, passage.memory))
         if raw.end:
             await self._end(passage, pcm, seq)
             return None
-        heard = await passage.stream.hear(pcm)
+        heard = await self._speech.hear(pcm, passage.memory)
+        passage.memory = heard.memory
         found = passage.segmenter.push(heard.clean, heard.speech)
         silent = passage.segmenter.needed - passage.released > RELEASE_S * RATE_HZ
         if found or silent:
@@ -130,10 +137,21 @@ class Listener:
             await self._commit(passage, found, seq, ended=False)
         return passage
 
+    def _begin(self, raw: Raw, position: Position) -> Passage:
+        """The passage of a raw record's take: gone on with at the stored position, or new."""
+        hop = self._speech.hop_samples
+        if raw.take != position.take:
+            return Passage(raw.take, Segmenter(self._rules, hop, raw.offset), hop, FRESH)
+        same = position.model == self._speech.domain.model.label
+        segmenter = Segmenter(
+            self._rules, hop, raw.offset, position.floor, speaking=position.speaking
+        )
+        return Passage(raw.take, segmenter, hop, position.memory if same else FRESH)
+
     async def _end(self, passage: Passage, pcm: bytes, seq: int) -> None:
-        heard = await passage.stream.hear(pcm, end=True)
+        heard = await self._speech.hear(pcm, passage.memory, end=True)
         found = passage.segmenter.push(heard.clean, heard.speech)
-        _, last, _ = passage.raw[-1]
+        last = passage.steps[-1].raw
         found += passage.segmenter.finish(last.offset + last.samples)
         await self._commit(passage, found, seq, ended=True)
 
@@ -142,7 +160,8 @@ class Listener:
     ) -> None:
         """The segments and the position behind them, in one transaction."""
         kept = [await self._segment(passage, stretch) for stretch in found]
-        position = passage.position(seq, ended=ended)
+        model = self._speech.domain.model.label
+        position = passage.position(seq, model, ended=ended)
         seqs = await self._spool.keep(self.source, kept, position, self._keep)
         for number, (segment, flac) in zip(seqs, kept, strict=True):
             log.info(
@@ -157,7 +176,7 @@ class Listener:
             id=f"{self.source}/{passage.take}/{stretch.start}",
             source=self.source,
             take=passage.take,
-            name=passage.raw[-1][1].name,
+            name=passage.steps[-1].raw.name,
             start=stretch.start,
             samples=len(stretch.pcm),
             speech=round(stretch.speech, 4),

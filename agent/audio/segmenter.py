@@ -1,7 +1,7 @@
 """Where speech begins and ends: speech probabilities and clean sound in, stretches of speech out.
 
-Positions are samples from the start of the take. Probability k belongs to the frame that ends with
-hop k. Nothing before `floor` is given out (again): it belongs to stretches that are already kept.
+Positions are samples from the start of the take. Probability k belongs to hop k; clean sound lags
+by a hop. Nothing before `floor` is given out (again): it belongs to stretches already kept.
 Memory is bounded by `length_s_max` of sound, plus what one call brings.
 """
 
@@ -24,9 +24,21 @@ class Stretch(Struct, frozen=True):
 class Segmenter:
     """Follows one stream of sound."""
 
-    def __init__(self, rules: Segments, hop: int, origin: int = 0, floor: int = 0) -> None:
-        """`origin` is the position of the first sample that will be pushed."""
+    def __init__(
+        self,
+        rules: Segments,
+        hop: int,
+        judged: int = 0,
+        clean: int = 0,
+        floor: int = 0,
+        speaking: bool = False,
+    ) -> None:
+        """The next probability is of the hop at `judged`, the next clean sample that of `clean`.
+
+        `speaking` when a stretch was cut at `floor` and goes on.
+        """
         self.floor = floor
+        self.speaking = speaking
         self._rules = rules
         self._hop = hop
         self._margin = int(rules.margin_s * RATE_HZ)
@@ -34,8 +46,8 @@ class Segmenter:
         self._speech_min = int(rules.speech_s_min * RATE_HZ)
         self._length_max = int(rules.length_s_max * RATE_HZ)
         self._clean = np.zeros(0, np.int16)
-        self._base = origin  # position of the first sample in _clean
-        self._now = origin  # end of the last hop that was judged
+        self._now = judged  # end of the last hop that was judged
+        self._base = clean  # position of the first sample in _clean
         self._opened = -1  # where the open stretch's speech began, -1 while there is none
         self._last = 0  # end of its last hop of speech
         self._spoken = 0  # samples of speech in it, after the floor
@@ -66,7 +78,8 @@ class Segmenter:
         begin, self._now = self._now, self._now + self._hop
         threshold = self._rules.close_probability
         if self._opened < 0:
-            if probability < self._rules.open_probability:
+            goes_on = self.speaking and begin <= self.floor < self._now
+            if probability < self._rules.open_probability and not goes_on:
                 return None
             self._opened, self._spoken, self._probabilities = max(begin, self.floor), 0, []
         if probability >= threshold:
@@ -83,12 +96,14 @@ class Segmenter:
         """Speech goes on, but the stretch is as long as one may be: give it out and go on."""
         at = self._now - self._hop  # clean sound lags one hop
         stretch = self._give(at)
+        self.speaking = True
         self._opened, self._spoken, self._probabilities = at, self._hop, self._probabilities[-1:]
         return stretch
 
     def _close(self, end: int) -> Stretch | None:
         stretch = self._give(min(self._last + self._margin, end))
         self._opened = -1
+        self.speaking = False
         return stretch
 
     def _give(self, end: int) -> Stretch | None:

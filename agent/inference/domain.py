@@ -2,8 +2,8 @@
 
 Limits  : one call at a time, `call_timeout_s` for each; a child that exceeds it is killed. Restarts
           wait from `restart_s_min`, doubling up to `restart_s_max`, until a call succeeds.
-Recovery: a call that the child's death cut off raises DomainError; its caller has the work in the
-          store and brings it again. The streams open in a dead child are gone with it (`life`).
+Recovery: a call that the child's death cut off raises DomainError; the child remembers nothing
+          from call to call, so its caller brings the same call again.
 """
 
 import asyncio
@@ -80,8 +80,8 @@ class Domain:
         """`changed` is called when the domain becomes ready or is lost."""
         self.name = name
         self.model = model
-        self.life = 0  # counts the children; what was opened in one life is gone in the next
         self.ep = ""
+        self.memory_size = 0  # of a stream, in float32 values; known once the domain was ready
         self.restarts = 0
         self.cause = "starting"  # why it is not ready
         self._blame = ""  # why we killed the child ourselves
@@ -184,8 +184,7 @@ class Domain:
         except msgspec.ValidationError:
             failure = msgspec.msgpack.decode(head, type=wire.Failure)
             raise DomainError(failure.message) from None
-        self.ep, self.cause = hello.ep, ""
-        self.life += 1
+        self.ep, self.memory_size, self.cause = hello.ep, hello.memory_size, ""
         self.ready.set()
         log.info(
             "domain %s ready: %s on %s, loaded in %.2f s, pid %s",

@@ -1,11 +1,12 @@
 """Hearing: the agent's side of the speech engine, for many streams at once.
 
 Calls that arrive while one is under way travel together in the next: the more streams wait, the
-larger the batch, and nobody waits for a timer.
+larger the batch, and nobody waits for a timer. A call is repeated until a worker answers it.
 """
 
 import asyncio
-import contextlib
+import logging
+from typing import NamedTuple
 
 import numpy as np
 from msgspec import Struct
@@ -15,98 +16,103 @@ from agent.errors import DomainError
 from agent.inference import wire
 from agent.inference.domain import Domain
 
+log = logging.getLogger("domain")
+FRESH = b""  # the memory of a stream that has not begun
+
 
 class Heard(Struct, frozen=True):
-    """What became of some sound: clean 16-bit samples and a speech probability per hop.
+    """What became of some sound: clean 16-bit samples, a speech probability per hop, the memory.
 
-    Both begin where the last answer's ended. The samples lag the sound given by up to two hops
-    until the stream ends; the probabilities belong to the hops in the order they were given.
+    Each begins where the last answer's ended; how far that is behind the sound says `lag`.
     """
 
     clean: NDArray[np.int16]
     speech: NDArray[np.float32]
+    memory: bytes
+
+
+class Lag(NamedTuple):
+    """How many samples of a stream are not yet judged, and how many not yet given back clean."""
+
+    judged: int
+    clean: int
+
+
+def lag(memory: bytes, hop: int) -> Lag:
+    """How far the answers of a stream with this memory are behind the sound it was given."""
+    if memory == FRESH:
+        return Lag(0, 0)
+    tail = np.frombuffer(memory[-8:], np.float32)
+    rest = int(tail[wire.REST])
+    return Lag(rest, rest + hop * int(tail[wire.BEGUN]))
 
 
 class Request:
-    """One caller's sound, waiting for its turn."""
+    """One stream's sound, waiting for its turn."""
 
-    def __init__(self, part: wire.Part, pcm: bytes) -> None:
-        self.part = part
+    def __init__(self, pcm: bytes, memory: bytes, end: bool) -> None:
+        self.part = wire.Part(len(pcm) // 2, end)
         self.pcm = pcm
+        self.memory = memory
         self.done: asyncio.Future[Heard] = asyncio.get_running_loop().create_future()
 
 
 class Speech:
-    """Opens streams in the audio domain and batches their calls."""
+    """Batches the calls of all streams to the audio domain."""
 
     def __init__(self, domain: Domain) -> None:
         self.domain = domain
         self._waiting: list[Request] = []
         self._arrived = asyncio.Event()
-        self._streams = 0
 
     @property
     def hop_samples(self) -> int:
         """Samples a speech probability stands for."""
         return self.domain.model.manifest.hop_samples
 
-    async def open(self) -> "Stream":
-        """A new stream, once the domain is ready."""
-        await self.domain.ready.wait()
-        self._streams += 1
-        return Stream(self, self._streams, self.domain.life)
+    async def hear(self, pcm: bytes, memory: bytes = FRESH, *, end: bool = False) -> Heard:
+        """The next 16-bit PCM of a stream, with the memory its last answer came with.
+
+        Waits for as long as the domain is down: the sound is safe in the store.
+        """
+        request = Request(pcm, memory, end)
+        self._waiting.append(request)
+        self._arrived.set()
+        return await request.done
 
     async def run(self) -> None:
-        """Serve the waiting calls, each time all of them (one a stream) in one message."""
+        """Serve the waiting calls, each time all of them in one message."""
         while True:
             await self._arrived.wait()
+            await self.domain.ready.wait()
             self._arrived.clear()
-            batch, self._waiting = self._waiting, []
+            batch = [request for request in self._waiting if not request.done.cancelled()]
+            self._waiting = []
             try:
-                heard = await self._listen(batch)
+                heard = await self._listen(batch) if batch else []
             except DomainError as error:
-                for request in batch:
-                    if not request.done.cancelled():
-                        request.done.set_exception(error)
+                log.warning("%s; %d calls are repeated", error, len(batch))
+                self._waiting = batch + self._waiting
+                self._arrived.set()
                 continue
             for request, answer in zip(batch, heard, strict=True):
                 if not request.done.cancelled():
                     request.done.set_result(answer)
 
-    async def ask(self, request: Request) -> Heard:
-        """Queue one call; a stream has at most one under way."""
-        self._waiting.append(request)
-        self._arrived.set()
-        return await request.done
-
     async def _listen(self, batch: list[Request]) -> list[Heard]:
+        size = self.domain.memory_size
+        fresh = bytes(4 * size)
+        memories = [request.memory or fresh for request in batch]
         call = wire.Listen([request.part for request in batch])
-        answer, body = await self.domain.call(call, [r.pcm for r in batch], wire.Heard)
+        pcm = [request.pcm for request in batch]
+        answer, body = await self.domain.call(call, [*pcm, *memories], wire.Heard)
         clean = np.frombuffer(body, np.int16, sum(samples for samples, _ in answer.parts))
-        speech = np.frombuffer(body, np.float32, offset=clean.nbytes)
+        speech_bytes = 4 * sum(hops for _, hops in answer.parts)
+        speech = np.frombuffer(body[clean.nbytes : clean.nbytes + speech_bytes], np.float32)
+        rest = memoryview(body)[clean.nbytes + speech_bytes :]
         heard, at, hop = [], 0, 0
-        for samples, hops in answer.parts:
-            heard.append(Heard(clean[at : at + samples], speech[hop : hop + hops]))
+        for i, (samples, hops) in enumerate(answer.parts):
+            memory = bytes(rest[4 * size * i : 4 * size * (i + 1)])
+            heard.append(Heard(clean[at : at + samples], speech[hop : hop + hops], memory))
             at, hop = at + samples, hop + hops
         return heard
-
-
-class Stream:
-    """One stream of sound through the domain, in order; it dies with the child it was opened in."""
-
-    def __init__(self, speech: Speech, number: int, life: int) -> None:
-        self._speech = speech
-        self._number = number
-        self._life = life
-
-    async def hear(self, pcm: bytes, *, end: bool = False) -> Heard:
-        """The next sound of this stream. Raises DomainError when the stream is gone."""
-        if self._life != self._speech.domain.life:
-            raise DomainError(f"domain {self._speech.domain.name} has been restarted")
-        part = wire.Part(self._number, len(pcm) // 2, end)
-        return await self._speech.ask(Request(part, pcm))
-
-    async def abandon(self) -> None:
-        """Free what the domain remembers of a stream that nobody will go on with."""
-        with contextlib.suppress(DomainError):  # then it is free already
-            await self.hear(b"", end=True)

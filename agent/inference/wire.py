@@ -16,14 +16,17 @@ HEAD_BYTES_MAX = 1 << 20
 BODY_BYTES_MAX = 64 << 20
 _LENGTHS = struct.Struct("!II")
 
+BEGUN, REST = -2, -1  # places in a stream's memory; see engines/speech.py
+
 T = TypeVar("T")
 
 
 class Hello(Struct, frozen=True):
-    """The worker's first message: what it loaded and on which execution provider it runs."""
+    """The worker's first message: its execution provider, and how long a stream's memory is."""
 
     ep: str
     load_s: float
+    memory_size: int
 
 
 class Failure(Struct, frozen=True, tag=True):
@@ -33,23 +36,25 @@ class Failure(Struct, frozen=True, tag=True):
 
 
 class Part(Struct, frozen=True, array_like=True):
-    """One stream's share of a call: so many samples of the body; `end` closes the stream."""
+    """One stream's share of a call: so many samples; whether the stream ends with them."""
 
-    stream: int
     samples: int
     end: bool = False
 
 
 class Listen(Struct, frozen=True):
-    """A call to the speech engine: the parts in the order of their PCM in the body."""
+    """A call to the speech engine.
+
+    Body: the parts' 16-bit PCM one after the other, then their memories (float32).
+    """
 
     parts: list[Part]
 
 
 class Heard(Struct, frozen=True, tag=True):
-    """Its answer. Body: the clean PCM of all parts, then a float32 probability per hop of each.
+    """Its answer, by part: how many samples are clean, for how many hops there is a probability.
 
-    A part's (samples, hops) says how much of either is its own.
+    Body: the clean PCM of all parts, their probabilities (float32), their new memories.
     """
 
     parts: list[tuple[int, int]]

@@ -23,18 +23,18 @@ def _speech(options: dict[str, Any], sock: socket.socket) -> None:
 
     begun = time.monotonic()
     engine = Engine(**options)
-    wire.send(sock, wire.Hello(engine.ep, time.monotonic() - begun))
+    wire.send(sock, wire.Hello(engine.ep, time.monotonic() - begun, engine.memory_size))
     decoder = msgspec.msgpack.Decoder(wire.Listen)
     while True:
         head, body = wire.receive(sock)
-        heard = engine.listen(decoder.decode(head).parts, np.frombuffer(body, np.int16))
-        clean = [
-            np.clip(np.rint(samples * FULL_SCALE), -32768, 32767).astype(np.int16)
-            for samples, _ in heard
-        ]
-        sizes = [(len(c), len(s)) for c, (_, s) in zip(clean, heard, strict=True)]
-        probabilities = [speech.tobytes() for _, speech in heard]
-        wire.send(sock, wire.Heard(sizes), *[c.tobytes() for c in clean], *probabilities)
+        parts = decoder.decode(head).parts
+        pcm = np.frombuffer(body, np.int16, sum(part.samples for part in parts))
+        memories = np.frombuffer(body, np.float32, offset=pcm.nbytes)
+        heard, speech, memories = engine.listen(parts, pcm, memories.reshape(len(parts), -1))
+        clean = [np.clip(np.rint(c * FULL_SCALE), -32768, 32767).astype(np.int16) for c in heard]
+        sizes = [(len(c), len(s)) for c, s in zip(clean, speech, strict=True)]
+        answer = [array.tobytes() for array in (*clean, *speech, memories)]
+        wire.send(sock, wire.Heard(sizes), *answer)
 
 
 ENGINES = {"speech": _speech}

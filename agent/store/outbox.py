@@ -95,8 +95,8 @@ class Outbox:
     async def acknowledge(self, epoch: str, stream: str, spans: Iterable[Range]) -> int:
         """The far side has these seqs: purge them, count them delivered; how many were held.
 
-        Nothing changes for another epoch (a former life of this device). Raises ProtocolError when a
-        range goes beyond what this stream has ever given out: then somebody is wrong about us.
+        Nothing changes for another epoch (a former life of this device). Raises ProtocolError
+        when a range goes beyond what was ever given out: then somebody is wrong about us.
         """
         if epoch != self._database.epoch:
             return 0

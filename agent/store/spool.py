@@ -12,6 +12,7 @@ import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
+from msgspec.structs import astuple
 
 from agent.clock import Clock
 from agent.config import Keep
@@ -116,9 +117,11 @@ class Spool:
 
         def operation(connection: sqlite3.Connection) -> Position:
             row = connection.execute(
-                "SELECT take, floor, next_seq FROM positions WHERE source = ?", (source,)
+                "SELECT take, floor, speaking, next_seq, model, memory FROM positions"
+                " WHERE source = ?",
+                (source,),
             ).fetchone()
-            return Position(*row) if row else Position()
+            return Position(row[0], row[1], bool(row[2]), *row[3:]) if row else Position()
 
         return await self._database.read(operation)
 
@@ -169,8 +172,8 @@ class Spool:
             ]
             _release(connection, source, position.next_seq, raw)
             connection.execute(
-                "INSERT OR REPLACE INTO positions VALUES (?, ?, ?, ?)",
-                (source, position.take, position.floor, position.next_seq),
+                "INSERT OR REPLACE INTO positions VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (source, *astuple(position)),
             )
             return seqs
 

@@ -1,9 +1,17 @@
 """The speech engine: denoises and finds speech, many streams at once, hop by hop.
 
+It remembers nothing between calls: each part of a call brings its stream's memory and takes the new
+one away, so any worker can go on with any stream, and a call that died with a worker is repeated as
+it was. A memory is one float32 vector:
+
+    state (S) | last hop | overlap | samples that fill no hop (one hop's room) | BEGUN | REST
+
+where REST is the number of those samples and BEGUN is 1 once a hop was complete.
+
 Framing: frame k is hops k-1 and k under a square-root Hann window, so hop k-1 is complete once
-frame k is done: one hop of delay, which the engine hides (clean audio starts at the stream's first
-sample, the last hop comes out when the stream ends). The network takes spectra [N, 2, bins] (real,
-imaginary) and a state vector per stream; the streams of a call share each network step.
+frame k is done. The engine hides this delay of one hop: clean sound begins at the stream's first
+sample, and the last hop comes out when the stream ends. The network takes spectra [N, 2, bins]
+(real, imaginary) and states [N, S]; the streams of a call share each of its steps.
 """
 
 from pathlib import Path
@@ -13,25 +21,32 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from agent.errors import ModelError
-from agent.inference.wire import Part
+from agent.inference.wire import BEGUN, REST, Part
 
 Floats = NDArray[np.float32]
 FULL_SCALE = 32768.0
 
 
 class Voice:
-    """One stream's memory between calls: the network's state and the hops not yet complete."""
+    """A memory, taken apart while a call works on it."""
 
-    def __init__(self, state_size: int, hop: int) -> None:
-        self.state: Floats = np.zeros(state_size, np.float32)
-        self.last_hop: Floats = np.zeros(hop, np.float32)  # the first half of the next frame
-        self.overlap: Floats = np.zeros(hop, np.float32)  # the newest frame's second half
-        self.rest: Floats = np.zeros(0, np.float32)  # samples that do not fill a hop
-        self.started = False
+    def __init__(self, memory: Floats, state_size: int, hop: int) -> None:
+        self.state, self.last_hop, self.overlap, rest = np.split(
+            memory[:-2], [state_size, state_size + hop, state_size + 2 * hop]
+        )
+        self.begun, self.rest = bool(memory[BEGUN]), rest[: int(memory[REST])]
+
+    def memory(self) -> Floats:
+        """Put together again."""
+        room = np.zeros(len(self.overlap) - len(self.rest), np.float32)
+        tail = np.array([self.begun, len(self.rest)], np.float32)
+        return np.concatenate(
+            [self.state, self.last_hop, self.overlap, self.rest, room, tail], dtype=np.float32
+        )
 
 
 class Engine:
-    """One ONNX Runtime session on one thread, and the voices that are open in it."""
+    """One ONNX Runtime session on one thread."""
 
     def __init__(self, model: Path, hop_samples: int, window_samples: int) -> None:
         options = ort.SessionOptions()
@@ -42,40 +57,52 @@ class Engine:
             str(model), options, providers=["CPUExecutionProvider"]
         )
         self.ep: str = self._session.get_providers()[0]
-        shapes = {i.name: i.shape for i in self._session.get_inputs()}
+        self._state_size = self._checked(model, window_samples // 2 + 1)
+        self._hop = hop_samples
+        self._window = np.sqrt(np.hanning(window_samples + 1)[:-1]).astype(np.float32)
+
+    @property
+    def memory_size(self) -> int:
+        """Length of a stream's memory; a new stream's is all zeros."""
+        return self._state_size + 3 * self._hop + 2
+
+    def listen(
+        self, parts: list[Part], pcm: NDArray[np.int16], memories: Floats
+    ) -> tuple[list[Floats], list[Floats], Floats]:
+        """Each part's clean samples (full scale 1) and speech probability per hop; the memories.
+
+        `pcm` holds the parts' samples one after the other, `memories` is [parts, memory_size].
+        """
+        voices = [Voice(memory, self._state_size, self._hop) for memory in memories]
+        sounds = np.split(pcm, np.cumsum([part.samples for part in parts])[:-1])
+        hops = [
+            self._hops(part, voice, sound)
+            for part, voice, sound in zip(parts, voices, sounds, strict=True)
+        ]
+        spectra = [self._spectra(voice, new) for voice, new in zip(voices, hops, strict=True)]
+        masked, speech = self._infer(voices, spectra)
+        clean = [
+            self._overlapped(voice, frames) for voice, frames in zip(voices, masked, strict=True)
+        ]
+        return clean, speech, np.stack([voice.memory() for voice in voices])
+
+    def _checked(self, model: Path, bins: int) -> int:
+        """The size of the network's state; ModelError when it is not a speech network."""
+        inputs = {i.name: i.shape for i in self._session.get_inputs()}
         outputs = {o.name for o in self._session.get_outputs()}
-        bins = window_samples // 2 + 1
         if (
-            shapes.get("spectrum", [])[1:] != [2, bins]
-            or len(shapes.get("state", [])) != 2
+            inputs.get("spectrum", [])[1:] != [2, bins]
+            or len(inputs.get("state", [])) != 2
             or not outputs >= {"clean", "speech", "state_out"}
         ):
             raise ModelError(
                 f"{model}: expected inputs spectrum [N, 2, {bins}] and state [N, S], outputs "
-                f"clean, speech, state_out; found {shapes} -> {sorted(outputs)}"
+                f"clean, speech, state_out; found {inputs} -> {sorted(outputs)}"
             )
-        self._state_size = int(shapes["state"][1])
-        self._hop = hop_samples
-        self._window = np.sqrt(np.hanning(window_samples + 1)[:-1]).astype(np.float32)
-        self._voices: dict[int, Voice] = {}
+        return int(inputs["state"][1])
 
-    def listen(self, parts: list[Part], pcm: NDArray[np.int16]) -> list[tuple[Floats, Floats]]:
-        """Each part's clean samples (float, full scale 1) and speech probability per hop."""
-        ends = np.cumsum([part.samples for part in parts])
-        hops = [
-            self._hops(part, pcm[end - part.samples : end])
-            for part, end in zip(parts, ends, strict=True)
-        ]
-        spectra = [self._spectra(part, new) for part, new in zip(parts, hops, strict=True)]
-        heard = self._infer([self._voices[part.stream] for part in parts], spectra)
-        return [
-            (self._overlapped(part, frames, pcm_hops), speech)
-            for part, (frames, speech), pcm_hops in zip(parts, heard, hops, strict=True)
-        ]
-
-    def _hops(self, part: Part, pcm: NDArray[np.int16]) -> Floats:
+    def _hops(self, part: Part, voice: Voice, pcm: NDArray[np.int16]) -> Floats:
         """The part's complete hops [H, hop]; at the end padded, with one hop more to flush."""
-        voice = self._voices.setdefault(part.stream, Voice(self._state_size, self._hop))
         samples = np.concatenate([voice.rest, pcm.astype(np.float32) / FULL_SCALE])
         if part.end:
             padding = -len(samples) % self._hop + self._hop
@@ -84,20 +111,20 @@ class Engine:
         voice.rest = samples[count * self._hop :]
         return samples[: count * self._hop].reshape(count, self._hop)
 
-    def _spectra(self, part: Part, hops: Floats) -> Floats:
+    def _spectra(self, voice: Voice, hops: Floats) -> Floats:
         """Spectra [H, 2, bins] of the frames that end with each hop."""
-        voice = self._voices[part.stream]
-        before = np.concatenate([voice.last_hop[None], hops])
-        voice.last_hop = before[-1]
-        frames = np.concatenate([before[:-1], before[1:]], axis=1) * self._window
-        spectra = np.fft.rfft(frames, axis=1)
+        line = np.concatenate([voice.last_hop[None], hops])
+        voice.last_hop = line[-1]
+        spectra = np.fft.rfft(np.concatenate([line[:-1], line[1:]], axis=1) * self._window, axis=1)
         parts: Floats = np.stack([spectra.real, spectra.imag], axis=1).astype(np.float32)
         return parts
 
-    def _infer(self, voices: list[Voice], spectra: list[Floats]) -> list[tuple[Floats, Floats]]:
+    def _infer(
+        self, voices: list[Voice], spectra: list[Floats]
+    ) -> tuple[list[Floats], list[Floats]]:
         """The network over time: step t runs every stream that has a t-th hop in one batch."""
         order = sorted(range(len(spectra)), key=lambda i: -len(spectra[i]))
-        clean = [np.empty_like(s) for s in spectra]
+        masked = [np.empty_like(s) for s in spectra]
         speech = [np.empty(len(s), np.float32) for s in spectra]
         state = np.stack([voices[i].state for i in order])
         active = len(order)
@@ -110,26 +137,21 @@ class Engine:
                 ["clean", "speech", "state_out"], step
             )
             for row, i in enumerate(now):
-                clean[i][t] = out[row]
+                masked[i][t] = out[row]
                 speech[i][t] = probability[row]
         for row, i in enumerate(order):
             voices[i].state = state[row]
-        return list(zip(clean, speech, strict=True))
+        return masked, speech
 
-    def _overlapped(self, part: Part, clean: Floats, hops: Floats) -> Floats:
-        """The samples that are complete now, from the frames' halves."""
-        voice = self._voices[part.stream]
-        if len(hops):
-            frames = np.fft.irfft(clean[:, 0] + 1j * clean[:, 1], axis=1).astype(np.float32)
-            frames *= self._window
-            first, second = frames[:, : self._hop], frames[:, self._hop :]
-            carried = np.concatenate([voice.overlap[None], second[:-1]])
-            voice.overlap = second[-1]
-            done = (first + carried)[0 if voice.started else 1 :]
-            voice.started = True
-        else:
-            done = hops
-        if part.end:
-            del self._voices[part.stream]
-        samples: Floats = done.reshape(-1)
+    def _overlapped(self, voice: Voice, masked: Floats) -> Floats:
+        """The samples that are complete now, from the halves of neighbouring frames."""
+        if not len(masked):
+            return np.zeros(0, np.float32)
+        frames = np.fft.irfft(masked[:, 0] + 1j * masked[:, 1], axis=1).astype(np.float32)
+        frames *= self._window
+        carried = np.concatenate([voice.overlap[None], frames[:-1, self._hop :]])
+        voice.overlap = frames[-1, self._hop :]
+        done = frames[:, : self._hop] + carried
+        samples: Floats = done[0 if voice.begun else 1 :].reshape(-1)
+        voice.begun = True
         return samples

@@ -1,0 +1,178 @@
+"""What tests need from outside the agent: waiting, services, a real broker, a real agent."""
+
+import contextlib
+import json
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+import yaml
+
+from agent.cli.client import Client
+from agent.errors import HoldfastError
+
+ROOT = Path(__file__).parent.parent
+HOLDFAST = Path(sys.executable).with_name("holdfast")
+DEADLINE_S = 60.0
+T = TypeVar("T")
+
+
+def until(question: Callable[[], T], what: str, deadline_s: float = DEADLINE_S) -> T:
+    """Ask until the answer is true; fail with `what` at the deadline."""
+    end = time.monotonic() + deadline_s
+    while time.monotonic() < end:
+        if answer := question():
+            return answer
+        time.sleep(0.01)
+    raise AssertionError(f"not within {deadline_s} s: {what}")
+
+
+def program(name: str, package: str) -> str:
+    """A service's program; absent, its tests are skipped on a laptop and fail in CI."""
+    found = shutil.which(name) or shutil.which(name, path="/usr/sbin:/usr/local/sbin")
+    if found is None and os.environ.get("CI") == "true":
+        pytest.fail(f"{name} is not installed: apt-get install {package}")
+    if found is None:
+        pytest.skip(f"{name} is not installed (apt-get install {package})")
+    return found
+
+
+def free_port() -> int:
+    """A TCP port nobody listens on now.
+
+    Below the ephemeral ports: a client that tries again and again to reach one of those on this
+    machine is one day given it as its own, connects to itself, and holds the port.
+    """
+    while True:
+        port = random.randrange(20_000, 32_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+
+
+class Mosquitto:
+    """A real broker that can be killed and started again on its port."""
+
+    def __init__(self, folder: Path, port: int | None = None, extra: str = "") -> None:
+        self._program = program("mosquitto", "mosquitto")
+        self.port = port or free_port()
+        self.url = f"mqtt://127.0.0.1:{self.port}"
+        self._config = folder / f"mosquitto-{self.port}.conf"
+        self._config.write_text(
+            f"listener {self.port} 127.0.0.1\nallow_anonymous true\nmax_queued_messages 100000\n"
+            f"max_inflight_messages 1000\n{extra}"
+        )
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it and wait until it listens."""
+        self._process = subprocess.Popen(
+            [self._program, "-c", str(self._config)], stderr=subprocess.DEVNULL
+        )
+        until(self._listens, "mosquitto listens")
+
+    def _listens(self) -> bool:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
+            return True
+        return False
+
+    def kill(self) -> None:
+        """kill -9."""
+        if self._process:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+
+class Device:
+    """A real agent in a process of its own, on a configuration in a folder of its own."""
+
+    def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
+        self.folder = folder
+        self.socket = folder / "holdfast.sock"
+        self.store = folder / "var" / "holdfast.db"
+        self.log = folder / "agent.log"
+        self.config = folder / "config.yaml"
+        whole = {
+            "device_id": "device-under-test",
+            "models_path": str(ROOT / "models"),
+            "store": {"path": str(self.store)},
+            "api": {"port": 0, "socket": str(self.socket)},
+            "link": {"broker_url": "mqtt://127.0.0.1:1", "ack_from": "ingest"},
+            **settings,
+        }
+        self.config.write_text(yaml.safe_dump(whole))
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it and wait until it answers."""
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [str(HOLDFAST), "run", "--config", str(self.config)], stdout=log, stderr=log
+            )
+        until(lambda: self.dead() or self.answers(), "the agent answers")
+        assert not self.dead(), self.log.read_text()
+
+    def dead(self) -> bool:
+        """Whether the process has ended."""
+        return self._process is None or self._process.poll() is not None
+
+    def answers(self) -> bool:
+        """Whether its socket serves."""
+        with contextlib.suppress(HoldfastError):
+            return bool(self.status())
+        return False
+
+    def status(self) -> dict[str, Any]:
+        """The document behind `holdfast status --json`."""
+        return Client(self.socket).get("/api/v1/status")
+
+    def ledger(self, stream: str) -> dict[str, Any]:
+        """One stream's balance, zeros before its first record."""
+        nothing = {"produced": 0, "delivered": 0, "held": 0, "dropped": {}}
+        return self.status()["ledger"].get(stream, nothing)
+
+    def kill(self) -> None:
+        """kill -9."""
+        if self._process:
+            self._process.kill()
+            self._process.wait()
+
+    def stop(self, sign: signal.Signals = signal.SIGTERM) -> int:
+        """Ask it to end; its exit code."""
+        assert self._process is not None
+        self._process.send_signal(sign)
+        return self._process.wait(DEADLINE_S)
+
+
+@contextlib.contextmanager
+def running(*things: "Device | Mosquitto") -> Iterator[None]:
+    """Start them in order; whatever happens, none is left behind."""
+    try:
+        for thing in things:
+            thing.start()
+        yield
+    finally:
+        for thing in things:
+            thing.kill()
+
+
+def holdfast(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    """Run the command to its end."""
+    return subprocess.run(
+        [str(HOLDFAST), *arguments], capture_output=True, text=True, timeout=DEADLINE_S, cwd=cwd
+    )
+
+
+def as_json(done: subprocess.CompletedProcess[str]) -> Any:
+    """What a command printed with --json."""
+    return json.loads(done.stdout)
