@@ -15,7 +15,7 @@ from agent.audio.segmenter import Segmenter, Stretch
 from agent.config import Keep, Segments
 from agent.errors import StoreError
 from agent.health.conditions import Conditions
-from agent.inference.speech import FRESH, Speech
+from agent.inference.speech import FRESH, Speech, lag
 from agent.records import RATE_HZ, Position, Raw, Segment, Stamp
 from agent.store.spool import Heard, Spool
 
@@ -50,15 +50,15 @@ class Passage:
         segmenter = self.segmenter
         if ended:
             return Position(self.take, segmenter.floor, False, after_seq + 1)
-        while len(self.steps) > 1 and self._reaches(self.steps[1].raw.offset):
+        while len(self.steps) > 1 and self._reaches(self.steps[1]):
             self.steps.popleft()
         first = self.steps[0]
         speaking = segmenter.speaking
         return Position(self.take, segmenter.floor, speaking, first.seq, model, first.memory)
 
-    def _reaches(self, offset: int) -> bool:
-        """Whether a run from `offset` on hears all that is needed; clean sound lags two hops."""
-        return offset - 2 * self._hop <= self.segmenter.needed
+    def _reaches(self, step: Step) -> bool:
+        """Whether a run from this step on gets all the clean sound that is needed."""
+        return step.raw.offset - lag(step.memory, self._hop).clean <= self.segmenter.needed
 
     def heard_us(self, start: int) -> int:
         """The wall label of the raw record that holds sample `start`."""
@@ -139,14 +139,20 @@ class Listener:
 
     def _begin(self, raw: Raw, position: Position) -> Passage:
         """The passage of a raw record's take: gone on with at the stored position, or new."""
-        hop = self._speech.hop_samples
+        hop, model = self._speech.hop_samples, self._speech.domain.model.label
         if raw.take != position.take:
-            return Passage(raw.take, Segmenter(self._rules, hop, raw.offset), hop, FRESH)
-        same = position.model == self._speech.domain.model.label
+            position = Position(raw.take)
+        memory = position.memory if position.model == model else FRESH
+        behind = lag(memory, hop)
         segmenter = Segmenter(
-            self._rules, hop, raw.offset, position.floor, speaking=position.speaking
+            self._rules,
+            hop,
+            raw.offset - behind.judged,
+            raw.offset - behind.clean,
+            position.floor,
+            position.speaking,
         )
-        return Passage(raw.take, segmenter, hop, position.memory if same else FRESH)
+        return Passage(raw.take, segmenter, hop, memory)
 
     async def _end(self, passage: Passage, pcm: bytes, seq: int) -> None:
         heard = await self._speech.hear(pcm, passage.memory, end=True)
