@@ -44,7 +44,7 @@ class Child:
         self.writer = writer
 
     async def call(self, head: Struct, body: list[bytes], timeout_s: float) -> tuple[bytes, bytes]:
-        """Send one message, return the answer. Raises wire.Closed or TimeoutError."""
+        """Send one message, return the answer. Raises ConnectionError, TimeoutError."""
         async with asyncio.timeout(timeout_s):
             self.writer.writelines(wire.pack(head, *body))
             await self.writer.drain()
@@ -138,7 +138,7 @@ class Domain:
                 raise DomainError(f"domain {self.name} is not ready: {self.cause}")
             try:
                 reply, payload = await child.call(head, body, self._settings.call_timeout_s)
-            except wire.Closed as error:
+            except ConnectionError as error:
                 self._end(child)
                 raise DomainError(f"domain {self.name} was lost during a call") from error
             except TimeoutError as error:
@@ -163,15 +163,19 @@ class Domain:
 
     async def _spawn(self) -> Child:
         ours, theirs = socket.socketpair()
-        with theirs:
-            process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "agent.inference.worker", str(theirs.fileno())),
-                *(str(os.getpid()), self.model.manifest.engine),
-                msgspec.json.encode(self.model.options).decode(),
-                pass_fds=[theirs.fileno()],
-                stdin=asyncio.subprocess.DEVNULL,
-            )
-        reader, writer = await asyncio.open_unix_connection(sock=ours)
+        try:
+            with theirs:
+                process = await asyncio.create_subprocess_exec(
+                    *(sys.executable, "-m", "agent.inference.worker", str(theirs.fileno())),
+                    *(str(os.getpid()), self.model.manifest.engine),
+                    msgspec.json.encode(self.model.options).decode(),
+                    pass_fds=[theirs.fileno()],
+                    stdin=asyncio.subprocess.DEVNULL,
+                )
+            reader, writer = await asyncio.open_unix_connection(sock=ours)
+        except (OSError, asyncio.CancelledError):
+            ours.close()  # which ends the child, if there is one
+            raise
         return Child(process, reader, writer)
 
     async def _first_message(self, child: Child) -> tuple[bytes, bytes]:

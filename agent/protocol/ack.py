@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Struct
 
 from agent.errors import ProtocolError
+from agent.protocol.envelope import from_json
 from agent.records import Range
 
 RANGES_MAX = 1000
@@ -39,10 +40,7 @@ def encode(ack: Ack) -> bytes:
 
 def decode(payload: bytes) -> Ack:
     """JSON as an ack, its bounds checked. Raises ProtocolError."""
-    try:
-        ack = msgspec.json.decode(payload, type=Ack)
-    except msgspec.DecodeError as error:
-        raise ProtocolError(f"not an ack: {error}") from error
+    ack = from_json(payload, Ack)
     for name, stream in ack.streams.items():
         if len(stream.ranges) > RANGES_MAX or len(stream.parts) > PARTS_MAX:
             raise ProtocolError(f"the ack of {name} lists too much", "fewer ranges, a higher mark")

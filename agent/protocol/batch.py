@@ -79,11 +79,13 @@ def decode(payload: bytes) -> tuple[Header, list[Event]]:
         content = zstandard.ZstdDecompressor().decompress(
             compressed, max_output_size=CONTENT_BYTES_MAX
         )
-        events = msgspec.json.decode(content, type=list[Event])
-    except (zstandard.ZstdError, msgspec.DecodeError) as error:
+    except zstandard.ZstdError as error:
         raise ProtocolError(f"the batch's content is damaged: {error}") from error
-    if hashlib.sha256(content).hexdigest() != header.digest or len(events) != header.count:
+    if hashlib.sha256(content).hexdigest() != header.digest:
         raise ProtocolError("the batch's content is not what its header says")
+    events = envelope.from_json(content, list[Event])
+    if [event.sequence for event in events[:1] + events[-1:]] != [header.first, header.last]:
+        raise ProtocolError("the batch's records are not those that its header says")
     return header, events
 
 

@@ -19,11 +19,21 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
+from onnxruntime.capi import onnxruntime_pybind11_state as refusals
 
 from agent.errors import ModelError
 from agent.inference.wire import BEGUN, REST, Part
 
 Floats = NDArray[np.float32]
+REFUSALS = (  # what ONNX Runtime raises about a model; they have no base class of their own
+    refusals.Fail,
+    refusals.InvalidArgument,
+    refusals.InvalidGraph,
+    refusals.InvalidProtobuf,
+    refusals.NoSuchFile,
+    refusals.NotImplemented,
+    refusals.RuntimeException,
+)
 FULL_SCALE = 32768.0
 
 
@@ -53,9 +63,12 @@ class Engine:
         options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        self._session = ort.InferenceSession(
-            str(model), options, providers=["CPUExecutionProvider"]
-        )
+        try:
+            self._session = ort.InferenceSession(
+                str(model), options, providers=["CPUExecutionProvider"]
+            )
+        except REFUSALS as error:
+            raise ModelError(f"{model}: ONNX Runtime refuses it: {error}") from error
         self.ep: str = self._session.get_providers()[0]
         self._state_size = self._checked(model, window_samples // 2 + 1)
         self._hop = hop_samples

@@ -1,0 +1,216 @@
+"""The audio domain with the real model in a real child process."""
+
+import asyncio
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import soundfile
+
+from agent import config
+from agent.clock import Clock
+from agent.errors import ModelError
+from agent.inference.catalog import Catalog, Model
+from agent.inference.domain import Domain
+from agent.inference.speech import FRESH, Heard, Speech, lag
+from tests.outside import ROOT, until
+
+DEADLINE_S = 30.0
+RULES = config.Domain(model="speech", call_timeout_s=1.0, restart_s_min=0.01)
+
+
+@asynccontextmanager
+async def running(
+    model: Model | None = None, rules: config.Domain = RULES
+) -> AsyncIterator[Speech]:
+    """A domain with its loops, ready."""
+    model = model or Catalog(ROOT / "models").newest("speech")
+    async with Domain("audio", rules, model, Clock(), lambda _: None) as domain:
+        speech = Speech(domain)
+        tasks = [asyncio.create_task(domain.run()), asyncio.create_task(speech.run())]
+        try:
+            yield speech
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+
+
+@pytest.fixture
+async def speech() -> AsyncIterator[Speech]:
+    async with running() as found:
+        async with asyncio.timeout(DEADLINE_S):
+            await found.domain.ready.wait()
+        yield found
+
+
+def sound() -> bytes:
+    pcm, _ = soundfile.read(ROOT / "samples/fan.flac", dtype="int16")
+    return pcm[: 16_000 * 4].tobytes()
+
+
+async def in_pieces(speech: Speech, pcm: bytes, samples: int) -> tuple[np.ndarray, np.ndarray]:
+    """A whole stream, given in pieces of so many samples."""
+    memory, heard = FRESH, list[Heard]()
+    for start in range(0, len(pcm), 2 * samples):
+        heard.append(await speech.hear(pcm[start : start + 2 * samples], memory))
+        memory = heard[-1].memory
+    heard.append(await speech.hear(b"", memory, end=True))
+    return np.concatenate([h.clean for h in heard]), np.concatenate([h.speech for h in heard])
+
+
+async def test_clean_sound_is_as_long_as_what_went_in_and_in_its_place(speech: Speech) -> None:
+    pcm = sound()
+    clean, probability = await in_pieces(speech, pcm, 8000)
+    went_in = np.frombuffer(pcm, np.int16).astype(float)
+    assert len(went_in) <= len(clean) < len(went_in) + 512
+    assert len(probability) == -(-len(went_in) // 256) + 1
+    assert ((probability >= 0) & (probability <= 1)).all()
+    clean = clean[: len(went_in)].astype(float)
+    shifts = {s: float(np.roll(clean, s) @ went_in) for s in (-512, -256, -16, 0, 16, 256, 512)}
+    assert max(shifts, key=lambda s: shifts[s]) == 0, shifts
+
+
+@pytest.mark.parametrize("samples", [100, 256, 1000, 8000, 64_000])
+async def test_the_pieces_do_not_matter(speech: Speech, samples: int) -> None:
+    clean, probability = await in_pieces(speech, sound(), samples)
+    whole, reference = await in_pieces(speech, sound(), 64_000)
+    np.testing.assert_array_equal(clean, whole)
+    np.testing.assert_allclose(probability, reference, atol=1e-6)
+
+
+async def test_streams_do_not_hear_each_other(speech: Speech) -> None:
+    alone = [(await in_pieces(speech, sound()[2 * 999 * i :], 3000))[0] for i in range(6)]
+    together = await asyncio.gather(
+        *(in_pieces(speech, sound()[2 * 999 * i :], 3000) for i in range(6))
+    )
+    for one, (clean, _) in zip(alone, together, strict=True):
+        assert np.abs(one.astype(int) - clean).max() <= 1  # rounding differs by batch
+
+
+async def test_the_lag_is_what_is_missing(speech: Speech) -> None:
+    pcm, memory = sound(), FRESH
+    given = judged = clean = 0
+    for samples in (100, 5000, 77, 256, 1):
+        heard = await speech.hear(pcm[2 * given : 2 * (given + samples)], memory)
+        memory, given = heard.memory, given + samples
+        judged, clean = judged + 256 * len(heard.speech), clean + len(heard.clean)
+        assert lag(memory, 256) == (given - judged, given - clean)
+
+
+@pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGSTOP])
+async def test_a_killed_or_hung_child_costs_no_call(speech: Speech, sign: signal.Signals) -> None:
+    whole, _ = await in_pieces(speech, sound(), 1000)
+    victim = speech.domain.pid
+    assert victim is not None
+    hearing = asyncio.create_task(in_pieces(speech, sound(), 1000))
+    await asyncio.sleep(0)
+    os.kill(victim, sign)
+    clean, _ = await asyncio.wait_for(hearing, DEADLINE_S)
+    np.testing.assert_array_equal(clean, whole)
+    assert speech.domain.pid != victim
+    assert speech.domain.restarts == 1
+    assert not psutil.pid_exists(victim)
+
+
+async def test_a_restart_on_request_gives_a_new_child(speech: Speech) -> None:
+    before = speech.domain.pid
+    speech.domain.restart()
+    assert not speech.domain.ready.is_set()
+    async with asyncio.timeout(DEADLINE_S):
+        await speech.domain.ready.wait()
+    assert speech.domain.pid != before
+
+
+async def test_the_execution_provider_is_read_from_the_session(speech: Speech) -> None:
+    assert speech.domain.ep == "CPUExecutionProvider"
+
+
+async def test_the_child_ends_with_the_domain() -> None:
+    async with running() as speech:
+        async with asyncio.timeout(DEADLINE_S):
+            await speech.domain.ready.wait()
+        pid = speech.domain.pid
+        assert pid is not None
+    assert not psutil.pid_exists(pid)
+
+
+async def test_a_child_dies_with_a_killed_agent_even_when_it_is_stopped() -> None:
+    script = (
+        "import asyncio\nfrom tests.inference.test_domain import running\n"
+        "async def main():\n"
+        "    async with running() as speech:\n"
+        "        await speech.domain.ready.wait()\n"
+        "        print(speech.domain.pid, flush=True)\n"
+        "        await asyncio.sleep(600)\n"
+        "asyncio.run(main())\n"
+    )
+    command = [sys.executable, "-c", script]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as parent:
+        assert parent.stdout is not None
+        child = int(parent.stdout.readline())
+        os.kill(child, signal.SIGSTOP)
+        parent.kill()
+    until(lambda: not psutil.pid_exists(child), "the child is gone")
+
+
+def copied(folder: Path) -> Path:
+    """The model repository, to be spoilt."""
+    shutil.copytree(ROOT / "models/speech", folder / "speech")
+    return folder / "speech/1"
+
+
+def test_a_changed_model_file_is_not_run(tmp_path: Path) -> None:
+    model = copied(tmp_path) / "model.onnx"
+    content = bytearray(model.read_bytes())
+    content[len(content) // 2] ^= 1
+    model.write_bytes(content)
+    with pytest.raises(ModelError, match="sha256"):
+        Catalog(tmp_path).newest("speech")
+
+
+def test_a_missing_model_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="no version of model 'speech'"):
+        Catalog(tmp_path).newest("speech")
+    (copied(tmp_path) / "model.onnx").unlink()
+    with pytest.raises(ModelError, match=r"model\.yaml"):
+        Catalog(tmp_path).newest("speech")
+
+
+def test_the_highest_version_counts(tmp_path: Path) -> None:
+    first = copied(tmp_path)
+    shutil.copytree(first, tmp_path / "speech/10")
+    manifest = (first / "model.yaml").read_text()
+    (tmp_path / "speech/10/model.yaml").write_text(manifest.replace("version: 1", "version: 10"))
+    shutil.copytree(first, tmp_path / "speech/9")
+    assert Catalog(tmp_path).newest("speech").manifest.version == 10
+
+
+async def test_what_the_child_cannot_load_is_told_with_the_reason(tmp_path: Path) -> None:
+    wrong = Model(Catalog(ROOT / "models").newest("speech").manifest, tmp_path / "absent.onnx")
+    rules = config.Domain(model="speech", restart_s_min=0.01, restart_s_max=0.05)
+    async with running(wrong, rules) as speech, asyncio.timeout(DEADLINE_S):
+        while speech.domain.restarts < 3:
+            await asyncio.sleep(0.01)
+        assert not speech.domain.ready.is_set()
+        assert "absent.onnx" in speech.domain.cause
+
+
+async def test_a_model_of_another_form_is_refused_by_its_engine(tmp_path: Path) -> None:
+    found = Catalog(ROOT / "models").newest("speech")
+    manifest = type(found.manifest)(
+        **{f: getattr(found.manifest, f) for f in found.manifest.__struct_fields__[:-1]},
+        window_samples=320,
+    )
+    async with running(Model(manifest, found.path)) as speech, asyncio.timeout(DEADLINE_S):
+        while speech.domain.restarts < 1:
+            await asyncio.sleep(0.01)
+        assert "expected inputs spectrum [N, 2, 161]" in speech.domain.cause

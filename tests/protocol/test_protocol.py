@@ -1,0 +1,86 @@
+"""What device and cloud speak: everything comes back as it was, everything else is refused."""
+
+import zlib
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.errors import ProtocolError
+from agent.protocol import ack, batch, blob, envelope
+from agent.protocol.topics import Topics
+from agent.records import Drop, Range, Record, Stamp
+
+RECORDS = [
+    Record("x.segments", seq, "holdfast.segment.v1", Stamp("boot", 5, 0), b'{"a":1}', 7)
+    for seq in (3, 4, 7)
+]
+
+
+def test_a_batch_comes_back_as_cloud_events() -> None:
+    payload = batch.encode("dev", "e1", "x.segments", RECORDS, [Drop(5, 6, "full")])
+    header, events = batch.decode(payload)
+    assert (header.device, header.epoch, header.stream) == ("dev", "e1", "x.segments")
+    assert (header.first, header.last, header.count) == (3, 7, 3)
+    assert header.dropped == [Drop(5, 6, "full")]
+    first = msgspec.json.decode(msgspec.json.encode(events[0]))
+    assert first["specversion"] == "1.0"
+    assert first["id"] == "e1/x.segments/3"
+    assert first["source"] == "/holdfast/dev"
+    assert first["time"] == "1970-01-01T00:00:00Z"
+    assert (first["sequence"], first["blobsize"], first["monotonic"]) == (3, 7, 5)
+    assert [bytes(event.data) for event in events] == [b'{"a":1}'] * 3
+
+
+def test_an_envelope_explains_itself_to_any_reader() -> None:
+    payload = batch.encode("dev", "e1", "x.segments", RECORDS, [])
+    assert payload[:4] == b"HF1\n"
+    size = int.from_bytes(payload[4:8], "big")
+    assert int.from_bytes(payload[8:12], "big") == zlib.crc32(payload[12 : 12 + size])
+    header = msgspec.json.decode(payload[12 : 12 + size])
+    assert header["encoding"] == "zstd"
+    assert header["content"] == "application/cloudevents-batch+json"
+
+
+def test_a_piece_of_a_blob_comes_back() -> None:
+    header = blob.Header(device="d", epoch="e", stream="s", seq=1, start=10, size=14)
+    assert blob.decode(blob.encode(header, b"\x00data")) == (header, b"\x00data")
+
+
+@given(st.binary(max_size=200))
+def test_noise_is_refused_as_a_protocol_error(noise: bytes) -> None:
+    for decode in (batch.decode, blob.decode, ack.decode):
+        with pytest.raises(ProtocolError):
+            decode(noise)
+        with pytest.raises(ProtocolError):
+            decode(envelope.MAGIC + noise)
+
+
+@given(st.integers(0, 10_000), st.integers(1, 255))
+def test_a_flipped_byte_never_passes_as_another_batch(place: int, flip: int) -> None:
+    payload = bytearray(batch.encode("dev", "e1", "x.segments", RECORDS, []))
+    payload[place % len(payload)] ^= flip
+    with pytest.raises(ProtocolError):
+        batch.decode(bytes(payload))
+
+
+def test_an_ack_comes_back_and_its_bounds_hold() -> None:
+    word = ack.Ack("e1", {"x.segments": ack.StreamAck(4, [Range(6, 9)], {10: 65_536})})
+    assert ack.decode(ack.encode(word)) == word
+    wrong = [
+        ack.StreamAck(-1),
+        ack.StreamAck(0, [Range(5, 4)]),
+        ack.StreamAck(0, [Range(0, 4)]),
+        ack.StreamAck(0, [Range(i, i) for i in range(1, 2000)]),
+        ack.StreamAck(0, [], dict.fromkeys(range(200), 1)),
+    ]
+    for stream in wrong:
+        with pytest.raises(ProtocolError):
+            ack.decode(ack.encode(ack.Ack("e1", {"x": stream})))
+
+
+def test_topics_lie_below_the_device() -> None:
+    topics = Topics("site/holdfast", "dev-1")
+    assert topics.up("x.segments") == "site/holdfast/dev-1/up/x.segments"
+    assert topics.ack == "site/holdfast/dev-1/ack"

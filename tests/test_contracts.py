@@ -1,0 +1,49 @@
+"""The house's rules: who imports whom, and what the parent must never load."""
+
+import subprocess
+import sys
+
+from tests.outside import ROOT
+
+
+def run(*command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=120)
+
+
+def test_imports_run_downward_only() -> None:
+    lint = f"{sys.prefix}/bin/lint-imports"
+    done = run(lint, "--no-cache")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def loaded_by(module: str) -> set[str]:
+    done = run(sys.executable, "-c", f"import sys, {module}; print(*sys.modules)")
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.split())
+
+
+def test_the_parent_never_loads_onnxruntime() -> None:
+    modules = loaded_by("agent.app")
+    assert "agent.inference.domain" in modules
+    assert not {m for m in modules if m.startswith(("onnxruntime", "amqtt", "torch"))}
+
+
+def test_a_worker_loads_nothing_of_the_agent_but_its_own() -> None:
+    modules = loaded_by("agent.inference.worker, agent.inference.engines.speech")
+    assert "onnxruntime" in modules
+    ours = {m for m in modules if m.startswith("agent.")}
+    assert ours == {
+        "agent.child",
+        "agent.errors",
+        "agent.inference",
+        "agent.inference.engines",
+        "agent.inference.engines.speech",
+        "agent.inference.wire",
+        "agent.inference.worker",
+    }
+
+
+def test_the_command_loads_no_part_of_the_agent() -> None:
+    modules = loaded_by("agent.cli, agent.cli.status, agent.cli.client")
+    heavy = ("numpy", "aiohttp", "paho", "soundfile", "agent.store", "agent.app", "agent.api")
+    assert not {m for m in modules if m.startswith(heavy)}
