@@ -15,6 +15,7 @@ import logging
 import os
 import random
 import signal
+import sys
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from importlib.metadata import PackageNotFoundError, version
@@ -127,10 +128,15 @@ class App:
         log.info("stopped")
 
     def _loops(self) -> list[Callable[[], Coroutine[Any, Any, None]]]:
-        loops = [self.domain.run, self.speech.run, self.link.run, self.status.run]
+        loops = [self.domain.run, self.speech.run, self._link, self.status.run]
         if self.broker:
             loops.append(self.broker.run)
         return [*loops, *(x.run for x in self.listeners), *(x.run for x in self.sources)]
+
+    async def _link(self) -> None:
+        if self.broker:
+            await self.broker.ready.wait()
+        await self.link.run()
 
     def _add(self, source: config.Source) -> None:
         """A source, its recorder and its listener, with the event between the two."""
@@ -224,7 +230,7 @@ class App:
         api = self.settings.api
         log.info("holdfast %s on device %s", version("holdfast"), self.settings.device)
         log.info("health   http://%s:%d/api/v1/health", api.host, self.server.port)
-        log.info("command  .venv/bin/holdfast status   (in another terminal)")
+        log.info("command  %s status   (in another terminal)", sys.argv[0])
         if self.broker:
             self.conditions.hold(
                 "embedded_broker",

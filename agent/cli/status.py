@@ -85,9 +85,9 @@ def _rows(table: Table, document: dict[str, Any]) -> None:
     table.add_row(
         "store",
         f"{_size(store['used_bytes'])} of {_size(store['bytes_max'])} used, disk "
-        f"{_size(store['disk_free_bytes'])} of {_size(store['disk_size_bytes'])} free, "
-        f"epoch {store['epoch']}",
+        f"{_size(store['disk_free_bytes'])} free",
     )
+    table.add_row("epoch", store["epoch"])
     sources = ", ".join(
         f"{name} ({s['kind']}{', rejected ' + str(s['rejected']) if s.get('rejected') else ''})"
         for name, s in document["sources"].items()

