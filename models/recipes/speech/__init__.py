@@ -1,0 +1,1 @@
+"""Recipe of the speech model: data, noise, training, INT8 export, model card and samples."""
