@@ -17,7 +17,7 @@ import random
 import signal
 import sys
 from collections.abc import Callable, Coroutine
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ from agent.audio.recordings import File, Folder
 from agent.audio.source import Source
 from agent.clock import Clock
 from agent.config import Config
-from agent.errors import ConfigError
+from agent.errors import ConfigError, StoreError
 from agent.health.conditions import Conditions
 from agent.health.status import Status
 from agent.host.disk import disk
@@ -124,7 +124,8 @@ class App:
                     group.create_task(_until(stop))
             except* Stopped:
                 log.info("stopping: what is unfinished is kept")
-            await self.status.write()
+            with suppress(StoreError):  # then the last snapshot stays
+                await self.status.write()
         log.info("stopped")
 
     def _loops(self) -> list[Callable[[], Coroutine[Any, Any, None]]]:

@@ -131,7 +131,7 @@ class Link(Part, frozen=True, kw_only=True):
     ack_timeout_s: Seconds = 30.0
     in_flight_max: Annotated[int, Meta(ge=1, le=1000)] = 20
     batch_records_max: Annotated[int, Meta(ge=1, le=10_000)] = 500
-    payload_bytes_max: Annotated[int, Meta(ge=4096, le=268_435_455)] = 131_072
+    payload_bytes_max: Annotated[int, Meta(ge=8192, le=268_435_455)] = 131_072
 
 
 class Api(Part, frozen=True):

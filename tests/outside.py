@@ -59,6 +59,10 @@ def free_port() -> int:
             return port
 
 
+# As root, Mosquitto would become a user of its own, who may not read a test's folder.
+_USER = "user root\n" if os.geteuid() == 0 else ""
+
+
 class Mosquitto:
     """A real broker that can be killed and started again on its port."""
 
@@ -69,7 +73,7 @@ class Mosquitto:
         self._config = folder / f"mosquitto-{self.port}.conf"
         self._config.write_text(
             f"listener {self.port} 127.0.0.1\nallow_anonymous true\nmax_queued_messages 100000\n"
-            f"max_inflight_messages 1000\n{extra}"
+            f"max_inflight_messages 1000\n{_USER}{extra}"
         )
         self._process: subprocess.Popen[bytes] | None = None
 

@@ -11,6 +11,8 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 
+from agent.errors import HoldfastError
+
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 READS = frozenset({"GET", "HEAD"})
@@ -29,6 +31,8 @@ class Guard:
         self.active_requests += 1
         try:
             return self._refusal(request) or await handler(request)
+        except HoldfastError as error:
+            return refusal(503, str(error), error.hint)
         except web.HTTPException as error:
             return refusal(error.status, error.reason, "see /api/v1/health and the README")
         finally:

@@ -24,15 +24,19 @@ UNFINISHED = (".part", ".tmp", ".partial", ".crdownload")
 async def take_in(path: Path, recorder: Recorder) -> Take:
     """One recording into the store, on from where it was; the take, ended.
 
-    Raises AudioError, with nothing accepted, when the recording cannot be read to its end.
+    Raises AudioError when the recording cannot be read to its end.
     """
     status = path.stat()
     await asyncio.to_thread(codec.check, path)
     take = await recorder.begin(path.name, f"{status.st_size}:{status.st_mtime_ns}")
     if take.ended:
         return take
-    async for block in blocks(path, BLOCK_SAMPLES, skip=take.samples):
-        take = await recorder.accept(take, block)
+    try:
+        async for block in blocks(path, BLOCK_SAMPLES, skip=take.samples):
+            take = await recorder.accept(take, block)
+    except AudioError:  # it was changed after the check
+        await recorder.forget(take)
+        raise
     take = await recorder.accept(take, np.zeros(0, np.int16), end=True)
     log.info("%s: took in %s, %.1f s", recorder.source, path.name, take.samples / RATE_HZ)
     return take

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from agent.clock import Clock
+from agent.errors import StoreError
 from agent.health.conditions import Conditions
 from agent.records import Balance
 
@@ -68,11 +69,21 @@ class Status:
     async def run(self) -> None:
         """Write the snapshot, again and again."""
         while True:
-            await self.write()
+            try:
+                await self.write()
+            except StoreError as error:
+                self._conditions.hold(
+                    "store_unreadable", "store", "critical", str(error), error.hint
+                )
+            else:
+                self._conditions.clear("store_unreadable", "store")
             await asyncio.sleep(SNAPSHOT_S)
 
     async def write(self) -> None:
-        """Write the snapshot now, whole or not at all; a copy for people, so not fsynced."""
+        """Write the snapshot now, whole or not at all; a copy for people, so not fsynced.
+
+        Raises StoreError when the ledger cannot be read.
+        """
         document = {**await self.document(), "at_us": int(self._clock.wall() * 1e6)}
         fresh = self._snapshot.with_suffix(".new")
         try:

@@ -5,17 +5,15 @@ class Topics:
     """Names of the doors; `prefix` is the setting `link.topic_prefix`."""
 
     def __init__(self, prefix: str, device: str) -> None:
-        root = f"{prefix}/{device}"
-        self.presence = f"{root}/presence"
-        self.heartbeat = f"{root}/heartbeat"
-        self.ack = f"{root}/ack"
-        self._up = f"{root}/up"
-        self._blob = f"{root}/blob"
+        self.root = f"{prefix}/{device}"
+        self.presence = f"{self.root}/presence"
+        self.heartbeat = f"{self.root}/heartbeat"
+        self.ack = f"{self.root}/ack"
 
     def up(self, stream: str) -> str:
         """Where the batches of a stream go."""
-        return f"{self._up}/{stream}"
+        return f"{self.root}/up/{stream}"
 
     def blob(self, stream: str) -> str:
         """Where the pieces of a stream's blobs go."""
-        return f"{self._blob}/{stream}"
+        return f"{self.root}/blob/{stream}"

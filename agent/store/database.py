@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
 from agent.clock import Clock
-from agent.errors import HoldfastError, StoreError, StoreFull, StoreLocked
+from agent.errors import StoreError, StoreFull, StoreLocked
 from agent.store import schema
 
 T = TypeVar("T")
@@ -36,7 +36,7 @@ class Work(Generic[T]):
         self.writes = writes
         self.done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self.result: T | None = None
-        self.error: HoldfastError | None = None
+        self.error: Exception | None = None
 
 
 class Database:
@@ -173,10 +173,10 @@ class Database:
             for work in group:
                 work.result, work.error = work.operation(connection), None
             connection.execute("COMMIT")
-        except (sqlite3.Error, HoldfastError) as error:
+        except Exception as error:  # noqa: BLE001 - handed to the caller; the thread must live
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
-            typed = error if isinstance(error, HoldfastError) else _typed(self.path, error)
+            typed = _typed(self.path, error) if isinstance(error, sqlite3.Error) else error
             for work in group:
                 work.error = typed
             return False

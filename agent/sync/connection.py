@@ -29,6 +29,8 @@ log = logging.getLogger("link")
 QOS = 1
 MISC_S = 1.0  # how often paho looks at its keep-alive
 RECEIVE_MAXIMUM = 100
+PACKET_ROOM = 1024  # of a packet for all but its payload
+PAYLOAD_BYTES_MIN = 8192
 
 
 class Will(Struct, frozen=True):
@@ -53,7 +55,12 @@ class Connection:
         version: MQTTProtocolVersion,
         will: Will,
         on_message: Callable[[str, bytes], None],
+        on_refused: Callable[[str], None],
     ) -> None:
+        """`on_refused` hears why the broker refused a message (MQTT 5 alone tells).
+
+        Raises LinkError when a file that the settings name cannot be used.
+        """
         self._settings = settings
         self._url = urlsplit(url)
         self._loop = asyncio.get_running_loop()
@@ -64,7 +71,15 @@ class Connection:
         self._free = settings.in_flight_max
         self._queue: deque[asyncio.Future[None]] = deque()
         self._on_message = on_message
-        self._client = self._made(client_id, version, will)
+        self._on_refused = on_refused
+        try:
+            self._client = self._made(client_id, version, will)
+        except OSError as error:  # ssl's errors are among them
+            named = settings.password_file, settings.ca_file
+            raise LinkError(
+                f"{error.filename or 'ca_file'}: {error.strerror or error}",
+                f"check link.password_file and link.ca_file: {named}",
+            ) from error
 
     def _made(self, client_id: str, version: MQTTProtocolVersion, will: Will) -> mqtt.Client:
         client = mqtt.Client(
@@ -185,6 +200,7 @@ class Connection:
         if future is None or future.done():
             return
         if refused:
+            self._on_refused(str(refused[0]))
             future.set_exception(LinkError(f"the broker refused a message: {refused[0]}"))
         else:
             future.set_result(None)
@@ -195,19 +211,29 @@ class Connection:
         if self._accepted.done():
             return
         if not code.is_failure:
-            limit = getattr(properties, "MaximumPacketSize", None)
-            if limit:
-                self.payload_bytes_max = min(self.payload_bytes_max, limit - 1024)
-            receive = getattr(properties, "ReceiveMaximum", None)
-            if receive:
-                self._free = min(self._free, receive)
-            self._accepted.set_result(None)
+            self._take_limits(properties)
         elif "protocol" in str(code).lower():
             self._accepted.set_exception(Refused(f"the broker refused: {code}"))
         else:
             self._accepted.set_exception(
                 LinkError(f"the broker refused: {code}", "check link.username and the broker's ACL")
             )
+
+    def _take_limits(self, properties: Properties | None) -> None:
+        """The broker's bounds, where they are narrower than ours."""
+        packet = getattr(properties, "MaximumPacketSize", self.payload_bytes_max + PACKET_ROOM)
+        self._free = min(self._free, getattr(properties, "ReceiveMaximum", self._free))
+        self.payload_bytes_max = min(self.payload_bytes_max, packet - PACKET_ROOM)
+        if self.payload_bytes_max < PAYLOAD_BYTES_MIN:
+            self._accepted.set_exception(
+                LinkError(
+                    f"the broker takes packets of {packet} bytes at most; "
+                    f"{PAYLOAD_BYTES_MIN + PACKET_ROOM} are needed",
+                    "raise the broker's packet limit",
+                )
+            )
+        else:
+            self._accepted.set_result(None)
 
     def _on_disconnect(
         self, _c: Any, _u: Any, _f: Any, code: ReasonCode, _p: Properties | None

@@ -111,7 +111,8 @@ class Link:
         death = Will(self._topics.presence, self._presence(online=False))
         client_id = f"holdfast-{self._device}"
         return Connection(
-            self._settings, self._url, client_id, self._version, death, self._on_message
+            *(self._settings, self._url, client_id, self._version, death),
+            *(self._on_message, self._refused),
         )
 
     async def _serve(self, connection: Connection) -> None:
@@ -120,6 +121,7 @@ class Link:
         await connection.publish(self._topics.presence, self._presence(online=True), retain=True)
         self.connected_since = self._clock.monotonic()
         self._conditions.clear("link_down", "link")
+        self._conditions.clear("broker_refused", "link")
         self._protocol_condition()
         log.info("connected to %s", self._url)
         try:
@@ -151,6 +153,15 @@ class Link:
             if self._acks.full():
                 self._acks.get_nowait()  # an ack is whole: the newest is enough
             self._acks.put_nowait(payload)
+
+    def _refused(self, reason: str) -> None:
+        self._conditions.hold(
+            "broker_refused",
+            "link",
+            "warning",
+            f"the broker refused a message: {reason}",
+            f"allow this device to publish below {self._topics.root} on the broker",
+        )
 
     async def _hear_acks(self) -> None:
         while True:

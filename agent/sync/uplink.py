@@ -125,9 +125,13 @@ class Uplink:
         """`ack_from: ingest`: purge what the far database holds."""
         try:
             word = ack.decode(payload)
+            if word.epoch == self._epoch():
+                self._parts = {
+                    (stream, seq): size
+                    for stream, of in word.streams.items()
+                    for seq, size in of.parts.items()
+                }
             for stream, of in word.streams.items():
-                if word.epoch == self._epoch():
-                    self._parts.update({(stream, seq): at for seq, at in of.parts.items()})
                 if self._settings.ack_from == "ingest":
                     await self._acknowledge(word.epoch, stream, [Range(1, of.mark), *of.ranges])
         except ProtocolError as error:
@@ -143,9 +147,6 @@ class Uplink:
         self._sent_at = self.acked_at  # something moves: the others get their time
         self._patience_s = self._settings.ack_timeout_s
         self._conditions.clear("ack_missing", "link")
-        for key in [key for key in self._parts if key[0] == stream]:
-            if any(span.first <= key[1] <= span.last for span in spans):
-                del self._parts[key]
         log.info("%s: %d acknowledged by the %s", stream, delivered, self._settings.ack_from)
 
     async def _impatience(self) -> None:

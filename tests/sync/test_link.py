@@ -1,0 +1,396 @@
+"""The link against a real Mosquitto: acks, resume, refusals, presence, the embedded broker."""
+
+import asyncio
+import random
+import subprocess
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import msgspec
+import paho.mqtt.client as mqtt
+import pytest
+from paho.mqtt.enums import CallbackAPIVersion
+
+from agent import config
+from agent.clock import Clock
+from agent.health.conditions import Conditions
+from agent.protocol import ack, batch, blob
+from agent.protocol.presence import Heartbeat
+from agent.records import Position, Range
+from agent.store.store import Store
+from agent.sync.link import Link
+from agent.sync.uplink import Uplink
+from tests.e2e.judge import Judge
+from tests.outside import Device, Mosquitto, free_port, program, running, until
+from tests.store.test_store import segment
+
+DEADLINE_S = 30.0
+BLOB = bytes(i * 11 % 253 for i in range(300_000))
+
+
+class Listener:
+    """A plain client on the broker that notes every message."""
+
+    def __init__(self, port: int, topic: str = "#") -> None:
+        self.got: list[tuple[str, bytes, bool]] = []
+        self.subscribed = False
+        self.client = mqtt.Client(CallbackAPIVersion.VERSION2, f"listener-{random.random()}")
+        self.client.on_connect = lambda c, *_: c.subscribe(topic, 1)
+        self.client.on_subscribe = self._on_subscribe
+        self.client.on_message = lambda _c, _u, m: self.got.append((m.topic, m.payload, m.retain))
+        self.client.connect("127.0.0.1", port)
+        self.client.loop_start()
+        until(lambda: self.subscribed, "the listener is subscribed")
+
+    def _on_subscribe(self, *_: object) -> None:
+        self.subscribed = True
+
+    def at(self, door: str) -> list[bytes]:
+        return [payload for topic, payload, _ in list(self.got) if f"/{door}" in topic]
+
+    def stop(self) -> None:
+        self.client.disconnect()
+        self.client.loop_stop()
+
+
+class Rig:
+    """A store, a link and the conditions, as app.py puts them together."""
+
+    def __init__(self, folder: Path, url: str, **settings: object) -> None:
+        self.settings = msgspec.convert(
+            {
+                "ack_from": "ingest",
+                "broker_url": url,
+                "backoff_s_min": 0.05,
+                "backoff_s_max": 0.1,
+                "ack_timeout_s": 1.0,
+                **settings,
+            },
+            config.Link,
+        )
+        self.clock = Clock()
+        self.conditions = Conditions(self.clock)
+        self.store = Store(config.Store(path=str(folder / "s.db")), self.clock)
+        epoch = lambda: self.store.epoch  # noqa: E731
+        self.uplink = Uplink(
+            self.settings, "dev", epoch, self.store.outbox, self.conditions, self.clock
+        )
+        self.link = Link(
+            *(self.settings, url, "dev", epoch, self.uplink, self._beat),
+            *(self.conditions, self.clock, random.Random(1)),
+        )
+
+    async def _beat(self) -> Heartbeat:
+        return Heartbeat(
+            device="dev",
+            epoch=self.store.epoch,
+            uptime_s=0,
+            status="healthy",
+            conditions=[],
+            ledger=await self.store.ledger.balances(),
+        )
+
+    def holds(self, name: str) -> bool:
+        return any(c.name == name for c in self.conditions.all())
+
+    async def fill(self, count: int, blob: bytes = b"flac") -> None:
+        found = [(segment(i), blob) for i in range(count)]
+        await self.store.spool.keep("x", found, Position(), "segments")
+
+    async def held(self) -> int:
+        return (await self.store.ledger.balances())["x.segments"].held
+
+
+@asynccontextmanager
+async def linked(rig: Rig) -> AsyncIterator[Rig]:
+    async with rig.store:
+        task = asyncio.create_task(rig.link.run())
+        try:
+            yield rig
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
+            if not task.cancelled():
+                raise AssertionError("the link ended by itself") from task.exception()
+
+
+async def eventually(question: Callable[[], object], what: str) -> None:
+    try:
+        async with asyncio.timeout(DEADLINE_S):
+            while not question():
+                await asyncio.sleep(0.01)
+    except TimeoutError:
+        raise AssertionError(f"not within {DEADLINE_S} s: {what}") from None
+
+
+async def emptied(rig: Rig) -> None:
+    async with asyncio.timeout(DEADLINE_S):
+        while await rig.held():
+            await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Mosquitto:
+    found = Mosquitto(tmp_path)
+    found.start()
+    yield found
+    found.kill()
+
+
+@pytest.fixture
+def listener(broker: Mosquitto) -> Listener:
+    found = Listener(broker.port)
+    yield found
+    found.stop()
+
+
+async def test_with_the_brokers_ack_everything_is_delivered(
+    tmp_path: Path, broker: Mosquitto, listener: Listener
+) -> None:
+    async with linked(Rig(tmp_path, broker.url, ack_from="broker")) as rig:
+        await rig.fill(30, b"flac" * 30_000)
+        await emptied(rig)
+        balance = (await rig.store.ledger.balances())["x.segments"]
+        assert (balance.produced, balance.delivered) == (30, 30)
+    headers = [batch.decode(payload)[0] for payload in listener.at("up")]
+    assert sum(header.count for header in headers) == 30
+    pieces = [blob.decode(payload) for payload in listener.at("blob")]
+    assert sum(len(data) for _, data in pieces) == 30 * 120_000
+
+
+async def test_without_an_ack_nothing_is_purged_and_it_is_sent_again(
+    tmp_path: Path, broker: Mosquitto, listener: Listener
+) -> None:
+    async with linked(Rig(tmp_path, broker.url, ack_timeout_s=0.2)) as rig:
+        await rig.fill(3)
+        await eventually(lambda: len(listener.at("up")) >= 2, "sent again")
+        await eventually(lambda: rig.holds("ack_missing"), "the condition")
+        assert await rig.held() == 3
+        word = ack.Ack(rig.store.epoch, {"x.segments": ack.StreamAck(3)})
+        listener.client.publish("holdfast/v1/dev/ack", ack.encode(word), 1, retain=True)
+        await emptied(rig)
+        await eventually(lambda: not rig.holds("ack_missing"), "the condition is over")
+
+
+async def test_an_ack_that_waits_at_the_broker_is_read_at_once(
+    tmp_path: Path, broker: Mosquitto, listener: Listener
+) -> None:
+    rig = Rig(tmp_path, broker.url)
+    async with rig.store:
+        await rig.fill(5)
+        word = ack.Ack(rig.store.epoch, {"x.segments": ack.StreamAck(2, [Range(4, 4)])})
+    listener.client.publish("holdfast/v1/dev/ack", ack.encode(word), 1, retain=True)
+    async with linked(Rig(tmp_path, broker.url)) as rig:
+        async with asyncio.timeout(DEADLINE_S):
+            while await rig.held() != 2:
+                await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("said", [b"", b"{}", b"\xff\xfe", b'{"epoch":1,"streams":{}}', b"[]"])
+async def test_a_wrong_ack_is_a_condition_and_harms_nothing(
+    tmp_path: Path, broker: Mosquitto, listener: Listener, said: bytes
+) -> None:
+    async with linked(Rig(tmp_path, broker.url)) as rig:
+        await rig.fill(2)
+        await eventually(lambda: rig.link.connected_since, "connected")
+        listener.client.publish("holdfast/v1/dev/ack", said, 1)
+        if said:  # an empty retained message is how a topic is cleared
+            await eventually(lambda: rig.holds("ack_refused"), "the condition")
+        beyond = ack.Ack(rig.store.epoch, {"x.segments": ack.StreamAck(99)})
+        listener.client.publish("holdfast/v1/dev/ack", ack.encode(beyond), 1)
+        await eventually(lambda: rig.holds("ack_refused"), "the condition")
+        assert await rig.held() == 2
+        good = ack.Ack(rig.store.epoch, {"x.segments": ack.StreamAck(2)})
+        listener.client.publish("holdfast/v1/dev/ack", ack.encode(good), 1)
+        await emptied(rig)
+        await eventually(lambda: not rig.holds("ack_refused"), "the condition is over")
+
+
+async def test_a_blob_goes_on_at_the_byte_where_the_far_copy_ends(
+    tmp_path: Path, broker: Mosquitto, listener: Listener
+) -> None:
+    rig = Rig(tmp_path, broker.url)
+    async with rig.store:
+        await rig.fill(1, BLOB)
+        parts = {1: 131_072}
+        word = ack.Ack(rig.store.epoch, {"x.segments": ack.StreamAck(0, [], parts)})
+    listener.client.publish("holdfast/v1/dev/ack", ack.encode(word), 1, retain=True)
+    async with linked(Rig(tmp_path, broker.url, ack_timeout_s=0.3)) as rig:
+        await eventually(lambda: len(listener.at("up")) >= 2, "sent, and sent again")
+    pieces = [blob.decode(payload) for payload in listener.at("blob")]
+    # The second time at the latest the ack is known: nothing before its byte goes out again.
+    last_run = pieces[-3:]
+    assert [header.start for header, _ in last_run] == [131_072, 196_608, 262_144]
+    assert b"".join(data for _, data in last_run) == BLOB[131_072:]
+
+
+async def test_the_judge_gets_a_blob_whole_although_the_broker_dies_in_it(
+    tmp_path: Path, broker: Mosquitto
+) -> None:
+    judge = Judge(tmp_path / "judge.db", broker.port, "dev")
+    judge.start()
+    try:
+        async with linked(Rig(tmp_path, broker.url)) as rig:
+            for _ in range(5):
+                await rig.fill(4, BLOB)
+                before = len(judge.seqs("x.segments"))
+                await eventually(
+                    lambda before=before: len(judge.seqs("x.segments")) > before, "some arrive"
+                )
+                broker.kill()
+                broker.start()
+            await emptied(rig)
+            assert judge.seqs("x.segments") == list(range(1, 21))
+            assert {flac for _, flac in judge.segments("x.segments").values()} == {BLOB}
+            assert judge.faults == []
+    finally:
+        judge.stop()
+
+
+async def test_birth_death_and_last_will(
+    tmp_path: Path, broker: Mosquitto, listener: Listener
+) -> None:
+    def words() -> list[bool]:
+        return [msgspec.json.decode(payload)["online"] for payload in listener.at("presence")]
+
+    async with linked(Rig(tmp_path, broker.url)):
+        await eventually(lambda: words() == [True], "birth")
+    await eventually(lambda: words() == [True, False], "a farewell")
+    (tmp_path / "inbox").mkdir()
+    link = {"broker_url": broker.url, "ack_from": "ingest"}
+    with running(Device(tmp_path, {"link": link})):
+        await asyncio.to_thread(until, lambda: words()[-1], "birth of the real agent")
+    await eventually(lambda: words()[-1] is False, "the last will of the killed one")
+
+
+async def test_an_unreachable_broker_is_a_condition_with_a_remedy(tmp_path: Path) -> None:
+    async with linked(Rig(tmp_path, f"mqtt://127.0.0.1:{free_port()}")) as rig:
+        await eventually(lambda: rig.holds("link_down"), "the condition")
+        (condition,) = rig.conditions.all()
+        assert "refused" in condition.cause
+        assert condition.remedy
+
+
+async def test_a_broker_that_wants_a_password_is_named(tmp_path: Path) -> None:
+    broker = Mosquitto(tmp_path)
+    strict = tmp_path / f"mosquitto-{broker.port}.conf"
+    strict.write_text(strict.read_text().replace("anonymous true", "anonymous false"))
+    with running(broker):
+        async with linked(Rig(tmp_path, broker.url)) as rig:
+            await eventually(lambda: rig.holds("link_down"), "the condition")
+            (condition,) = rig.conditions.all()
+            assert "uthor" in condition.cause
+            assert "username" in condition.remedy
+
+
+async def test_a_server_that_never_answers_is_given_up_in_time(tmp_path: Path) -> None:
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(silent, "127.0.0.1", free_port())
+    url = f"mqtt://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with linked(Rig(tmp_path, url, connect_timeout_s=0.2)) as rig:
+        await eventually(lambda: rig.holds("link_down"), "the condition")
+        assert "no answer to CONNECT" in rig.conditions.all()[0].cause
+    server.close()
+
+
+async def test_a_broker_of_mqtt_3_serves_and_it_is_said(tmp_path: Path) -> None:
+    """A proxy before Mosquitto refuses version 5 as MQTT 3.1.1 says: return code 1."""
+    broker = Mosquitto(tmp_path)
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        first = await reader.read(4096)
+        if first[first.index(b"MQTT") + 4] == 5:
+            writer.write(bytes([0x20, 2, 0, 1]))
+            await writer.drain()
+            writer.close()
+            return
+        back, forth = await asyncio.open_connection("127.0.0.1", broker.port)
+        forth.write(first)
+        await asyncio.gather(copy(reader, forth), copy(back, writer))
+
+    async def copy(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+        while data := await source.read(65_536):
+            target.write(data)
+        target.close()
+
+    with running(broker):
+        server = await asyncio.start_server(serve, "127.0.0.1", free_port())
+        url = f"mqtt://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        async with linked(Rig(tmp_path, url, ack_from="broker")) as rig:
+            await rig.fill(3)
+            await emptied(rig)
+            assert rig.holds("mqtt5_unavailable")
+            assert rig.link.state()["protocol"] == "3.1.1"
+        server.close()
+
+
+async def test_the_brokers_packet_limit_is_kept(tmp_path: Path) -> None:
+    broker = Mosquitto(tmp_path, extra="max_packet_size 20000\n")
+    judge = Judge(tmp_path / "judge.db", broker.port, "dev")
+    with running(broker, judge):
+        async with linked(Rig(tmp_path, broker.url)) as rig:
+            await rig.fill(50, BLOB)
+            await emptied(rig)
+            assert len(judge.seqs("x.segments")) == 50
+
+
+async def test_what_the_broker_refuses_is_said(tmp_path: Path) -> None:
+    broker = Mosquitto(tmp_path)
+    acl = tmp_path / "acl"
+    acl.write_text("topic readwrite holdfast/v1/dev/presence\ntopic read holdfast/v1/dev/ack\n")
+    strict = tmp_path / f"mosquitto-{broker.port}.conf"
+    strict.write_text(strict.read_text() + f"acl_file {acl}\n")
+    with running(broker):
+        async with linked(Rig(tmp_path, broker.url)) as rig:
+            await rig.fill(1)
+            await eventually(lambda: rig.holds("broker_refused"), "the condition")
+            (condition,) = [c for c in rig.conditions.all() if c.name == "broker_refused"]
+            assert "Not authorized" in condition.cause
+            assert "holdfast/v1/dev" in condition.remedy
+            assert await rig.held() == 1
+
+
+async def test_a_packet_limit_that_is_too_small_is_said(tmp_path: Path) -> None:
+    broker = Mosquitto(tmp_path, extra="max_packet_size 5000\n")
+    with running(broker):
+        async with linked(Rig(tmp_path, broker.url)) as rig:
+            await eventually(lambda: rig.holds("link_down"), "the condition")
+            assert "5000 bytes at most" in rig.conditions.all()[0].cause
+
+
+def certified(folder: Path) -> tuple[Path, Path]:
+    """A certificate for 127.0.0.1 and its key, which is also its own authority."""
+    certificate, key = folder / "cert.pem", folder / "key.pem"
+    openssl = program("openssl", "openssl")
+    subprocess.run(
+        [
+            *(openssl, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"),
+            *("-nodes", "-days", "2", "-subj", "/CN=127.0.0.1"),
+            *("-addext", "subjectAltName=IP:127.0.0.1"),
+            *("-keyout", str(key), "-out", str(certificate)),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    key.chmod(0o644)  # mosquitto gives up root before it reads it
+    return certificate, key
+
+
+# paho leaves the socket of a failed handshake to the garbage collector.
+@pytest.mark.filterwarnings("ignore:.*ssl.SSLSocket:pytest.PytestUnraisableExceptionWarning")
+async def test_tls_delivers_and_a_wrong_authority_does_not(tmp_path: Path) -> None:
+    certificate, key = certified(tmp_path)
+    broker = Mosquitto(tmp_path, extra=f"certfile {certificate}\nkeyfile {key}\n")
+    url = broker.url.replace("mqtt:", "mqtts:")
+    with running(broker):
+        async with linked(Rig(tmp_path, url, ack_from="broker", ca_file=str(certificate))) as rig:
+            await rig.fill(10, BLOB)
+            await emptied(rig)
+        for wrong, said in ((None, "CERTIFICATE_VERIFY_FAILED"), ("/absent.pem", "No such file")):
+            async with linked(Rig(tmp_path, url, ca_file=wrong)) as rig:
+                await eventually(lambda rig=rig: rig.holds("link_down"), "the condition")
+                assert said in rig.conditions.all()[0].cause
