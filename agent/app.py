@@ -231,7 +231,9 @@ class App:
         api = self.settings.api
         log.info("holdfast %s on device %s", version("holdfast"), self.settings.device)
         log.info("health   http://%s:%d/api/v1/health", api.host, self.server.port)
-        log.info("command  %s status   (in another terminal)", sys.argv[0])
+        log.info(
+            "command  %s status   (in another terminal)", Path(sys.executable).with_name("holdfast")
+        )
         if self.broker:
             self.conditions.hold(
                 "embedded_broker",

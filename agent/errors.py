@@ -16,6 +16,7 @@
 Every error says what happened; `hint` says what to do about it.
 """
 
+import sys
 from typing import ClassVar
 
 
@@ -27,6 +28,13 @@ class HoldfastError(Exception):
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
         self.hint = hint
+
+    def told(self) -> int:
+        """Tell the person at the terminal; the exit code."""
+        print(f"holdfast: {self}", file=sys.stderr)
+        if self.hint:
+            print(f"  try: {self.hint}", file=sys.stderr)
+        return self.exit_code
 
 
 class ConfigError(HoldfastError):

@@ -28,9 +28,14 @@ def test_the_parent_never_loads_onnxruntime() -> None:
     assert not {m for m in modules if m.startswith(("onnxruntime", "amqtt", "torch"))}
 
 
+def test_the_agent_loads_nothing_of_the_command_line() -> None:
+    assert not loaded_by("agent.cli.run") & {"typer", "click", "rich", "pydantic"}
+
+
 def test_a_worker_loads_nothing_of_the_agent_but_its_own() -> None:
     modules = loaded_by("agent.inference.worker, agent.inference.engines.speech")
     assert "onnxruntime" in modules
+    assert "asyncio" not in modules
     ours = {m for m in modules if m.startswith("agent.")}
     assert ours == {
         "agent.child",
@@ -44,6 +49,6 @@ def test_a_worker_loads_nothing_of_the_agent_but_its_own() -> None:
 
 
 def test_the_command_loads_no_part_of_the_agent() -> None:
-    modules = loaded_by("agent.cli, agent.cli.status, agent.cli.client")
+    modules = loaded_by("agent.cli.command, agent.cli.status, agent.cli.client")
     heavy = ("numpy", "aiohttp", "paho", "soundfile", "agent.store", "agent.app", "agent.api")
     assert not {m for m in modules if m.startswith(heavy)}

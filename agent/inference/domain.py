@@ -48,7 +48,15 @@ class Child:
         async with asyncio.timeout(timeout_s):
             self.writer.writelines(wire.pack(head, *body))
             await self.writer.drain()
-            return await wire.read(self.reader)
+            return await self.read()
+
+    async def read(self) -> tuple[bytes, bytes]:
+        """The next message's head, still encoded, and body. Raises ConnectionError."""
+        try:
+            head, body = wire.lengths(await self.reader.readexactly(wire.PREFIX_BYTES))
+            return await self.reader.readexactly(head), await self.reader.readexactly(body)
+        except asyncio.IncompleteReadError as error:
+            raise wire.Closed("the worker is gone") from error
 
     async def end(self) -> None:
         """Close the socket, which ends a healthy worker; kill one that does not follow."""
@@ -180,7 +188,7 @@ class Domain:
 
     async def _first_message(self, child: Child) -> tuple[bytes, bytes]:
         async with asyncio.timeout(self._settings.start_timeout_s):
-            return await wire.read(child.reader)
+            return await child.read()
 
     def _hello(self, head: bytes, _: bytes) -> None:
         try:

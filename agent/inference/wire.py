@@ -1,10 +1,10 @@
 """Messages between the agent and a worker: length-prefixed, over a socket pair.
 
 A message is a head (MessagePack) and a body (raw bytes: PCM, tensors), each with its length before
-it. Bounds: HEAD_BYTES_MAX and BODY_BYTES_MAX; a longer one is a broken peer.
+it. Bounds: HEAD_BYTES_MAX and BODY_BYTES_MAX; a longer one is a broken peer. The worker's side is
+blocking; the agent's is in domain.py, so that a worker need not load asyncio (7 MiB).
 """
 
-import asyncio
 import socket
 import struct
 from typing import TypeVar
@@ -15,6 +15,7 @@ from msgspec import Struct
 HEAD_BYTES_MAX = 1 << 20
 BODY_BYTES_MAX = 64 << 20
 _LENGTHS = struct.Struct("!II")
+PREFIX_BYTES = _LENGTHS.size
 
 BEGUN, REST = -2, -1  # places in a stream's memory; see engines/speech.py
 
@@ -70,7 +71,8 @@ def pack(head: Struct, *body: bytes | memoryview) -> list[bytes | memoryview]:
     return [_LENGTHS.pack(len(encoded), sum(len(b) for b in body)), encoded, *body]
 
 
-def _lengths(prefix: bytes) -> tuple[int, int]:
+def lengths(prefix: bytes) -> tuple[int, int]:
+    """Lengths of head and body from a message's first PREFIX_BYTES. Raises Closed beyond bounds."""
     head, body = _LENGTHS.unpack(prefix)
     if head > HEAD_BYTES_MAX or body > BODY_BYTES_MAX:
         raise Closed(f"a message of {head} + {body} bytes is beyond the bounds")
@@ -84,7 +86,7 @@ def send(sock: socket.socket, head: Struct, *body: bytes | memoryview) -> None:
 
 def receive(sock: socket.socket) -> tuple[bytes, bytearray]:
     """The next message's head, still encoded, and body; blocking. Raises Closed at the end."""
-    head, body = _lengths(bytes(_exactly(sock, _LENGTHS.size)))
+    head, body = lengths(bytes(_exactly(sock, PREFIX_BYTES)))
     return bytes(_exactly(sock, head)), _exactly(sock, body)
 
 
@@ -97,12 +99,3 @@ def _exactly(sock: socket.socket, size: int) -> bytearray:
             raise Closed("the agent is gone")
         view = view[got:]
     return buffer
-
-
-async def read(reader: asyncio.StreamReader) -> tuple[bytes, bytes]:
-    """The next message's head, still encoded, and body; the agent's side. Raises Closed."""
-    try:
-        head, body = _lengths(await reader.readexactly(_LENGTHS.size))
-        return await reader.readexactly(head), await reader.readexactly(body)
-    except (asyncio.IncompleteReadError, ConnectionError) as error:
-        raise Closed("the worker is gone") from error

@@ -35,6 +35,7 @@ REFUSALS = (  # what ONNX Runtime raises about a model; they have no base class 
     refusals.RuntimeException,
 )
 FULL_SCALE = 32768.0
+OUTPUTS = ["clean", "speech", "state_out"]
 
 
 class Voice:
@@ -106,7 +107,7 @@ class Engine:
         if (
             inputs.get("spectrum", [])[1:] != [2, bins]
             or len(inputs.get("state", [])) != 2
-            or not outputs >= {"clean", "speech", "state_out"}
+            or not outputs >= set(OUTPUTS)
         ):
             raise ModelError(
                 f"{model}: expected inputs spectrum [N, 2, {bins}] and state [N, S], outputs "
@@ -135,26 +136,29 @@ class Engine:
     def _infer(
         self, voices: list[Voice], spectra: list[Floats]
     ) -> tuple[list[Floats], list[Floats]]:
-        """The network over time: step t runs every stream that has a t-th hop in one batch."""
+        """The network over time: step t runs every stream that has a t-th hop in one batch.
+
+        The longest stream is the first row, so that a step's streams are the first rows.
+        """
         order = sorted(range(len(spectra)), key=lambda i: -len(spectra[i]))
-        masked = [np.empty_like(s) for s in spectra]
-        speech = [np.empty(len(s), np.float32) for s in spectra]
+        hops = [len(spectra[i]) for i in order]
+        line = np.empty((hops[0], len(order), *spectra[0].shape[1:]), np.float32)
+        for row, i in enumerate(order):
+            line[: hops[row], row] = spectra[i]
+        speech = np.empty((hops[0], len(order)), np.float32)
         state = np.stack([voices[i].state for i in order])
         active = len(order)
-        for t in range(len(spectra[order[0]])):
-            while len(spectra[order[active - 1]]) <= t:
+        for t in range(hops[0]):
+            while hops[active - 1] <= t:
                 active -= 1
-            now = order[:active]
-            step = {"spectrum": np.stack([spectra[i][t] for i in now]), "state": state[:active]}
-            out, probability, state[:active] = self._session.run(
-                ["clean", "speech", "state_out"], step
-            )
-            for row, i in enumerate(now):
-                masked[i][t] = out[row]
-                speech[i][t] = probability[row]
+            step = {"spectrum": line[t, :active], "state": state[:active]}
+            line[t, :active], speech[t, :active], state[:active] = self._session.run(OUTPUTS, step)
+        masked = list(spectra)
+        heard = list(spectra)
         for row, i in enumerate(order):
             voices[i].state = state[row]
-        return masked, speech
+            masked[i], heard[i] = line[: hops[row], row], speech[: hops[row], row].copy()
+        return masked, heard
 
     def _overlapped(self, voice: Voice, masked: Floats) -> Floats:
         """The samples that are complete now, from the halves of neighbouring frames."""

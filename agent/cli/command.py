@@ -1,0 +1,72 @@
+"""The command line `holdfast`: what there is to type, and how errors end it."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from agent.errors import HoldfastError
+
+app = typer.Typer(
+    name="holdfast",
+    help="Keeps an unattended machine useful: hears, keeps, delivers, gets up again.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+domains = typer.Typer(help="The processes that run the models.", no_args_is_help=True)
+app.add_typer(domains, name="domains")
+settings = typer.Typer(help="The configuration file.", no_args_is_help=True)
+app.add_typer(settings, name="config")
+
+Config = Annotated[
+    Path, typer.Option("--config", "-c", envvar="HOLDFAST_CONFIG", help="The configuration file.")
+]
+Json = Annotated[bool, typer.Option("--json", help="The document, for programs.")]
+DEFAULT = Path("config/default.yaml")
+
+
+@app.command()
+def run(config: Config = DEFAULT) -> None:
+    """Run the agent in the foreground until Ctrl-C."""
+    # A new program in this process: what parses command lines takes 7 MiB that an agent has no use
+    # for during the years it runs.
+    os.execv(sys.executable, [sys.executable, "-m", "agent.cli.run", str(config)])
+
+
+@app.command()
+def status(config: Config = DEFAULT, json: Json = False) -> None:
+    """Show the device's state in one screen.
+
+    Exit code: 0 healthy, 4 degraded, 5 unhealthy, 3 no agent runs (then the last snapshot).
+    """
+    from agent.cli.status import show
+
+    raise typer.Exit(show(config, json))
+
+
+@domains.command("restart")
+def restart(name: str, config: Config = DEFAULT) -> None:
+    """Kill a domain's process; the agent starts the next one and nothing is lost."""
+    from agent.cli.client import Client
+
+    Client.of(config).post(f"/api/v1/domains/{name}/restart")
+    typer.echo(f"domain {name} is being restarted")
+
+
+@settings.command("check")
+def check(config: Config = DEFAULT) -> None:
+    """Check the configuration file. Exit code 78 when it cannot be used."""
+    from agent import config_file
+
+    config_file.load(config)
+    typer.echo(f"{config}: good")
+
+
+def main() -> None:
+    """The entry point: errors of ours end with a message, a hint and their exit code."""
+    try:
+        app()
+    except HoldfastError as error:
+        sys.exit(error.told())
