@@ -35,6 +35,8 @@ UNITS = {
 }
 
 
+# PyYAML lets through what Python says of an impossible date or number, or of a section in itself.
+STUMBLES = (yaml.YAMLError, ValueError, TypeError, AttributeError, LookupError, RecursionError)
 SOURCES: dict[str, type[Source]] = {
     str(kind.__struct_config__.tag): kind for kind in (File, Folder, Loop, Microphone)
 }
@@ -50,13 +52,14 @@ def load(path: Path) -> Config:
         ) from error
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
+        repeated = list(_repeated(root)) if root else []
         value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except STUMBLES as error:
         raise ConfigError(f"{path}: not YAML: {error}", "mend the syntax at that line") from error
     if root is None or not isinstance(value, dict):
         raise ConfigError(f"{path}: expected sections such as `link:` and `audio:`", _START)
-    for twice in _repeated(root):
-        raise ConfigError(f"{path}:{twice}", "keep one of them")
+    if repeated:
+        raise ConfigError(f"{path}:{repeated[0]}", "keep one of them")
     try:
         config = msgspec.convert(value, Config)
     except msgspec.ValidationError as error:
