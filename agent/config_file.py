@@ -5,13 +5,13 @@ A mistake is reported with file, line and key, what was expected, and the neares
 
 import difflib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import msgspec
 import yaml
-from msgspec import Struct
 
 from agent.config import Config, File, Folder, Loop, Microphone, Source
 from agent.errors import ConfigError
@@ -37,6 +37,14 @@ UNITS = {
 
 # PyYAML lets through what Python says of an impossible date or number, or of a section in itself.
 STUMBLES = (yaml.YAMLError, ValueError, TypeError, AttributeError, LookupError, RecursionError)
+ORDERED: list[tuple[list[str | int], str, str]] = [  # section, and what must not exceed what in it
+    (["audio", "segments"], "close_probability", "open_probability"),
+    (["audio", "segments"], "margin_s", "hangover_s"),
+    (["audio", "segments"], "hangover_s", "length_s_max"),
+    (["audio", "segments"], "speech_s_min", "length_s_max"),
+    (["domains", "audio"], "restart_s_min", "restart_s_max"),
+    (["link"], "backoff_s_min", "backoff_s_max"),
+]
 SOURCES: dict[str, type[Source]] = {
     str(kind.__struct_config__.tag): kind for kind in (File, Folder, Loop, Microphone)
 }
@@ -80,17 +88,17 @@ def _checked(path: Path, root: yaml.Node, config: Config) -> Config:
                 f"{path}:{line}: audio.sources[{i}].name: {name!r} is taken by another source",
                 "give each source a name of its own",
             )
-    segments = config.audio.segments
-    if segments.close_probability > segments.open_probability:
-        line = _line(root, ["audio", "segments", "close_probability"])
-        raise ConfigError(
-            f"{path}:{line}: audio.segments.close_probability: {segments.close_probability} is "
-            f"above open_probability {segments.open_probability}",
-            "close at or below the probability that opens",
-        )
-    if config.link.backoff_s_min > config.link.backoff_s_max:
-        line = _line(root, ["link", "backoff_s_min"])
-        raise ConfigError(f"{path}:{line}: link.backoff_s_min: above backoff_s_max", "swap them")
+    for section, lower, upper in ORDERED:
+        part: Any = config
+        for key in section:
+            part = getattr(part, str(key))
+        if getattr(part, lower) > getattr(part, upper):
+            line = _line(root, [*section, lower])
+            raise ConfigError(
+                f"{path}:{line}: {_dotted([*section, lower])}: {getattr(part, lower)} is above "
+                f"{upper} {getattr(part, upper)}",
+                f"lower {lower}, raise {upper}, or swap them",
+            )
     return config
 
 
@@ -103,18 +111,31 @@ def _explained(path: Path, root: yaml.Node, value: Any, message: str) -> ConfigE
         key = unknown[1]
         line = _line(root, [*keys, key])
         at = f"{path}:{line}: {_dotted([*keys, key])}"
-        return _unknown_key(at, key, _fields_at(value, keys))
+        return _unknown_key(at, key, _fields(_type_at(value, keys)))
     at = f"{path}:{_line(root, keys)}: {_dotted(keys) or 'the file'}"
-    found = _at(value, keys)
-    if isinstance(found, str) and re.match(r"^\s*[-+.\d]+\s*[A-Za-z%]+\s*$", found):
+    if keys and keys[-1] == "kind":
+        return ConfigError(f"{at}: unknown kind {_at(value, keys)!r}", f"known: {_listed(SOURCES)}")
+    return _wrong_value(at, what, _at(value, keys), _type_at(value, keys), keys)
+
+
+def _wrong_value(at: str, what: str, found: Any, kind: Any, keys: list[str | int]) -> ConfigError:
+    written = re.sub(r"//[^/@]*@", "//***@", repr(found))  # no password in a message
+    allowed = _parts(kind)
+    choices = [c for part in allowed if get_origin(part) is Literal for c in get_args(part)]
+    if choices:
+        return ConfigError(f"{at}: unknown value {written}", f"choose one of {_listed(choices)}")
+    number = int in allowed or float in allowed
+    if number and isinstance(found, str) and re.match(r"^\s*[-+.\d]+\s*[A-Za-z%]+\s*$", found):
         return ConfigError(
-            f"{at}: {found!r} carries a unit; expected a plain number",
+            f"{at}: {written} carries a unit; expected a plain number",
             f"write the number alone, in {UNITS.get(_unit_of(str(keys[-1])), 'no unit')}",
         )
-    if keys and keys[-1] == "kind":
-        return ConfigError(f"{at}: unknown kind {found!r}", f"known: {', '.join(SOURCES)}")
-    shown = "" if isinstance(found, (dict, list)) else f"; found {found!r}"
+    shown = "" if isinstance(found, (dict, list)) else f"; found {written}"
     return ConfigError(f"{at}: {what[0].lower()}{what[1:]}{shown}", _START)
+
+
+def _listed(values: Iterable[object]) -> str:
+    return ", ".join(map(str, values))
 
 
 def _unknown_key(at: str, key: str, known: list[str]) -> ConfigError:
@@ -166,17 +187,29 @@ def _at(value: Any, keys: list[str | int]) -> Any:
     return value
 
 
-def _fields_at(value: Any, keys: list[str | int]) -> list[str]:
-    """The keys that the section at `keys` knows."""
+def _type_at(value: Any, keys: list[str | int]) -> Any:
+    """The type that the configuration has at `keys`."""
     kind: Any = Config
     for depth, key in enumerate(keys):
         if isinstance(key, int):
             tag = (_at(value, keys[: depth + 1]) or {}).get("kind")
             kind = SOURCES.get(str(tag), Source)
-        else:
+        elif key != "kind":
             kind = {f.encode_name: f.type for f in msgspec.structs.fields(kind)}[key]
-            if not isinstance(kind, type) or not issubclass(kind, Struct):
-                continue
+    return kind
+
+
+def _parts(kind: Any) -> list[Any]:
+    """A type without its bounds, a union as its members."""
+    if get_origin(kind) is Annotated:
+        return _parts(get_args(kind)[0])
+    if get_origin(kind) in (Union, UnionType):
+        return [part for member in get_args(kind) for part in _parts(member)]
+    return [kind]
+
+
+def _fields(kind: Any) -> list[str]:
+    """The keys that a section knows."""
     known = [f.encode_name for f in msgspec.structs.fields(kind)]
     return [*known, "kind"] if issubclass(kind, Source) else known
 

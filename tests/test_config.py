@@ -1,0 +1,295 @@
+"""The configuration file: the shipped one is right, and every mistake in one is explained."""
+
+from pathlib import Path
+
+import pytest
+
+from agent import config
+from agent.config_file import load
+from agent.errors import ConfigError
+from tests.outside import ROOT
+
+DEFAULT = ROOT / "config" / "default.yaml"
+SCHEMA = ROOT / "config" / "schema.json"
+LINK = "link:\n  ack_from: ingest\n"
+FOLDER = "    - kind: folder\n      name: inbox\n      path: in\n"
+
+# text, the line of the mistake, its key, words of what was expected, words of the hint
+MISTAKES = {
+    "a wrong section": ("linc:\n  ack_from: ingest\n", 1, "linc", "unknown key", "link"),
+    "a wrong key": ("link:\n  ack_form: ingest\n", 2, "link.ack_form", "unknown key", "ack_from"),
+    "a wrong key in a source": (
+        f"{LINK}audio:\n  sources:\n{FOLDER}      setle_s: 1\n",
+        8,
+        "audio.sources[0].setle_s",
+        "unknown key",
+        "settle_s",
+    ),
+    "a text for a number": (
+        f"{LINK}api:\n  port: http\n",
+        4,
+        "api.port",
+        "expected `int`, got `str`; found 'http'",
+        "schema.json",
+    ),
+    "a number for a text": (
+        f"{LINK}models_path: 3\n",
+        3,
+        "models_path",
+        "expected `str`, got `int`",
+        "schema.json",
+    ),
+    "a list for a section": (
+        f"{LINK}audio: [a, b]\n",
+        3,
+        "audio",
+        "expected `object`, got `array`",
+        "schema.json",
+    ),
+    "an empty section": ("link:\n", 1, "link", "expected `object`, got `null`", "schema.json"),
+    "another unit": (
+        f"{LINK}  ack_timeout_ms: 30000\n",
+        3,
+        "link.ack_timeout_ms",
+        "unknown unit 'ms'; this setting is in seconds",
+        "write ack_timeout_s",
+    ),
+    "a unit in words": (
+        f"{LINK}audio:\n  chunk_seconds: 0.5\n",
+        4,
+        "audio.chunk_seconds",
+        "unknown unit 'seconds'; this setting is in seconds",
+        "write chunk_s",
+    ),
+    "no unit": (
+        f"{LINK}  heartbeat: 5\n",
+        3,
+        "link.heartbeat",
+        "unknown unit '(none)'; this setting is in seconds",
+        "write heartbeat_s",
+    ),
+    "a unit in the value": (
+        f"{LINK}  ack_timeout_s: 30 s\n",
+        3,
+        "link.ack_timeout_s",
+        "'30 s' carries a unit; expected a plain number",
+        "in seconds",
+    ),
+    "a unit at the number": (
+        f"{LINK}store:\n  bytes_max: 2GiB\n",
+        4,
+        "store.bytes_max",
+        "'2GiB' carries a unit; expected a plain number",
+        "in bytes",
+    ),
+    "nobody to trust": (
+        "link:\n  heartbeat_s: 5\n",
+        1,
+        "link",
+        "missing required field `ack_from`",
+        "default.yaml",
+    ),
+    "no link": ("log_level: info\n", 1, "the file", "missing required field `link`", "default"),
+    "a choice that is none": (
+        "link:\n  ack_from: nobody\n",
+        2,
+        "link.ack_from",
+        "nobody",
+        "choose one of",
+    ),
+    "an unknown kind of source": (
+        f"{LINK}audio:\n  sources:\n    - kind: tape\n      name: a\n",
+        5,
+        "audio.sources[0].kind",
+        "unknown kind 'tape'",
+        "file, folder, loop, microphone",
+    ),
+    "a source of no kind": (
+        f"{LINK}audio:\n  sources:\n    - name: a\n",
+        5,
+        "audio.sources[0]",
+        "missing required field `kind`",
+        "default.yaml",
+    ),
+    "a source without its path": (
+        f"{LINK}audio:\n  sources:\n    - {{kind: folder, name: a}}\n",
+        5,
+        "audio.sources[0]",
+        "missing required field `path`",
+        "default.yaml",
+    ),
+    "a key twice": (
+        f"{LINK}store:\n  path: a\n  path: b\n",
+        5,
+        "path",
+        "written twice",
+        "keep one",
+    ),
+    "a section twice": (f"{LINK}{LINK}", 3, "link", "written twice", "keep one"),
+    "two sources of one name": (
+        f"{LINK}audio:\n  sources:\n{FOLDER}{FOLDER}",
+        9,
+        "audio.sources[1].name",
+        "'inbox' is taken by another source",
+        "a name of its own",
+    ),
+    "too little": (
+        f"{LINK}store:\n  bytes_max: 1\n",
+        4,
+        "store.bytes_max",
+        "expected `int` >= 4096; found 1",
+        "schema.json",
+    ),
+    "too much": (
+        f"{LINK}audio:\n  chunk_s: 2\n",
+        4,
+        "audio.chunk_s",
+        "expected `float` <= 0.5; found 2",
+        "schema.json",
+    ),
+    "not a number": (
+        f"{LINK}  heartbeat_s: .nan\n",
+        3,
+        "link.heartbeat_s",
+        "expected `float` > 0.0; found nan",
+        "schema.json",
+    ),
+    "closing above opening": (
+        f"{LINK}audio:\n  segments:\n    open_probability: 0.3\n    close_probability: 0.5\n",
+        6,
+        "audio.segments.close_probability",
+        "0.5 is above open_probability 0.3",
+        "lower close_probability",
+    ),
+    "the shortest pause above the longest": (
+        f"{LINK}  backoff_s_min: 9\n  backoff_s_max: 1\n",
+        3,
+        "link.backoff_s_min",
+        "above backoff_s_max",
+        "swap",
+    ),
+    "a broker without a scheme": (
+        f"{LINK}  broker_url: broker.example:1883\n",
+        3,
+        "link.broker_url",
+        "expected `str` matching regex '^mqtts?://",
+        "default.yaml",
+    ),
+    "a name that is no name": (
+        f"{LINK}audio:\n  sources:\n    - {{kind: loop, name: My Mic, path: x}}\n",
+        5,
+        "audio.sources[0].name",
+        "expected `str` matching",
+        "default.yaml",
+    ),
+}
+
+
+def mistake(folder: Path, content: str | bytes) -> ConfigError:
+    """Load a file of this content, which must not load."""
+    path = folder / "holdfast.yaml"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(ConfigError) as caught:
+        load(path)
+    assert caught.value.exit_code == 78
+    assert str(caught.value).startswith(str(path)), "the file is not named"
+    assert caught.value.hint, "there is no hint"
+    return caught.value
+
+
+def test_the_shipped_configuration_is_right() -> None:
+    settings = load(DEFAULT)
+    assert settings.link.ack_from == "broker"
+    assert [source.name for source in settings.audio.sources] == ["sample", "inbox"]
+
+
+def test_the_shipped_schema_is_that_of_the_code() -> None:
+    assert SCHEMA.read_bytes() == config.schema(), "run: python -m agent.config >config/schema.json"
+
+
+def test_a_file_with_nothing_but_who_acks_takes_the_defaults(tmp_path: Path) -> None:
+    path = tmp_path / "holdfast.yaml"
+    path.write_text(LINK)
+    assert load(path) == config.Config(link=config.Link(ack_from="ingest"))
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_names_file_line_key_expectation_and_remedy(tmp_path: Path, name: str) -> None:
+    text, line, key, expected, hint = MISTAKES[name]
+    error = mistake(tmp_path, text)
+    assert str(error).startswith(f"{tmp_path / 'holdfast.yaml'}:{line}: {key}: ")
+    assert expected in str(error)
+    assert hint in error.hint
+
+
+@pytest.mark.parametrize(
+    ("text", "choices"),
+    [
+        ("link:\n  ack_from: nobody\n", ("ingest", "broker")),
+        (f"{LINK}log_level: loud\n", ("debug", "info", "warning", "error")),
+        (f"{LINK}api:\n  host: 0.0.0.0\n", ("127.0.0.1", "::1")),
+    ],
+)
+def test_a_wrong_choice_is_answered_with_the_right_ones(
+    tmp_path: Path, text: str, choices: tuple[str, ...]
+) -> None:
+    error = mistake(tmp_path, text)
+    for choice in choices:
+        assert choice in f"{error} {error.hint}"
+
+
+def test_broken_yaml_is_refused_with_its_line(tmp_path: Path) -> None:
+    assert "line 3" in str(mistake(tmp_path, f"{LINK}audio: [1\n"))
+
+
+@pytest.mark.parametrize("content", ["", "# nothing\n", "- a\n- list\n", "a sentence\n", "3\n"])
+def test_a_file_without_sections_is_refused(tmp_path: Path, content: str) -> None:
+    assert "expected sections such as `link:`" in str(mistake(tmp_path, content))
+
+
+@pytest.mark.parametrize("content", [b"\x7fELF\x02\x01\x01\x00\xff\xfe", b"\x00\x00", b"\xff\xd8"])
+def test_a_binary_file_is_refused(tmp_path: Path, content: bytes) -> None:
+    mistake(tmp_path, content)
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(
+        ConfigError, match=r"absent\.yaml: cannot be read: .*No such file"
+    ) as caught:
+        load(tmp_path / "absent.yaml")
+    assert "--config" in caught.value.hint
+
+
+def test_a_folder_in_place_of_the_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"cannot be read: .*Is a directory"):
+        load(tmp_path)
+
+
+def test_a_password_in_the_broker_url_is_refused_and_not_repeated(tmp_path: Path) -> None:
+    error = mistake(tmp_path, f"{LINK}  broker_url: mqtt://me:hunter2@broker.example\n")
+    assert "link.broker_url" in str(error)
+    assert "hunter2" not in f"{error} {error.hint}"
+
+
+def test_a_name_that_begins_with_a_digit_is_not_taken_for_a_number_with_a_unit(
+    tmp_path: Path,
+) -> None:
+    source = "    - {kind: loop, name: 2ND, path: x}\n"
+    assert "unit" not in str(mistake(tmp_path, f"{LINK}audio:\n  sources:\n{source}"))
+
+
+@pytest.mark.parametrize(
+    ("section", "key"),
+    [
+        ("audio: {segments: {margin_s: .inf}}", "audio.segments.margin_s"),
+        ("audio: {segments: {margin_s: 9, length_s_max: 5}}", "audio.segments.margin_s"),
+        ("audio: {segments: {hangover_s: .inf}}", "audio.segments.hangover_s"),
+        (
+            "domains: {audio: {model: speech, restart_s_min: 9, restart_s_max: 1}}",
+            "domains.audio.restart_s_min",
+        ),
+        ("audio: {segments: {speech_s_min: 9, length_s_max: 5}}", "audio.segments.speech_s_min"),
+    ],
+)
+def test_numbers_that_cannot_work_are_refused(tmp_path: Path, section: str, key: str) -> None:
+    assert key in str(mistake(tmp_path, f"{LINK}{section}\n"))
