@@ -83,14 +83,14 @@ class Record(Struct, frozen=True):
 class Position(Struct, frozen=True):
     """How far a source's raw audio has become segments, and all it takes to go on from there.
 
-    Samples of `take` before `floor` are done; `speaking` when a segment was cut there and goes on.
-    Raw records from `next_seq` on are still needed; `memory` is what `model` remembered at its
-    first sample.
+    Samples of `take` before `floor` are done; when a segment was cut there and goes on,
+    `spoken_until` is where its speech had ended by then, else -1. Raw records from `next_seq` on
+    are still needed; `memory` is what `model` remembered at the first sample of that one.
     """
 
     take: int = 0
     floor: int = 0
-    speaking: bool = False
+    spoken_until: int = -1
     next_seq: int = 1
     model: str = ""
     memory: bytes = b""

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from agent.records import RATE_HZ
 Pcm = NDArray[np.int16]
 READ_FRAMES = 1 << 16
 SUFFIXES = (".wav", ".flac", ".opus", ".ogg", ".aiff", ".mp3")
+RATE_HZ_MIN, RATE_HZ_MAX = 4000, 768_000
+UNKNOWN_FRAMES = 1 << 50
 KNOWN = "WAV, FLAC, Ogg Opus, Ogg Vorbis, AIFF or MP3"
 
 
@@ -28,36 +31,58 @@ class Resampler:
     def push(self, frames: NDArray[np.float32], *, last: bool = False) -> Pcm:
         """The next frames [n, channels], full scale 1; what is ready of them as PCM."""
         mono = np.ascontiguousarray(frames.mean(axis=1, dtype=np.float32))
+        np.nan_to_num(mono, copy=False, posinf=1.0, neginf=-1.0)  # float recordings hold anything
         if self._stream is not None:
             mono = self._stream.resample_chunk(mono, last=last)
         return np.clip(np.rint(mono * 32768.0), -32768, 32767).astype(np.int16)
 
 
+def label(path: Path) -> str:
+    """A file's name as text that can be stored and printed, whatever bytes it is made of."""
+    return path.name.encode(errors="surrogateescape").decode(errors="replace")
+
+
 def check(path: Path) -> float:
     """Read a recording to its end; its length in seconds. Raises AudioError if that fails."""
     if path.stat().st_size == 0:
-        raise AudioError(f"{path.name}: the file is empty (0 bytes)", "copy it here again")
+        raise AudioError(f"{label(path)}: the file is empty (0 bytes)", "copy it here again")
     frames = 0
-    try:
-        with soundfile.SoundFile(path) as sound:
-            rate, promised = sound.samplerate, sound.frames
+    with _opened(path) as sound:
+        rate, promised = sound.samplerate, sound.frames
+        try:
             while len(block := sound.read(READ_FRAMES, dtype="float32", always_2d=True)):
                 frames += len(block)
-    except soundfile.LibsndfileError as error:
-        if frames == 0:
-            raise AudioError(
-                f"{path.name}: not a recording: {error.error_string.strip()}",
-                f"expected {KNOWN}",
-            ) from error
-        promised = max(promised, frames + 1)
-    if frames == 0:
-        raise AudioError(f"{path.name}: no sound in it", f"expected {KNOWN} with sound")
-    if 0 < frames < promised:
+        except soundfile.LibsndfileError:
+            promised = max(promised, frames + 1)
+    if frames < promised:
         raise AudioError(
-            f"{path.name}: breaks off after {frames / rate:.2f} s of {promised / rate:.2f} s",
+            f"{label(path)}: breaks off after {frames / rate:.2f} s of {promised / rate:.2f} s",
             "the file is cut short or damaged: copy it here again",
         )
+    if frames == 0:
+        raise AudioError(f"{label(path)}: no sound in it", f"expected {KNOWN} with sound")
     return float(frames / rate)
+
+
+def _opened(path: Path) -> soundfile.SoundFile:
+    try:
+        sound = soundfile.SoundFile(os.fsencode(path))  # its own encoding is UTF-8 alone
+    except soundfile.LibsndfileError as error:
+        said = error.error_string.strip()
+        raise AudioError(f"{label(path)}: not a recording: {said}", f"expected {KNOWN}") from error
+    if sound.frames >= UNKNOWN_FRAMES:  # libsndfile cannot find its end
+        sound.close()
+        raise AudioError(
+            f"{label(path)}: does not tell its length, as when it was written into a pipe",
+            "write it to a file, or convert it once more",
+        )
+    if not RATE_HZ_MIN <= sound.samplerate <= RATE_HZ_MAX:
+        sound.close()
+        raise AudioError(
+            f"{label(path)}: a sampling rate of {sound.samplerate} Hz",
+            f"expected {RATE_HZ_MIN} to {RATE_HZ_MAX} Hz",
+        )
+    return sound
 
 
 def decode(path: Path, block_samples: int, skip: int = 0) -> Iterator[Pcm]:
@@ -78,16 +103,15 @@ def decode(path: Path, block_samples: int, skip: int = 0) -> Iterator[Pcm]:
 
 
 def _resampled(path: Path) -> Iterator[Pcm]:
-    try:
-        with soundfile.SoundFile(path) as sound:
-            resampler = Resampler(sound.samplerate)
+    with _opened(path) as sound:
+        resampler = Resampler(sound.samplerate)
+        try:
             while len(block := sound.read(READ_FRAMES, dtype="float32", always_2d=True)):
                 yield resampler.push(block)
-            yield resampler.push(np.zeros((0, 1), np.float32), last=True)
-    except soundfile.LibsndfileError as error:
-        raise AudioError(
-            f"{path.name}: {error.error_string.strip()}", f"expected {KNOWN}"
-        ) from error
+        except soundfile.LibsndfileError as error:
+            said = error.error_string.strip()
+            raise AudioError(f"{label(path)}: breaks off: {said}", "copy it here again") from error
+        yield resampler.push(np.zeros((0, 1), np.float32), last=True)
 
 
 def encode(pcm: Pcm) -> tuple[bytes, str]:

@@ -49,12 +49,12 @@ class Passage:
         """Where another run would have to begin, once everything up to `after_seq` is heard."""
         segmenter = self.segmenter
         if ended:
-            return Position(self.take, segmenter.floor, False, after_seq + 1)
+            return Position(self.take, segmenter.floor, next_seq=after_seq + 1)
         while len(self.steps) > 1 and self._reaches(self.steps[1]):
             self.steps.popleft()
         first = self.steps[0]
-        speaking = segmenter.speaking
-        return Position(self.take, segmenter.floor, speaking, first.seq, model, first.memory)
+        floor, until = segmenter.floor, segmenter.spoken_until
+        return Position(self.take, floor, until, first.seq, model, first.memory)
 
     def _reaches(self, step: Step) -> bool:
         """Whether a run from this step on gets all the clean sound that is needed."""
@@ -87,6 +87,7 @@ class Listener:
         self._speech = speech
         self._conditions = conditions
         self._arrived = arrived
+        self._position = Position()
 
     async def run(self) -> None:
         """Hear on from the stored position; when the store fails, again from there."""
@@ -100,30 +101,28 @@ class Listener:
                 await asyncio.sleep(RETRY_S)
 
     async def _listen(self) -> None:
-        position = await self._spool.position(self.source)
+        self._position = await self._spool.position(self.source)
         passage: Passage | None = None
-        seq = position.next_seq
+        seq = self._position.next_seq
         while True:
             self._arrived.clear()
             rows = await self._spool.waiting(self.source, seq, READ_RECORDS)
             if not rows:
                 await self._arrived.wait()
             for row in rows:
-                passage = await self._hear(passage, position, row)
+                passage = await self._hear(passage, row)
                 seq = row[0] + 1
             if rows:
                 self._conditions.clear("store_unwritable", self.source)
 
-    async def _hear(
-        self, passage: Passage | None, position: Position, row: Heard
-    ) -> Passage | None:
+    async def _hear(self, passage: Passage | None, row: Heard) -> Passage | None:
         """One raw record through the domain; the passage it belongs to, None when that ended."""
         seq, raw, stamp, pcm = row
         if passage is not None and passage.take != raw.take:  # broken off without an end
             await self._end(passage, b"", seq - 1)
             passage = None
         if passage is None:
-            passage = self._begin(raw, position)
+            passage = self._begin(raw)
         passage.steps.append(Step(seq, raw, stamp, passage.memory))
         if raw.end:
             await self._end(passage, pcm, seq)
@@ -137,8 +136,9 @@ class Listener:
             await self._commit(passage, found, seq, ended=False)
         return passage
 
-    def _begin(self, raw: Raw, position: Position) -> Passage:
+    def _begin(self, raw: Raw) -> Passage:
         """The passage of a raw record's take: gone on with at the stored position, or new."""
+        position, self._position = self._position, Position()  # it serves once, after a start
         hop, model = self._speech.hop_samples, self._speech.domain.model.label
         if raw.take != position.take:
             position = Position(raw.take)
@@ -150,15 +150,16 @@ class Listener:
             raw.offset - behind.judged,
             raw.offset - behind.clean,
             position.floor,
-            position.speaking,
+            position.spoken_until,
         )
         return Passage(raw.take, segmenter, hop, memory)
 
     async def _end(self, passage: Passage, pcm: bytes, seq: int) -> None:
         heard = await self._speech.hear(pcm, passage.memory, end=True)
-        found = passage.segmenter.push(heard.clean, heard.speech)
         last = passage.steps[-1].raw
-        found += passage.segmenter.finish(last.offset + last.samples)
+        end = last.offset + last.samples
+        clean = heard.clean[: end - passage.segmenter.given]  # the last hop was filled up
+        found = passage.segmenter.push(clean, heard.speech) + passage.segmenter.finish(end)
         await self._commit(passage, found, seq, ended=True)
 
     async def _commit(

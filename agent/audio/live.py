@@ -54,13 +54,18 @@ class Loop:
                 self._conditions.clear("source_unreadable", self.name)
 
     async def _play(self, path: Path) -> None:
-        log.info("%s: playing %s", self.name, path.name)
+        name = codec.label(path)
+        log.info("%s: playing %s", self.name, name)
         due = self._clock.monotonic()
-        async for block in blocks(path, self._chunk):
-            due += len(block) / RATE_HZ  # a microphone has a sound when it is over
-            await asyncio.sleep(due - self._clock.monotonic())
-            await self._recorder.accept_live(path.name, block)
-        await self._recorder.accept_live(path.name, np.zeros(0, np.int16), end=True)
+        try:
+            async for block in blocks(path, self._chunk):
+                due += len(block) / RATE_HZ  # a microphone has a sound when it is over
+                await asyncio.sleep(due - self._clock.monotonic())
+                await self._recorder.accept_live(name, block)
+        except AudioError:
+            await self._recorder.end_live()
+            raise
+        await self._recorder.end_live()
 
 
 class Microphone:
@@ -86,6 +91,7 @@ class Microphone:
             try:
                 await self._record()
             except (AudioError, OSError) as error:
+                await self._recorder.end_live()
                 hold_unreadable(self._conditions, self.name, error)
             await asyncio.sleep(self._settings.retry_s)
 
@@ -112,7 +118,7 @@ class Microphone:
         finally:
             if process.returncode is None:
                 process.kill()
-            await process.wait()
+            await process.communicate()  # to the end, which closes the pipes
 
     async def _hear(self, stdout: asyncio.StreamReader) -> None:
         """Chunk after chunk until the end of the stream."""
@@ -131,6 +137,6 @@ class Microphone:
                 ) from error
             frames = np.frombuffer(sound, "<i2").reshape(-1, self._settings.channels)
             pcm = resampler.push(frames.astype(np.float32) / 32768.0, last=last)
-            await self._recorder.accept_live("live", pcm, end=last)
             if len(pcm):
+                await self._recorder.accept_live("live", pcm)
                 self._conditions.clear("source_unreadable", self.name)

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import TypeVar
 
 from agent.audio.codec import Pcm
@@ -51,26 +52,41 @@ class Recorder:
         """The recording is no longer where it was read from."""
         await self._until_done(lambda: self._spool.forget(take))
 
-    async def accept_live(self, name: str, pcm: Pcm, *, end: bool = False) -> None:
-        """Keep the next live samples, or count them as dropped."""
+    async def accept_live(self, name: str, pcm: Pcm) -> None:
+        """Keep the next live samples in the open take or a new one, or count them as dropped."""
         try:
-            while self._refused:
-                await self._spool.refuse(self.source)
-                self._refused -= 1
+            await self._count_refused()
             if self._live is None:
                 stamp = self._clock.stamp()
                 self._live = await self._spool.begin(
                     self.source, name, f"{stamp.boot}:{stamp.mono_ns}", alone=True
                 )
-            self._live = await self._spool.accept(self._live, pcm.tobytes(), end=end)
+            self._live = await self._spool.accept(self._live, pcm.tobytes())
         except StoreError as error:
             self._live = None
             self._refused += 1
             self._hold(error)
+            with suppress(StoreError):  # then with the next sound
+                await self._count_refused()
+        else:
+            self._accepted()
+
+    async def end_live(self) -> None:
+        """What comes next is another take."""
+        if self._live is None:
             return
-        if end:
-            self._live = None
-        self._accepted()
+        take, self._live = self._live, None
+        try:
+            await self._spool.accept(take, b"", end=True)
+        except StoreError as error:
+            self._hold(error)  # the next take's first sound ends this one as well
+        else:
+            self._accepted()
+
+    async def _count_refused(self) -> None:
+        while self._refused:
+            await self._spool.refuse(self.source)
+            self._refused -= 1
 
     async def _until_done(self, step: Callable[[], Awaitable[T]]) -> T:
         while True:

@@ -28,7 +28,7 @@ async def take_in(path: Path, recorder: Recorder) -> Take:
     """
     status = path.stat()
     await asyncio.to_thread(codec.check, path)
-    take = await recorder.begin(path.name, f"{status.st_size}:{status.st_mtime_ns}")
+    take = await recorder.begin(codec.label(path), f"{status.st_size}:{status.st_mtime_ns}")
     if take.ended:
         return take
     try:
@@ -38,7 +38,7 @@ async def take_in(path: Path, recorder: Recorder) -> Take:
         await recorder.forget(take)
         raise
     take = await recorder.accept(take, np.zeros(0, np.int16), end=True)
-    log.info("%s: took in %s, %.1f s", recorder.source, path.name, take.samples / RATE_HZ)
+    log.info("%s: took in %s, %.1f s", recorder.source, take.name, take.samples / RATE_HZ)
     return take
 
 
@@ -112,7 +112,9 @@ class Folder:
         except FileNotFoundError:
             return  # taken away while we looked
         except PermissionError as error:
-            self._reject(path, AudioError(f"{path.name}: {error.strerror}", "give read access"))
+            self._reject(
+                path, AudioError(f"{codec.label(path)}: {error.strerror}", "give read access")
+            )
         except AudioError as error:
             self._reject(path, error)
         else:
@@ -124,7 +126,13 @@ class Folder:
         target = _move(path, self._path / "rejected")
         reason = f"{error}\n{error.hint}\n"
         target.with_name(f"{target.name}.reason.txt").write_text(reason, encoding="utf-8")
-        log.warning("%s: refused %s; %s. Moved to %s", self.name, error, error.hint, target)
+        log.warning(
+            "%s: refused %s; %s. Moved to rejected/%s",
+            self.name,
+            error,
+            error.hint,
+            codec.label(target),
+        )
 
     @property
     def rejected(self) -> int:

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from agent.config import Segments
 from agent.records import RATE_HZ
 
+NONE = -1  # of a position
+
 
 class Stretch(Struct, frozen=True):
     """Clean sound [start, start + len(pcm)) that holds speech; `speech` is its mean probability."""
@@ -22,7 +24,7 @@ class Stretch(Struct, frozen=True):
 
 
 class Segmenter:
-    """Follows one stream of sound."""
+    """Follows one stream of sound. What it gives out does not depend on the size of the calls."""
 
     def __init__(
         self,
@@ -31,85 +33,99 @@ class Segmenter:
         judged: int = 0,
         clean: int = 0,
         floor: int = 0,
-        speaking: bool = False,
+        spoken_until: int = NONE,
     ) -> None:
         """The next probability is of the hop at `judged`, the next clean sample that of `clean`.
 
-        `speaking` when a stretch was cut at `floor` and goes on.
+        `spoken_until` is given when a stretch was cut at `floor` and goes on: where its speech
+        had ended by then.
         """
         self.floor = floor
-        self.speaking = speaking
+        self.spoken_until = spoken_until
         self._rules = rules
         self._hop = hop
-        self._margin = int(rules.margin_s * RATE_HZ)
-        self._hangover = int(rules.hangover_s * RATE_HZ)
-        self._speech_min = int(rules.speech_s_min * RATE_HZ)
-        self._length_max = int(rules.length_s_max * RATE_HZ)
+        self._margin = round(rules.margin_s * RATE_HZ)
+        self._hangover = round(rules.hangover_s * RATE_HZ)
+        self._speech_min = round(rules.speech_s_min * RATE_HZ)
+        self._length_max = round(rules.length_s_max * RATE_HZ)
         self._clean = np.zeros(0, np.int16)
-        self._now = judged  # end of the last hop that was judged
         self._base = clean  # position of the first sample in _clean
-        self._opened = -1  # where the open stretch's speech began, -1 while there is none
+        self._now = judged  # end of the last hop that was judged
+        self._opened = NONE  # where the open stretch's speech began
         self._last = 0  # end of its last hop of speech
         self._spoken = 0  # samples of speech in it, after the floor
         self._probabilities: list[float] = []
 
     @property
+    def given(self) -> int:
+        """The position behind the last clean sample."""
+        return self._base + len(self._clean)
+
+    @property
     def needed(self) -> int:
-        """The first sample that may still become part of a stretch."""
-        begin = self._opened if self._opened >= 0 else self._now
-        return max(self.floor, begin - self._margin - self._hop)
+        """A segmenter that begins with the clean sample here gives out the same from now on."""
+        begin = self._opened if self._opened != NONE else self._now
+        return max(0, max(self.floor, begin - self._margin) - self._hop)
 
     def push(self, clean: NDArray[np.int16], speech: NDArray[np.float32]) -> list[Stretch]:
         """The next clean sound and probabilities; the stretches that ended with them."""
         self._clean = np.concatenate([self._clean, clean])
         found = [s for p in speech.tolist() if (s := self._judge(p)) is not None]
-        keep_from = min(self.needed, self._base + len(self._clean))
+        keep_from = min(self.needed, self.given)
         self._clean = self._clean[max(0, keep_from - self._base) :]
         self._base = max(self._base, keep_from)
         return found
 
     def finish(self, end: int) -> list[Stretch]:
         """The take ended at position `end`: close what is open."""
-        stretch = self._close(end) if self._opened >= 0 else None
+        stretch = self._close(end) if self._opened != NONE else None
         self.floor = max(self.floor, end)
         return [stretch] if stretch else []
 
     def _judge(self, probability: float) -> Stretch | None:
         begin, self._now = self._now, self._now + self._hop
-        threshold = self._rules.close_probability
-        if self._opened < 0:
-            goes_on = self.speaking and begin <= self.floor < self._now
-            if probability < self._rules.open_probability and not goes_on:
-                return None
-            self._opened, self._spoken, self._probabilities = max(begin, self.floor), 0, []
-        if probability >= threshold:
+        if self._opened == NONE and not self._opens(begin, probability):
+            return None
+        if probability >= self._rules.close_probability:
             self._last = self._now
             self._spoken += max(0, self._now - max(begin, self.floor))
         self._probabilities.append(probability)
+        complete = self._now - self._hop  # clean sound lags by a hop
         if self._now - max(self._opened - self._margin, self.floor) >= self._length_max:
-            return self._cut()
+            return self._cut(complete)
         if self._now - self._last >= self._hangover:
-            return self._close(self._now)
+            return self._close(complete)
         return None
 
-    def _cut(self) -> Stretch | None:
+    def _opens(self, begin: int, probability: float) -> bool:
+        """Whether a stretch opens with the hop at `begin`."""
+        goes_on = self.spoken_until != NONE
+        if goes_on and begin < self.floor:
+            return False  # of the part that was given out
+        if not goes_on and probability < self._rules.open_probability:
+            return False
+        self._opened, self._probabilities = max(begin, self.floor), []
+        self._last = self.spoken_until if goes_on else 0
+        self._spoken = self._speech_min if goes_on else 0
+        return True
+
+    def _cut(self, at: int) -> Stretch | None:
         """Speech goes on, but the stretch is as long as one may be: give it out and go on."""
-        at = self._now - self._hop  # clean sound lags one hop
         stretch = self._give(at)
-        self.speaking = True
-        self._opened, self._spoken, self._probabilities = at, self._hop, self._probabilities[-1:]
+        self.floor = self._opened = max(at, self.floor)
+        self.spoken_until, self._spoken = self._last, self._speech_min
+        self._probabilities = self._probabilities[-1:]
         return stretch
 
-    def _close(self, end: int) -> Stretch | None:
-        stretch = self._give(min(self._last + self._margin, end))
-        self._opened = -1
-        self.speaking = False
+    def _close(self, complete: int) -> Stretch | None:
+        stretch = self._give(min(self._last + self._margin, complete))
+        self._opened = self.spoken_until = NONE
         return stretch
 
     def _give(self, end: int) -> Stretch | None:
         start = max(self._opened - self._margin, self.floor, self._base)
-        pcm = self._clean[start - self._base : end - self._base]
-        if self._spoken < self._speech_min or not len(pcm):
+        if self._spoken < self._speech_min or end <= start:
             return None
-        self.floor = start + len(pcm)
-        return Stretch(start, pcm.copy(), float(np.mean(self._probabilities)))
+        pcm = self._clean[start - self._base : end - self._base].copy()
+        self.floor = end
+        return Stretch(start, pcm, float(np.mean(self._probabilities)))

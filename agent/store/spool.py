@@ -117,11 +117,11 @@ class Spool:
 
         def operation(connection: sqlite3.Connection) -> Position:
             row = connection.execute(
-                "SELECT take, floor, speaking, next_seq, model, memory FROM positions"
+                "SELECT take, floor, spoken_until, next_seq, model, memory FROM positions"
                 " WHERE source = ?",
                 (source,),
             ).fetchone()
-            return Position(row[0], row[1], bool(row[2]), *row[3:]) if row else Position()
+            return Position(*row) if row else Position()
 
         return await self._database.read(operation)
 

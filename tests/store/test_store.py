@@ -39,7 +39,7 @@ def segment(start: int) -> Segment:
 async def fill(store: Store, count: int, blob: bytes = b"flac") -> None:
     """`count` segments of source x, without raw audio."""
     found = [(segment(i), blob) for i in range(count)]
-    await store.spool.keep("x", found, Position(1, count, False, 1), "segments")
+    await store.spool.keep("x", found, Position(1, count), "segments")
 
 
 async def test_raw_audio_is_given_back_as_it_was_accepted(store: Store) -> None:
@@ -71,7 +71,7 @@ async def test_kept_segments_free_their_raw_audio_and_both_are_counted(store: St
     take = await store.spool.begin("x", "a.wav", "1:1")
     for _ in range(4):
         take = await store.spool.accept(take, PCM)
-    position = Position(take.id, 5, True, 4, "m", b"memory")
+    position = Position(take.id, 5, 3, 4, "m", b"memory")
     seqs = await store.spool.keep("x", [(segment(0), b"flac")], position, "segments")
     assert seqs == [1]
     assert await store.spool.position("x") == position
@@ -90,7 +90,7 @@ async def test_keep_all_sends_raw_audio_once_it_was_heard(store: Store) -> None:
     for _ in range(3):
         take = await store.spool.accept(take, PCM)
     assert await store.outbox.lease(10, 10_000) is None, "not heard yet"
-    await store.spool.keep("x", [], Position(take.id, 5, False, 3), "all")
+    await store.spool.keep("x", [], Position(take.id, 5, next_seq=3), "all")
     batch = await store.outbox.lease(10, 10_000)
     assert batch is not None
     assert (batch.stream, batch.span) == ("x.raw", Range(1, 2))
@@ -170,7 +170,7 @@ async def test_at_the_bound_new_audio_is_refused_and_the_rest_goes_on(tmp_path: 
         assert (balance.produced, balance.held) == (accepted + 1, accepted)
         assert balance.dropped == {"full": 1}
         assert balance.balanced
-        await store.spool.keep("x", [], Position(take.id, 9, False, accepted + 1), "segments")
+        await store.spool.keep("x", [], Position(take.id, 9, next_seq=accepted + 1), "segments")
         await store.spool.accept(take, PCM)  # there is room again
         assert await store.ledger.faults() == []
 
@@ -241,7 +241,7 @@ async def main(path, seed):
             if i % 3 == 2:
                 row = (await store.spool.waiting("x", 1, 1))[0]
                 await store.spool.keep("x", [(segment(i), b"f" * 100_000)],
-                    Position(take.id, i, False, row[0] + 2), "segments")
+                    Position(take.id, i, next_seq=row[0] + 2), "segments")
                 print("kept", flush=True)
             if i % 7 == 6:
                 batch = await store.outbox.lease(1, 1000)

@@ -61,11 +61,11 @@ CREATE TABLE takes (
 -- How far each source's raw audio has become segments, and what the model remembers there; see
 -- records.Position.
 CREATE TABLE positions (
-    source   TEXT    PRIMARY KEY,
-    take     INTEGER NOT NULL,
-    floor    INTEGER NOT NULL,
-    speaking INTEGER NOT NULL,
-    next_seq INTEGER NOT NULL,
-    model    TEXT    NOT NULL,
-    memory   BLOB    NOT NULL
+    source       TEXT    PRIMARY KEY,
+    take         INTEGER NOT NULL,
+    floor        INTEGER NOT NULL,
+    spoken_until INTEGER NOT NULL,
+    next_seq     INTEGER NOT NULL,
+    model        TEXT    NOT NULL,
+    memory       BLOB    NOT NULL
 ) STRICT, WITHOUT ROWID;
