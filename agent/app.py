@@ -109,14 +109,14 @@ class App:
 
     async def run(self) -> None:
         """Begin, run until SIGTERM or SIGINT, end."""
+        stop = asyncio.Event()
+        for name in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(name, _stop_or_die, stop)
         async with AsyncExitStack() as parts:
             await parts.enter_async_context(self.store)
             await parts.enter_async_context(self.domain)
             await parts.enter_async_context(self.server)
             self._welcome()
-            stop = asyncio.Event()
-            for name in (signal.SIGTERM, signal.SIGINT):
-                asyncio.get_running_loop().add_signal_handler(name, _stop_or_die, stop)
             try:
                 async with asyncio.TaskGroup() as group:
                     for part in self._loops():

@@ -39,14 +39,16 @@ class Guard:
             self.active_requests -= 1
 
     def _refusal(self, request: web.Request) -> web.Response | None:
-        host = urlsplit(f"//{request.headers.get('Host', '')}").hostname
-        if host not in self._hosts:
+        host = request.headers.get("Host", "")
+        if _named(f"//{host}") not in self._hosts:
             return refusal(
                 421, f"this agent does not answer to the name {host!r}", "add it to api.hosts"
             )
         origin = request.headers.get("Origin")
-        if origin is not None and urlsplit(origin).netloc != request.headers["Host"]:
-            return refusal(403, f"pages of {origin} may not talk to this agent", "use its own page")
+        if origin is not None and origin.partition("://")[2] != host:
+            return refusal(
+                403, f"pages of {origin!r} may not talk to this agent", "use its own page"
+            )
         if request.method not in READS and not _by_socket(request):
             return refusal(
                 403,
@@ -59,6 +61,14 @@ class Guard:
 def refusal(status: int, error: str, hint: str) -> web.Response:
     """The form of every error answer."""
     return web.json_response({"error": error, "hint": hint}, status=status)
+
+
+def _named(url: str) -> str | None:
+    """The host that a URL names, None if it names none."""
+    try:
+        return urlsplit(url).hostname
+    except ValueError:
+        return None
 
 
 def _by_socket(request: web.Request) -> bool:

@@ -1,5 +1,6 @@
 """The doors themselves: a TCP port for reading and a unix socket (mode 0660) for everything."""
 
+import socket
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -38,26 +39,18 @@ class Server:
     async def __aenter__(self) -> Self:
         await self._runner.setup()
         where = self._settings
-        path = Path(where.socket)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.unlink(missing_ok=True)  # of a killed agent: the store's lock says none is alive
-            await web.UnixSite(self._runner, str(path)).start()
-            path.chmod(SOCKET_MODE)
-        except OSError as error:
-            await self._runner.cleanup()
-            raise ConfigError(
-                f"api.socket: {path}: {error.strerror or error}",
-                "name a folder this user may write",
-            ) from error
-        try:
+            await self._bind(Path(where.socket))
             await web.TCPSite(self._runner, where.host, where.port).start()
         except OSError as error:
-            await self._runner.cleanup()
+            await self._close()
             raise ConfigError(
                 f"api.port: {where.host}:{where.port}: {error.strerror or error}",
                 "stop what holds the port, or set another api.port",
             ) from error
+        except ConfigError:
+            await self._runner.cleanup()
+            raise
         return self
 
     async def __aexit__(
@@ -66,8 +59,30 @@ class Server:
         error: BaseException | None,
         tb: TracebackType | None,
     ) -> None:
+        await self._close()
+
+    async def _close(self) -> None:
         await self._runner.cleanup()
         Path(self._settings.socket).unlink(missing_ok=True)
+
+    async def _bind(self, path: Path) -> None:
+        """Serve on the unix socket; one that a killed agent left is taken over, nothing else is."""
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if path.is_socket() and not _answers(path):
+                path.unlink()
+            if path.exists():
+                raise ConfigError(
+                    f"api.socket: {path}: there is something else, or another agent serves on it",
+                    "set another api.socket",
+                )
+            await web.UnixSite(self._runner, str(path)).start()
+            path.chmod(SOCKET_MODE)
+        except OSError as error:
+            raise ConfigError(
+                f"api.socket: {path}: {error.strerror or error}",
+                "name a folder this user may write to",
+            ) from error
 
     @property
     def port(self) -> int:
@@ -88,6 +103,12 @@ class Server:
             return refusal(404, f"no domain {name!r}", f"known: {', '.join(self._domains)}")
         domain.restart()
         return _json({"domain": name, "restarting": True}, 202)
+
+
+def _answers(path: Path) -> bool:
+    """Whether somebody serves on a unix socket."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(str(path)) == 0
 
 
 def _json(document: dict[str, Any], status: int = 200) -> web.Response:

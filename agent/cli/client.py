@@ -48,6 +48,11 @@ class Client:
             connection.request(method, route)
             response = connection.getresponse()
             document: dict[str, Any] = json.loads(response.read())
+        except PermissionError as error:
+            raise HoldfastError(
+                f"{self._path}: permission denied: an agent may run, but this user may not ask it",
+                "use sudo, or join the group of the socket",
+            ) from error
         except (OSError, http.client.HTTPException, json.JSONDecodeError) as error:
             raise AgentUnreachable(
                 f"no agent answers on {self._path}: {error}",

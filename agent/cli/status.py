@@ -7,6 +7,7 @@ from typing import Any
 
 from msgspec import convert
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -27,17 +28,26 @@ def show(config: Path, as_json: bool) -> int:
         document = Client(Path(settings.api.socket)).get("/api/v1/status")
         code = CODES[document["status"]]
     except AgentUnreachable:
-        snapshot = Path(settings.store.path).with_name("status.json")
-        if not snapshot.exists():
+        snapshot = _snapshot(Path(settings.store.path).with_name("status.json"))
+        if snapshot is None:
             raise
-        document = json.loads(snapshot.read_bytes())
-        document["snapshot_age_s"] = round(time.time() - document["at_us"] / 1e6, 1)
+        document = snapshot
         code = AgentUnreachable.exit_code
     if as_json:
         print(json.dumps(document))
     else:
         _print(document)
     return code
+
+
+def _snapshot(path: Path) -> dict[str, Any] | None:
+    """The last state with its age; None if there is none, or a power cut has spoilt it."""
+    try:
+        document: dict[str, Any] = json.loads(path.read_bytes())
+        document["snapshot_age_s"] = round(time.time() - document["at_us"] / 1e6, 1)
+    except (OSError, ValueError, TypeError, LookupError):
+        return None
+    return document
 
 
 def _print(document: dict[str, Any]) -> None:
@@ -67,7 +77,7 @@ def _print(document: dict[str, Any]) -> None:
 def _rows(table: Table, document: dict[str, Any]) -> None:
     link = document["link"]
     state = f"up {_span(link['connected_s'])}" if link["connected"] else "[red]down[/]"
-    broker = "embedded broker" if link["embedded"] else link["broker"]
+    broker = "embedded broker" if link["embedded"] else escape(link["broker"])
     acked = link["last_ack_age_s"]
     table.add_row("link", f"{state}, {broker}, MQTT {link['protocol']}")
     table.add_row(
@@ -76,7 +86,7 @@ def _rows(table: Table, document: dict[str, Any]) -> None:
         + ("none yet" if acked is None else f"last {_span(acked)} ago"),
     )
     for name, domain in document["domains"].items():
-        ready = "ready" if domain["ready"] else f"[red]down: {domain['cause']}[/]"
+        ready = "ready" if domain["ready"] else f"[red]down: {escape(domain['cause'])}[/]"
         table.add_row(
             "domain", f"{name}: {ready}, {domain['ep']}, restarted {domain['restarts']} times"
         )
@@ -100,10 +110,10 @@ def _ledger(ledger: dict[str, Any]) -> Table:
     wrong = [name for name, balance in balances.items() if not balance.balanced]
     verdict = f"[bold red]DOES NOT BALANCE: {', '.join(wrong)}[/]" if wrong else "balances"
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column("ledger", no_wrap=True)
+    table.add_column("ledger", no_wrap=True, min_width=max(map(len, balances), default=0))
     for column in ("produced", "delivered", "held"):
         table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("dropped")
+    table.add_column("dropped", min_width=9, overflow="fold")
     for name, row in balances.items():
         dropped = ", ".join(f"{count} {reason}" for reason, count in row.dropped.items())
         table.add_row(name, str(row.produced), str(row.delivered), str(row.held), dropped or "0")

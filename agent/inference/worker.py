@@ -48,8 +48,8 @@ def main(fd: str, parent: str, engine: str, options: str) -> None:
             ENGINES[engine](msgspec.json.decode(options), sock)
         except HoldfastError as error:
             wire.send(sock, wire.Failure(str(error)))
-        except wire.Closed:
-            return
+        except ConnectionError:
+            return  # the agent is gone, or has closed the domain
 
 
 if __name__ == "__main__":

@@ -1,0 +1,191 @@
+"""How `holdfast run` begins and ends."""
+
+import os
+import shutil
+import signal
+import socket
+import sqlite3
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.cli.inbox import heard, inbox
+from tests.cli.unprivileged import holdfast_unprivileged
+from tests.outside import ROOT, Device, holdfast, running, until
+
+
+@pytest.fixture
+def device(tmp_path: Path) -> Device:
+    return Device(tmp_path, inbox(tmp_path))
+
+
+@pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_agent_in_order_with_0(device: Device, sign: signal.Signals) -> None:
+    with running(device):
+        until(lambda: device.status()["domains"]["audio"]["ready"], "the domain is ready")
+        child = device.status()["domains"]["audio"]["pid"]
+        assert device.stop(sign) == 0
+        until(lambda: not psutil.pid_exists(child), "the domain's process has ended")
+    assert "stopped" in device.log.read_text()
+    assert "Traceback" not in device.log.read_text()
+
+
+def test_a_signal_in_the_middle_of_the_work_ends_it_with_0_and_loses_nothing(
+    device: Device,
+) -> None:
+    sample = (ROOT / "samples" / "fan.flac").read_bytes()
+    for i in range(5):
+        (device.folder / "inbox" / f"{i}.flac").write_bytes(sample)
+    with running(device):
+        until(lambda: device.ledger("inbox.raw")["produced"] > 0, "it has begun")
+        assert device.stop() == 0
+        device.start()
+        until(lambda: len(list((device.folder / "inbox/done").iterdir())) == 5, "all are taken in")
+        until(lambda: heard(device), "all is heard")
+        segments = device.ledger("inbox.segments")["produced"]
+    assert segments % 5 == 0, "five equal recordings give equal segments"
+    assert "Traceback" not in device.log.read_text()
+
+
+def test_the_children_of_a_killed_agent_die_with_it(device: Device) -> None:
+    with running(device):
+        until(lambda: device.status()["domains"]["audio"]["ready"], "the domain is ready")
+        child = device.status()["domains"]["audio"]["pid"]
+        device.kill()
+        until(lambda: not psutil.pid_exists(child), "the domain's process has ended")
+
+
+def test_a_port_that_is_in_use_is_named(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        api = {"port": port, "socket": str(tmp_path / "holdfast.sock")}
+        device = Device(tmp_path, {"api": api})
+        done = holdfast("run", "--config", str(device.config))
+    assert done.returncode == 78
+    assert f"api.port: 127.0.0.1:{port}" in done.stderr
+    assert "set another api.port" in done.stderr
+    assert not (tmp_path / "holdfast.sock").exists()
+
+
+@pytest.mark.parametrize("attempt", range(3))
+def test_an_agent_that_answers_can_be_ended_in_order(device: Device, attempt: int) -> None:
+    with running(device):  # until its socket answers, and not a moment longer
+        assert device.stop() == 0
+    assert "stopped" in device.log.read_text()
+
+
+def begun_and_ended(device: Device) -> None:
+    """Let the agent make its store."""
+    with running(device):
+        until(lambda: device.status()["domains"]["audio"]["ready"], "the domain is ready")
+        assert device.stop() == 0
+
+
+def refused(device: Device, *, unprivileged: bool = False) -> tuple[int, str]:
+    """The exit code of an agent that cannot begin, and what it says; never a traceback."""
+    run = holdfast_unprivileged if unprivileged else holdfast
+    done = run("run", "--config", str(device.config))
+    assert "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("  try: "), "no hint"
+    return done.returncode, done.stderr
+
+
+def test_a_second_agent_on_the_same_store_ends_with_75_and_the_first_goes_on(
+    device: Device, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    second = Device(tmp_path_factory.mktemp("second"), {"store": {"path": str(device.store)}})
+    with running(device):
+        code, said = refused(second)
+        assert code == 75
+        assert f"{device.store}: another agent holds this store" in said
+        assert device.answers()
+
+
+def test_a_store_folder_without_rights_ends_with_73(device: Device) -> None:
+    device.store.parent.mkdir()
+    device.store.parent.chmod(0o500)
+    code, said = refused(device, unprivileged=True)
+    assert code == 73
+    assert f"{device.store}: the store cannot be opened: Permission denied" in said
+    assert f"write access to {device.store.parent}" in said
+
+
+def test_a_store_folder_that_cannot_be_made_ends_with_73(device: Device) -> None:
+    device.store.parent.write_text("a file in its place")
+    code, said = refused(device)
+    assert code == 73
+    assert str(device.store) in said
+
+
+def test_a_store_that_may_only_be_read_ends_with_73_and_is_left_as_it_is(device: Device) -> None:
+    begun_and_ended(device)
+    content = device.store.read_bytes()
+    device.store.chmod(0o400)
+    code, said = refused(device, unprivileged=True)
+    assert code == 73
+    assert str(device.store) in said
+    assert device.store.read_bytes() == content
+
+
+def test_a_store_that_is_no_database_ends_with_73_and_is_left_as_it_is(device: Device) -> None:
+    device.store.parent.mkdir()
+    device.store.write_text("somebody's notes\n" * 100)
+    code, said = refused(device)
+    assert code == 73
+    assert "not a sound SQLite file" in said
+    assert device.store.read_text() == "somebody's notes\n" * 100
+
+
+def test_a_folder_in_the_place_of_the_store_ends_with_73(device: Device) -> None:
+    device.store.mkdir(parents=True)
+    assert refused(device)[0] == 73
+
+
+def test_a_store_of_a_newer_holdfast_ends_with_73_and_is_left_as_it_is(device: Device) -> None:
+    begun_and_ended(device)
+    with sqlite3.connect(device.store) as db:
+        db.execute("PRAGMA user_version = 999")
+    db.close()
+    code, said = refused(device)
+    assert code == 73
+    assert "999" in said
+
+
+@pytest.mark.parametrize("models", ["nowhere", "empty"])
+def test_a_model_that_is_not_there_ends_with_1_and_names_the_folder(
+    tmp_path: Path, models: str
+) -> None:
+    (tmp_path / "empty" / "speech" / "1").mkdir(parents=True)
+    device = Device(tmp_path, {"models_path": str(tmp_path / models)})
+    code, said = refused(device)
+    assert code == 1
+    assert str(tmp_path / models / "speech") in said
+
+
+def test_a_damaged_model_ends_with_1_and_is_not_run(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "models" / "speech", tmp_path / "models" / "speech")
+    for model in tmp_path.glob("models/speech/*/*.onnx"):
+        content = bytearray(model.read_bytes())
+        content[len(content) // 2] ^= 1
+        model.write_bytes(content)
+    code, said = refused(Device(tmp_path, {"models_path": str(tmp_path / "models")}))
+    assert code == 1
+    assert "sha256" in said
+    assert "install the model again" in said
+
+
+def test_a_socket_path_that_is_too_long_is_named(tmp_path: Path) -> None:
+    path = tmp_path / ("s" * 120)
+    device = Device(tmp_path, {"api": {"port": 0, "socket": str(path)}})
+    code, said = refused(device)
+    assert code == 78
+    assert "api.socket" in said
+
+
+def test_the_agent_begins_in_a_folder_that_is_not_there_yet(tmp_path: Path) -> None:
+    store = tmp_path / "a" / "b" / "holdfast.db"
+    device = Device(tmp_path, {"store": {"path": str(store)}})
+    with running(device):
+        assert store.exists()
+        assert store.stat().st_uid == os.geteuid()
