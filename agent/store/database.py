@@ -16,7 +16,6 @@ import sqlite3
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
 from agent.clock import Clock
@@ -64,12 +63,7 @@ class Database:
             raise
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         self._queue.put(None)
         await asyncio.to_thread(self._thread.join)
         os.close(self._lock_fd)

@@ -1,7 +1,6 @@
 """The store as the other parts see it: one file, opened once, with its three faces."""
 
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from agent.clock import Clock
@@ -27,13 +26,8 @@ class Store:
         await self._database.__aenter__()
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
-        await self._database.__aexit__(kind, error, tb)
+    async def __aexit__(self, *_: object) -> None:
+        await self._database.__aexit__()
 
     @property
     def epoch(self) -> str:
