@@ -18,6 +18,7 @@ from agent.records import RATE_HZ, Take
 
 log = logging.getLogger("source")
 BLOCK_SAMPLES = 32_000  # of a recording in one raw record: two seconds, 62.5 KiB
+REASON = ".reason.txt"  # beside a rejected file
 UNFINISHED = (".part", ".tmp", ".partial", ".crdownload")
 
 
@@ -74,6 +75,8 @@ class Folder:
         self._settle_s = settings.settle_s
         self._recorder = recorder
         self._conditions = conditions
+        self.rejected = 0  # files in rejected/ when the agent started, and since
+        self._counted = False
         self._seen: dict[str, tuple[int, int, float]] = {}  # size, mtime, since (monotonic)
 
     async def run(self) -> None:
@@ -82,6 +85,7 @@ class Folder:
             try:
                 for below in ("done", "rejected"):
                     (self._path / below).mkdir(parents=True, exist_ok=True)
+                self._count()
                 for path in self._settled():
                     await self._one(path)
             except OSError as error:
@@ -89,6 +93,12 @@ class Folder:
             else:
                 self._conditions.clear("source_unreadable", self.name)
             await asyncio.sleep(self._poll_s)
+
+    def _count(self) -> None:
+        if not self._counted:
+            found = (self._path / "rejected").iterdir()
+            self.rejected += sum(not path.name.endswith(REASON) for path in found)
+            self._counted = True
 
     def _settled(self) -> list[Path]:
         """Files whose size and time have not changed for `settle_s`."""
@@ -125,7 +135,7 @@ class Folder:
         """Out of the way, with the reason beside it."""
         target = _move(path, self._path / "rejected")
         reason = f"{error}\n{error.hint}\n"
-        target.with_name(f"{target.name}.reason.txt").write_text(reason, encoding="utf-8")
+        target.with_name(target.name + REASON).write_text(reason, encoding="utf-8")
         log.warning(
             "%s: refused %s; %s. Moved to rejected/%s",
             self.name,
@@ -133,12 +143,6 @@ class Folder:
             error.hint,
             codec.label(target),
         )
-
-    @property
-    def rejected(self) -> int:
-        """How many files lie in rejected/."""
-        folder = self._path / "rejected"
-        return sum(not f.name.endswith(".reason.txt") for f in folder.glob("*"))
 
 
 def _move(path: Path, folder: Path) -> Path:
