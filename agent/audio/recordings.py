@@ -136,6 +136,7 @@ class Folder:
         target = _move(path, self._path / "rejected")
         reason = f"{error}\n{error.hint}\n"
         target.with_name(target.name + REASON).write_text(reason, encoding="utf-8")
+        self.rejected += 1
         log.warning(
             "%s: refused %s; %s. Moved to rejected/%s",
             self.name,
