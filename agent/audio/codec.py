@@ -46,7 +46,8 @@ def check(path: Path) -> float:
     """Read a recording to its end; its length in seconds. Raises AudioError or OSError."""
     if path.stat().st_size == 0:
         raise AudioError(f"{label(path)}: the file is empty (0 bytes)", "copy it here again")
-    path.open("rb").close()  # libsndfile would not say why it may not
+    if path.is_file():
+        path.open("rb").close()  # libsndfile would not say why it may not
     frames = 0
     with _opened(path) as sound:
         rate, promised = sound.samplerate, sound.frames
