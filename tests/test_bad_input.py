@@ -131,6 +131,30 @@ def said(device: Device, name: str) -> bool:
     return any(c["name"] == name for c in device.status()["conditions"])
 
 
+def test_audio_of_a_source_that_left_the_configuration_is_heard_or_said(tmp_path: Path) -> None:
+    """It was accepted under the name that the source had before the agent was killed."""
+    source = folder_source(tmp_path, "inbox")
+    device = Device(tmp_path, {"audio": {"sources": [source]}})
+    for i in range(20):
+        (tmp_path / "inbox" / f"{i}.flac").write_bytes(SAMPLE.read_bytes())
+    with running(device):
+        until(lambda: device.ledger("inbox.raw")["held"] > 0, "some of it is accepted")
+        device.kill()
+        settings = yaml.safe_load(device.config.read_text())
+        settings["audio"]["sources"][0]["name"] = "hall"
+        device.config.write_text(yaml.safe_dump(settings))
+        device.start()
+        assert device.ledger("inbox.raw")["held"] > 0, "all was heard before the kill"
+        until(
+            lambda: (
+                device.ledger("inbox.raw")["held"] == 0
+                or any("inbox" in c["subject"] for c in device.status()["conditions"])
+            ),
+            "what waits under the old name is heard, or a condition names it",
+            deadline_s=10,
+        )
+
+
 WRONG = {
     "a wrong key": (
         "link:\n  ack_from: ingest\naudio:\n  sourcs: []\n",

@@ -118,6 +118,12 @@ def test_stretches_ascend_within_the_take_and_hold_the_sound_of_their_place(
 
 @ANY
 @given(take=takes(), rules=any_rules(), calls=CALLS, floor=st.integers(0, 20_000))
+@example(  # shorter than a hop, and a hangover shorter than a hop
+    take=Take(131, np.zeros(2, np.float32)),
+    rules=Segments(0.0, 0.0, speech_s_min=0.016, hangover_s=1e-5, margin_s=0.008),
+    calls=[],
+    floor=0,
+)
 def test_stretches_are_sound_under_any_rules_that_can_be_set(
     take: Take, rules: Segments, calls: list[int], floor: int
 ) -> None:

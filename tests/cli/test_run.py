@@ -56,6 +56,15 @@ def test_the_children_of_a_killed_agent_die_with_it(device: Device) -> None:
         until(lambda: not psutil.pid_exists(child), "the domain's process has ended")
 
 
+def test_a_hung_domain_does_not_keep_the_agent_from_ending(device: Device) -> None:
+    with running(device):
+        until(lambda: device.status()["domains"]["audio"]["ready"], "the domain is ready")
+        child = device.status()["domains"]["audio"]["pid"]
+        os.kill(child, signal.SIGSTOP)
+        assert device.stop() == 0
+        assert not psutil.pid_exists(child)
+
+
 def test_a_port_that_is_in_use_is_named(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
