@@ -121,7 +121,10 @@ class App:
                 async with asyncio.TaskGroup() as group:
                     for part in self._loops():
                         group.create_task(part())
-                    group.create_task(_until(stop))
+                    # Waited for here, not in a task of the group: a task that ends the group while
+                    # it is being left spoils all later timeouts under Python 3.11.2 (Debian 12).
+                    await stop.wait()
+                    raise Stopped
             except* Stopped:
                 log.info("stopping: what is unfinished is kept")
             with suppress(StoreError):  # then the last snapshot stays
@@ -260,11 +263,6 @@ def _stop_or_die(stop: asyncio.Event) -> None:
     if stop.is_set():
         os._exit(130)
     stop.set()
-
-
-async def _until(stop: asyncio.Event) -> None:
-    await stop.wait()
-    raise Stopped
 
 
 def _one_onnxruntime() -> None:

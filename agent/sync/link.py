@@ -129,7 +129,8 @@ class Link:
                 group.create_task(self._uplink.run(connection))
                 group.create_task(self._beat(connection))
                 group.create_task(self._hear_acks())
-                group.create_task(_until_ended(connection))
+                # Not a task of the group; see app.py.
+                raise LinkError(f"the connection ended: {await asyncio.shield(connection.ended)}")
         except asyncio.CancelledError:
             with contextlib.suppress(LinkError):  # then the last will says it
                 farewell = self._presence(online=False)
@@ -183,10 +184,6 @@ class Link:
                 ack_from=self._settings.ack_from,
             )
         )
-
-
-async def _until_ended(connection: Connection) -> None:
-    raise LinkError(f"the connection ended: {await asyncio.shield(connection.ended)}")
 
 
 def _first(group: BaseException) -> BaseException:

@@ -120,7 +120,7 @@ def test_stretches_ascend_within_the_take_and_hold_the_sound_of_their_place(
 @given(take=takes(), rules=any_rules(), calls=CALLS, floor=st.integers(0, 20_000))
 @example(  # shorter than a hop, and a hangover shorter than a hop
     take=Take(131, np.zeros(2, np.float32)),
-    rules=Segments(0.0, 0.0, speech_s_min=0.016, hangover_s=1e-5, margin_s=0.008),
+    rules=Segments(0.0, 0.0, speech_s_min=0.016, hangover_s=1e-5, margin_s=0.0078125),
     calls=[],
     floor=0,
 )
