@@ -114,6 +114,7 @@ class App:
             asyncio.get_running_loop().add_signal_handler(name, _stop_or_die, stop)
         async with AsyncExitStack() as parts:
             await parts.enter_async_context(self.store)
+            await self._hear_former_sources()
             await parts.enter_async_context(self.domain)
             await parts.enter_async_context(self.server)
             self._welcome()
@@ -142,14 +143,26 @@ class App:
             await self.broker.ready.wait()
         await self.link.run()
 
+    async def _hear_former_sources(self) -> None:
+        """What a source that left the configuration had accepted still becomes segments."""
+        configured = {source.name for source in self.sources}
+        for name in await self.store.spool.sources():
+            if name not in configured:
+                log.info("hearing what is left of %s, a source no longer configured", name)
+                await self.store.spool.end_all(name)
+                self._listen(name, "segments", asyncio.Event())
+
+    def _listen(self, name: str, keep: config.Keep, arrived: asyncio.Event) -> None:
+        rules, spool = self.settings.audio.segments, self.store.spool
+        self.listeners.append(
+            Listener(name, keep, rules, spool, self.speech, self.conditions, arrived)
+        )
+
     def _add(self, source: config.Source) -> None:
         """A source, its recorder and its listener, with the event between the two."""
         arrived = asyncio.Event()
-        rules, spool = self.settings.audio.segments, self.store.spool
-        recorder = Recorder(source.name, spool, self.conditions, self.clock, arrived)
-        self.listeners.append(
-            Listener(source.name, source.keep, rules, spool, self.speech, self.conditions, arrived)
-        )
+        recorder = Recorder(source.name, self.store.spool, self.conditions, self.clock, arrived)
+        self._listen(source.name, source.keep, arrived)
         chunk_s = self.settings.audio.chunk_s
         match source:
             case config.File():

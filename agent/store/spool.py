@@ -103,6 +103,20 @@ class Spool:
         await self._database.write(operation)
         return Take(take.id, take.source, take.name, samples, end)
 
+    async def end_all(self, source: str) -> None:
+        """No more will come of this source: end its takes."""
+
+        def operation(connection: sqlite3.Connection) -> list[Take]:
+            rows = connection.execute(
+                "SELECT id, source, name, samples FROM takes WHERE source = ? AND NOT ended",
+                (source,),
+            )
+            return [Take(*row) for row in rows]
+
+        for take in await self._database.read(operation):
+            await self.accept(take, b"", end=True)
+            await self.forget(take)
+
     async def refuse(self, source: str) -> None:
         """Count a stretch of live sound that found no room."""
 
@@ -122,6 +136,16 @@ class Spool:
                 (source,),
             ).fetchone()
             return Position(*row) if row else Position()
+
+        return await self._database.read(operation)
+
+    async def sources(self) -> list[str]:
+        """The sources of which raw audio is held."""
+
+        def operation(connection: sqlite3.Connection) -> list[str]:
+            suffix = raw_stream("")
+            rows = connection.execute("SELECT name FROM streams WHERE held > 0 ORDER BY name")
+            return [name.removesuffix(suffix) for (name,) in rows if name.endswith(suffix)]
 
         return await self._database.read(operation)
 
