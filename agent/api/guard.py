@@ -34,7 +34,9 @@ class Guard:
         except HoldfastError as error:
             return refusal(503, str(error), error.hint)
         except web.HTTPException as error:
-            return refusal(error.status, error.reason, "see /api/v1/health and the README")
+            answer = refusal(error.status, error.reason, "see /api/v1/health and the README")
+            answer.headers.update({k: v for k, v in error.headers.items() if k == "Allow"})
+            return answer
         finally:
             self.active_requests -= 1
 

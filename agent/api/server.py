@@ -1,5 +1,6 @@
 """The doors themselves: a TCP port for reading and a unix socket (mode 0660) for everything."""
 
+import errno
 import socket
 from pathlib import Path
 from typing import Any, Self
@@ -100,9 +101,10 @@ class Server:
 
 
 def _answers(path: Path) -> bool:
-    """Whether somebody serves on a unix socket."""
+    """Whether somebody may serve on a unix socket: only a refusal says that nobody does."""
     with socket.socket(socket.AF_UNIX) as probe:
-        return probe.connect_ex(str(path)) == 0
+        probe.settimeout(1.0)
+        return probe.connect_ex(str(path)) != errno.ECONNREFUSED
 
 
 def _json(document: dict[str, Any], status: int = 200) -> web.Response:

@@ -15,7 +15,7 @@ from agent.errors import AudioError
 from agent.records import RATE_HZ
 
 Pcm = NDArray[np.int16]
-READ_FRAMES = 1 << 16
+READ_SAMPLES = 1 << 17
 SUFFIXES = (".wav", ".flac", ".opus", ".ogg", ".aiff", ".mp3")
 RATE_HZ_MIN, RATE_HZ_MAX = 4000, 768_000
 UNKNOWN_FRAMES = 1 << 50
@@ -39,7 +39,8 @@ class Resampler:
 
 def label(path: Path) -> str:
     """A file's name as text that can be stored and printed, whatever bytes it is made of."""
-    return path.name.encode(errors="surrogateescape").decode(errors="replace")
+    text = path.name.encode(errors="surrogateescape").decode(errors="replace")
+    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
 
 
 def check(path: Path) -> float:
@@ -52,7 +53,7 @@ def check(path: Path) -> float:
     with _opened(path) as sound:
         rate, promised = sound.samplerate, sound.frames
         try:
-            while len(block := sound.read(READ_FRAMES, dtype="float32", always_2d=True)):
+            while len(block := _block(sound)):
                 frames += len(block)
         except soundfile.LibsndfileError:
             promised = max(promised, frames + 1)
@@ -64,6 +65,13 @@ def check(path: Path) -> float:
     if frames == 0:
         raise AudioError(f"{label(path)}: no sound in it", f"expected {KNOWN} with sound")
     return float(frames / rate)
+
+
+def _block(sound: soundfile.SoundFile) -> NDArray[np.float32]:
+    """The next frames [n, channels], so many that the samples of all channels are bounded."""
+    frames = max(1, READ_SAMPLES // sound.channels)
+    block: NDArray[np.float32] = sound.read(frames, dtype="float32", always_2d=True)
+    return block
 
 
 def _opened(path: Path) -> soundfile.SoundFile:
@@ -108,7 +116,7 @@ def _resampled(path: Path) -> Iterator[Pcm]:
     with _opened(path) as sound:
         resampler = Resampler(sound.samplerate)
         try:
-            while len(block := sound.read(READ_FRAMES, dtype="float32", always_2d=True)):
+            while len(block := _block(sound)):
                 yield resampler.push(block)
         except soundfile.LibsndfileError as error:
             said = error.error_string.strip()

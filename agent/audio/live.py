@@ -17,7 +17,7 @@ from agent.health.conditions import Conditions
 from agent.records import RATE_HZ
 
 log = logging.getLogger("source")
-LINE_BYTES_MAX = 500  # of what a failed arecord said
+WORDS_BYTES_MAX = 500  # of what a failed arecord said
 
 
 class Loop:
@@ -109,16 +109,19 @@ class Microphone:
         )
         assert process.stdout is not None
         assert process.stderr is not None
+        said = asyncio.create_task(_last_words(process.stderr))
         try:
             await self._hear(process.stdout)
-            said = (await process.stderr.read(LINE_BYTES_MAX)).decode(errors="replace").strip()
             raise AudioError(
-                f"arecord ended: {said or 'without a word'}", "`arecord -L` lists the devices"
+                f"arecord ended: {await said or 'without a word'}",
+                "`arecord -L` lists the devices",
             )
         finally:
             if process.returncode is None:
                 process.kill()
-            await process.communicate()  # to the end, which closes the pipes
+            await process.stdout.read()  # to the end, which closes the pipe
+            await said
+            await process.wait()
 
     async def _hear(self, stdout: asyncio.StreamReader) -> None:
         """Chunk after chunk until the end of the stream."""
@@ -140,3 +143,11 @@ class Microphone:
             if len(pcm):
                 await self._recorder.accept_live("live", pcm)
                 self._conditions.clear("source_unreadable", self.name)
+
+
+async def _last_words(stderr: asyncio.StreamReader) -> str:
+    """What a program said at the end, read all the time so that its pipe never fills."""
+    said = b""
+    while more := await stderr.read(WORDS_BYTES_MAX):
+        said = (said + more)[-WORDS_BYTES_MAX:]
+    return said.decode(errors="replace").strip()

@@ -19,6 +19,7 @@ from agent.records import RATE_HZ, Take
 log = logging.getLogger("source")
 BLOCK_SAMPLES = 32_000  # of a recording in one raw record: two seconds, 62.5 KiB
 REASON = ".reason.txt"  # beside a rejected file
+NAME_BYTES_MAX = 255  # of a file, on nearly every file system
 UNFINISHED = (".part", ".tmp", ".partial", ".crdownload")
 
 
@@ -86,13 +87,23 @@ class Folder:
                 for below in ("done", "rejected"):
                     (self._path / below).mkdir(parents=True, exist_ok=True)
                 self._count()
-                for path in self._settled():
-                    await self._one(path)
+                trouble = [await self._tried(path) for path in self._settled()]
             except OSError as error:
-                hold_unreadable(self._conditions, self.name, error)
+                trouble = [error]
+            found = next(filter(None, trouble), None)
+            if found:
+                hold_unreadable(self._conditions, self.name, found)
             else:
                 self._conditions.clear("source_unreadable", self.name)
             await asyncio.sleep(self._poll_s)
+
+    async def _tried(self, path: Path) -> OSError | None:
+        """Take in one file; what kept it from being moved holds up no other."""
+        try:
+            await self._one(path)
+        except OSError as error:
+            return error
+        return None
 
     def _count(self) -> None:
         if not self._counted:
@@ -104,10 +115,10 @@ class Folder:
         """Files whose size and time have not changed for `settle_s`."""
         now = asyncio.get_running_loop().time()
         found: dict[str, tuple[int, int, float]] = {}
-        for entry in os.scandir(self._path):
+        for entry in sorted(os.scandir(self._path), key=lambda e: e.name):
             if entry.name.startswith(".") or entry.name.endswith(UNFINISHED):
                 continue
-            if entry.is_file(follow_symlinks=False):
+            if entry.is_file():
                 status = entry.stat()
                 size, mtime, since = self._seen.get(entry.name, (-1, -1, now))
                 same = (size, mtime) == (status.st_size, status.st_mtime_ns)
@@ -134,16 +145,13 @@ class Folder:
     def _reject(self, path: Path, error: AudioError) -> None:
         """Out of the way, with the reason beside it."""
         target = _move(path, self._path / "rejected")
-        reason = f"{error}\n{error.hint}\n"
-        target.with_name(target.name + REASON).write_text(reason, encoding="utf-8")
         self.rejected += 1
         log.warning(
-            "%s: refused %s; %s. Moved to rejected/%s",
-            self.name,
-            error,
-            error.hint,
+            *("%s: refused %s; %s. Moved to rejected/%s", self.name, error, error.hint),
             codec.label(target),
         )
+        reason = f"{error}\n{error.hint}\n"
+        _fitting(target.with_name(target.name + REASON)).write_text(reason, encoding="utf-8")
 
 
 def _move(path: Path, folder: Path) -> Path:
@@ -151,5 +159,11 @@ def _move(path: Path, folder: Path) -> Path:
     names = itertools.chain(
         [path.name], (f"{path.stem}.{i}{path.suffix}" for i in itertools.count(1))
     )
-    target = next(folder / name for name in names if not (folder / name).exists())
-    return path.rename(target)
+    targets = (_fitting(folder / name) for name in names)
+    return path.rename(next(target for target in targets if not target.exists()))
+
+
+def _fitting(path: Path) -> Path:
+    """The path, its name shortened in front where the file system would find it too long."""
+    name = os.fsencode(path.name)
+    return path.with_name(os.fsdecode(name[-NAME_BYTES_MAX:]))

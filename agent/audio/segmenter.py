@@ -123,7 +123,7 @@ class Segmenter:
         return stretch
 
     def _give(self, end: int) -> Stretch | None:
-        start = max(self._opened - self._margin, self.floor, self._base)
+        start, end = max(self._opened - self._margin, self.floor, self._base), min(end, self.given)
         if self._spoken < self._speech_min or end <= start:
             return None
         pcm = self._clean[start - self._base : end - self._base].copy()

@@ -71,9 +71,10 @@ class Status:
         while True:
             try:
                 await self.write()
-            except StoreError as error:
+            except (StoreError, OSError) as error:
                 self._conditions.hold(
-                    "store_unreadable", "store", "critical", str(error), error.hint
+                    *("store_unreadable", "store", "critical", str(error)),
+                    getattr(error, "hint", "check the disk of the store"),
                 )
             else:
                 self._conditions.clear("store_unreadable", "store")

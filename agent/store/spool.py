@@ -88,7 +88,7 @@ class Spool:
         samples = raw.offset + raw.samples
 
         def operation(connection: sqlite3.Connection) -> None:
-            if pages_bytes(connection) >= self._bytes_max:
+            if pcm and pages_bytes(connection) >= self._bytes_max:  # an end needs no room
                 raise StoreFull(
                     f"the store has reached store.bytes_max ({self._bytes_max})",
                     "let the link drain it, or raise the bound",
