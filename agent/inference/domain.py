@@ -165,6 +165,7 @@ class Domain:
 
     async def _spawn(self) -> Child:
         ours, theirs = socket.socketpair()
+        process: asyncio.subprocess.Process | None = None
         try:
             with theirs:
                 process = await asyncio.create_subprocess_exec(
@@ -176,7 +177,10 @@ class Domain:
                 )
             reader, writer = await asyncio.open_unix_connection(sock=ours)
         except (OSError, asyncio.CancelledError):
-            ours.close()  # which ends the child, if there is one
+            ours.close()
+            if process:
+                process.kill()
+                await process.wait()
             raise
         return Child(process, reader, writer)
 

@@ -7,6 +7,7 @@ agent ends, in whatever way that happens.
 import socket
 import sys
 import time
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -43,13 +44,12 @@ ENGINES = {"speech": _speech}
 def main(fd: str, parent: str, engine: str, options: str) -> None:
     """Run one engine on the socket `fd`; `options` are its constructor's arguments as JSON."""
     child.live_with(int(parent))
-    with socket.socket(fileno=int(fd)) as sock:
+    # A lost connection: the agent is gone, or has closed the domain.
+    with socket.socket(fileno=int(fd)) as sock, suppress(ConnectionError):
         try:
             ENGINES[engine](msgspec.json.decode(options), sock)
         except HoldfastError as error:
             wire.send(sock, wire.Failure(str(error)))
-        except ConnectionError:
-            return  # the agent is gone, or has closed the domain
 
 
 if __name__ == "__main__":
