@@ -161,14 +161,18 @@ class Judge:
 
     def segments(self, stream: str) -> dict[int, tuple[Segment, bytes]]:
         """The stored segments of a stream with their FLAC, by seq."""
+        return {
+            seq: (msgspec.json.decode(body, type=Segment), flac)
+            for seq, (body, flac) in zip(self.seqs(stream), self.blobs(stream), strict=True)
+        }
+
+    def blobs(self, stream: str) -> list[tuple[bytes, bytes]]:
+        """Body and blob of the stored records of a stream, in seq order."""
         with self._lock:
             rows = self._db.execute(
                 "SELECT seq, body FROM records WHERE stream = ? ORDER BY seq", (stream,)
             ).fetchall()
-            return {
-                seq: (msgspec.json.decode(body, type=Segment), self._joined(stream, seq))
-                for seq, body in rows
-            }
+            return [(body, self._joined(stream, seq)) for seq, body in rows]
 
     def _joined(self, stream: str, seq: int) -> bytes:
         pieces = self._db.execute(
