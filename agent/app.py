@@ -133,7 +133,7 @@ class App:
         log.info("stopped")
 
     def _loops(self) -> list[Callable[[], Coroutine[Any, Any, None]]]:
-        loops = [self.domain.run, self.speech.run, self._link, self.status.run]
+        loops = [self.store.run, self.domain.run, self.speech.run, self._link, self.status.run]
         if self.broker:
             loops.append(self.broker.run)
         return [*loops, *(x.run for x in self.listeners), *(x.run for x in self.sources)]
@@ -149,7 +149,7 @@ class App:
         for name in await self.store.spool.sources():
             if name not in configured:
                 log.info("hearing what is left of %s, a source no longer configured", name)
-                await self.store.spool.end_all(name)
+                await self.store.spool.end_absent(name, ())
                 self._listen(name, "segments", asyncio.Event())
 
     def _listen(self, name: str, keep: config.Keep, arrived: asyncio.Event) -> None:

@@ -12,13 +12,36 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta, Struct, field
 
-Name = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$")]
+Name = Annotated[
+    str,
+    Meta(
+        pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$",
+        description="a name of 1 to 32 letters a-z, digits, - and _",
+    ),
+]
 Seconds = Annotated[float, Meta(gt=0, le=31_536_000)]  # up to a year
 Share = Annotated[float, Meta(ge=0, le=1)]
 Count = Annotated[int, Meta(ge=1)]
-Bytes = Annotated[int, Meta(ge=4096)]
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Keep = Literal["segments", "all"]
+_PORT = r"[1-9]\d{0,3}|[1-5]\d{4}|6[0-4]\d{3}|65[0-4]\d{2}|655[0-2]\d|6553[0-5]"
+Broker = Annotated[
+    str,
+    Meta(
+        pattern=rf"^mqtts?://([^][:/?#@\s]+|\[[0-9A-Fa-f:.]+\])(:({_PORT}))?/?$",
+        description="mqtt://HOST, mqtts://HOST or either with :PORT, 1 to 65535",
+    ),
+]
+Prefix = Annotated[
+    str, Meta(pattern=r"^[^+#\s]+[^/+#\s]$", description="a topic without + and #, as plant/7")
+]
+DeviceId = Annotated[
+    str,
+    Meta(
+        pattern=r"^[A-Za-z0-9_.-]{1,64}$",
+        description="a name of 1 to 64 letters, digits, -, _ and .",
+    ),
+]
 
 
 class Part(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -107,7 +130,7 @@ class Store(Part, frozen=True):
     """The one SQLite file. At `bytes_max` new audio is refused, and the refusal is counted."""
 
     path: str = "var/holdfast.db"
-    bytes_max: Bytes = 2 * 1024**3
+    bytes_max: Annotated[int, Meta(ge=1024**2)] = 2 * 1024**3
 
 
 class Link(Part, frozen=True, kw_only=True):
@@ -118,11 +141,11 @@ class Link(Part, frozen=True, kw_only=True):
     """
 
     ack_from: Literal["ingest", "broker"]
-    broker_url: Annotated[str, Meta(pattern=r"^mqtts?://[^/@\s]+(:\d+)?/?$")] | None = None
+    broker_url: Broker | None = None
     username: str | None = None
     password_file: str | None = None
     ca_file: str | None = None
-    topic_prefix: Annotated[str, Meta(pattern=r"^[^+#\s]+[^/+#\s]$")] = "holdfast/v1"
+    topic_prefix: Prefix = "holdfast/v1"
     keepalive_s: Annotated[int, Meta(ge=5, le=1200)] = 30
     connect_timeout_s: Seconds = 10.0
     backoff_s_min: Seconds = 1.0
@@ -150,7 +173,7 @@ class Config(Part, frozen=True, kw_only=True):
     """
 
     link: Link
-    device_id: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.-]{1,64}$")] | None = None
+    device_id: DeviceId | None = None
     store: Store = field(default_factory=Store)
     audio: Audio = field(default_factory=Audio)
     domains: Domains = field(default_factory=Domains)

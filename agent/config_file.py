@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import msgspec
 import yaml
+from msgspec import Meta
 
 from agent.config import Config, File, Folder, Loop, Microphone, Source
 from agent.errors import ConfigError
@@ -130,6 +131,9 @@ def _wrong_value(at: str, what: str, found: Any, kind: Any, keys: list[str | int
             f"{at}: {written} carries a unit; expected a plain number",
             f"write the number alone, in {UNITS.get(_unit_of(str(keys[-1])), 'no unit')}",
         )
+    form = _form(kind)
+    if form and "matching regex" in what:
+        what = f"expected {form}"
     shown = "" if isinstance(found, (dict, list)) else f"; found {written}"
     return ConfigError(f"{at}: {what[0].lower()}{what[1:]}{shown}", _START)
 
@@ -206,6 +210,14 @@ def _parts(kind: Any) -> list[Any]:
     if get_origin(kind) in (Union, UnionType):
         return [part for member in get_args(kind) for part in _parts(member)]
     return [kind]
+
+
+def _form(kind: Any) -> str:
+    """What a text must look like, in words; "" where nothing is said of it."""
+    if get_origin(kind) in (Union, UnionType):
+        return next(filter(None, map(_form, get_args(kind))), "")
+    said = get_args(kind)[1:] if get_origin(kind) is Annotated else ()
+    return next((m.description for m in said if isinstance(m, Meta) and m.description), "")
 
 
 def _fields(kind: Any) -> list[str]:

@@ -5,6 +5,7 @@
     ├── AudioError                    1   a recording or a source cannot be read
     ├── ModelError                    1   a model on disk is missing, damaged or of the wrong form
     ├── DomainError                   1   the domain cannot work now; the work is in the store
+    │   └── PoisonError               1   this very work kills its worker; it is given up
     ├── LinkError                     1   the connection to the broker ended or was refused
     ├── ProtocolError                 1   what the other side said makes no sense
     ├── StoreError                   73   the store cannot be opened or written
@@ -53,6 +54,10 @@ class ModelError(HoldfastError):
 
 class DomainError(HoldfastError):
     """The domain's child is gone, hung or refused the work; try again when it is ready."""
+
+
+class PoisonError(DomainError):
+    """This work ended its worker several times, alone and while other work went well."""
 
 
 class LinkError(HoldfastError):

@@ -34,6 +34,12 @@ class Journal(logging.Formatter):
         return line
 
 
+def printable(text: str) -> str:
+    """Text from outside as text that can be stored, sent and printed on one line."""
+    text = text.encode(errors="surrogateescape").decode(errors="replace")
+    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
+
+
 def begin(level: str) -> None:
     """Send all logs to standard error."""
     handler = logging.StreamHandler(sys.stderr)

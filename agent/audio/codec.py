@@ -3,6 +3,7 @@
 import hashlib
 import io
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import soxr
 from numpy.typing import NDArray
 
 from agent.errors import AudioError
+from agent.logs import printable
 from agent.records import RATE_HZ
 
 Pcm = NDArray[np.int16]
@@ -19,7 +21,40 @@ READ_SAMPLES = 1 << 17
 SUFFIXES = (".wav", ".flac", ".opus", ".ogg", ".aiff", ".mp3")
 RATE_HZ_MIN, RATE_HZ_MAX = 4000, 768_000
 UNKNOWN_FRAMES = 1 << 50
+UNKNOWN_BYTES = 0x7FFF_0000  # what programs that write into a pipe give as a size is above this
+OGG_TAIL_BYTES = 1 << 17  # a page has at most 65,307
 KNOWN = "WAV, FLAC, Ogg Opus, Ogg Vorbis, AIFF or MP3"
+
+
+class _Recording(soundfile.SoundFile):  # type: ignore[misc]  # it has no types
+    """A file that is read from its beginning to its end, which may be known to nobody before."""
+
+    def seekable(self) -> bool:
+        """No: soundfile would then read no more than the header promises."""
+        return False
+
+    def promised(self, path: Path) -> int:
+        """How many frames there would be if the file were whole, as far as it tells."""
+        if self.frames >= UNKNOWN_FRAMES:
+            return 0
+        size = re.search(r"^ *(?:data|SSND) : (\d+) \(should be (\d+)\)", self.extra_info, re.M)
+        if size and int(size[2]) < int(size[1]) < UNKNOWN_BYTES:
+            return int(self.frames * int(size[1]) / max(1, int(size[2])))
+        if self.format == "OGG" and not _ended(path):
+            return int(self.frames) + 1
+        return int(self.frames)
+
+
+def _ended(path: Path) -> bool:
+    """Whether an Ogg file's last page is whole and says that it is the last (RFC 3533, 6)."""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - OGG_TAIL_BYTES))
+        tail = file.read()
+    page = tail[tail.rfind(b"OggS") :]
+    if len(page) < 27:
+        return False
+    segments = page[27 : 27 + page[26]]
+    return bool(page[5] & 4) and len(page) >= 27 + len(segments) + sum(segments)
 
 
 class Resampler:
@@ -39,8 +74,7 @@ class Resampler:
 
 def label(path: Path) -> str:
     """A file's name as text that can be stored and printed, whatever bytes it is made of."""
-    text = path.name.encode(errors="surrogateescape").decode(errors="replace")
-    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
+    return printable(path.name)
 
 
 def check(path: Path) -> float:
@@ -51,15 +85,16 @@ def check(path: Path) -> float:
         path.open("rb").close()  # libsndfile would not say why it may not
     frames = 0
     with _opened(path) as sound:
-        rate, promised = sound.samplerate, sound.frames
+        rate, promised = sound.samplerate, sound.promised(path)
         try:
             while len(block := _block(sound)):
                 frames += len(block)
         except soundfile.LibsndfileError:
             promised = max(promised, frames + 1)
     if frames < promised:
+        whole = f" of {promised / rate:.2f} s" if promised > frames + 1 else ""
         raise AudioError(
-            f"{label(path)}: breaks off after {frames / rate:.2f} s of {promised / rate:.2f} s",
+            f"{label(path)}: breaks off after {frames / rate:.2f} s{whole}",
             "the file is cut short or damaged: copy it here again",
         )
     if frames == 0:
@@ -67,25 +102,19 @@ def check(path: Path) -> float:
     return float(frames / rate)
 
 
-def _block(sound: soundfile.SoundFile) -> NDArray[np.float32]:
+def _block(sound: _Recording) -> NDArray[np.float32]:
     """The next frames [n, channels], so many that the samples of all channels are bounded."""
     frames = max(1, READ_SAMPLES // sound.channels)
     block: NDArray[np.float32] = sound.read(frames, dtype="float32", always_2d=True)
     return block
 
 
-def _opened(path: Path) -> soundfile.SoundFile:
+def _opened(path: Path) -> _Recording:
     try:
-        sound = soundfile.SoundFile(os.fsencode(path))  # its own encoding is UTF-8 alone
+        sound = _Recording(os.fsencode(path))  # its own encoding is UTF-8 alone
     except soundfile.LibsndfileError as error:
         said = error.error_string.strip()
         raise AudioError(f"{label(path)}: not a recording: {said}", f"expected {KNOWN}") from error
-    if sound.frames >= UNKNOWN_FRAMES:  # libsndfile cannot find its end
-        sound.close()
-        raise AudioError(
-            f"{label(path)}: does not tell its length, as when it was written into a pipe",
-            "write it to a file, or convert it once more",
-        )
     if not RATE_HZ_MIN <= sound.samplerate <= RATE_HZ_MAX:
         sound.close()
         raise AudioError(
@@ -115,12 +144,15 @@ def decode(path: Path, block_samples: int, skip: int = 0) -> Iterator[Pcm]:
 def _resampled(path: Path) -> Iterator[Pcm]:
     with _opened(path) as sound:
         resampler = Resampler(sound.samplerate)
+        frames, said = 0, "its end is missing"
         try:
             while len(block := _block(sound)):
+                frames += len(block)
                 yield resampler.push(block)
         except soundfile.LibsndfileError as error:
             said = error.error_string.strip()
-            raise AudioError(f"{label(path)}: breaks off: {said}", "copy it here again") from error
+        if frames < sound.promised(path):
+            raise AudioError(f"{label(path)}: breaks off: {said}", "copy it here again")
         yield resampler.push(np.zeros((0, 1), np.float32), last=True)
 
 

@@ -8,16 +8,17 @@ what the model remembered there, so the sound is heard as if nothing had happene
 import asyncio
 import logging
 from collections import deque
+from contextlib import suppress
 from typing import NamedTuple
 
 from agent.audio import codec
 from agent.audio.segmenter import Segmenter, Stretch
 from agent.config import Keep, Segments
-from agent.errors import StoreError
+from agent.errors import PoisonError, StoreError
 from agent.health.conditions import Conditions
 from agent.inference.speech import FRESH, Speech, lag
 from agent.records import RATE_HZ, Position, Raw, Segment, Stamp
-from agent.store.spool import Heard, Spool
+from agent.store.spool import Dead, Heard, Spool
 
 log = logging.getLogger("heard")
 RELEASE_S = 5.0  # silence is let go of at least this often
@@ -96,12 +97,13 @@ class Listener:
                 await self._listen()
             except StoreError as error:
                 self._conditions.hold(
-                    "store_unwritable", self.source, "critical", str(error), error.hint
+                    "hearing_stopped", self.source, "critical", str(error), error.hint
                 )
                 await asyncio.sleep(RETRY_S)
 
     async def _listen(self) -> None:
         self._position = await self._spool.position(self.source)
+        await self._tell_dead()
         passage: Passage | None = None
         seq = self._position.next_seq
         while True:
@@ -113,7 +115,7 @@ class Listener:
                 passage = await self._hear(passage, row)
                 seq = row[0] + 1
             if rows:
-                self._conditions.clear("store_unwritable", self.source)
+                self._conditions.clear("hearing_stopped", self.source)
 
     async def _hear(self, passage: Passage | None, row: Heard) -> Passage | None:
         """One raw record through the domain; the passage it belongs to, None when that ended."""
@@ -124,10 +126,14 @@ class Listener:
         if passage is None:
             passage = self._begin(raw)
         passage.steps.append(Step(seq, raw, stamp, passage.memory))
-        if raw.end:
-            await self._end(passage, pcm, seq)
+        try:
+            if raw.end:
+                await self._end(passage, pcm, seq)
+                return None
+            heard = await self._speech.hear(pcm, passage.memory)
+        except PoisonError as error:
+            await self._bury(passage, seq, error)
             return None
-        heard = await self._speech.hear(pcm, passage.memory)
         passage.memory = heard.memory
         found = passage.segmenter.push(heard.clean, heard.speech)
         silent = passage.segmenter.needed - passage.released > RELEASE_S * RATE_HZ
@@ -162,14 +168,46 @@ class Listener:
         found = passage.segmenter.push(clean, heard.speech) + passage.segmenter.finish(end)
         await self._commit(passage, found, seq, ended=True)
 
+    async def _bury(self, passage: Passage, seq: int, error: PoisonError) -> None:
+        """Give up the passage's newest record; what came before it ends there."""
+        end = passage.steps[-1].raw.offset
+        found = []
+        with suppress(PoisonError):  # then without the last hop
+            heard = await self._speech.hear(b"", passage.memory, end=True)
+            clean = heard.clean[: max(0, end - passage.segmenter.given)]
+            found = passage.segmenter.push(clean, heard.speech)
+        found += passage.segmenter.finish(end)
+        await self._commit(passage, found, seq, ended=True, dead=(seq, str(error)))
+        await self._tell_dead()
+
+    async def _tell_dead(self) -> None:
+        dead = await self._spool.dead(self.source)
+        if not dead:
+            self._conditions.clear("dead_letters", self.source)
+            return
+        seq, cause = dead[-1]
+        self._conditions.hold(
+            "dead_letters",
+            self.source,
+            "warning",
+            f"{len(dead)} raw records are held as dead letters; the last, #{seq}: {cause}",
+            "hearing goes on behind them; they stay in the store",
+        )
+
     async def _commit(
-        self, passage: Passage, found: list[Stretch], seq: int, *, ended: bool
+        self,
+        passage: Passage,
+        found: list[Stretch],
+        seq: int,
+        *,
+        ended: bool,
+        dead: Dead | None = None,
     ) -> None:
         """The segments and the position behind them, in one transaction."""
         kept = [await self._segment(passage, stretch) for stretch in found]
         model = self._speech.domain.model.label
         position = passage.position(seq, model, ended=ended)
-        seqs = await self._spool.keep(self.source, kept, position, self._keep)
+        seqs = await self._spool.keep(self.source, kept, position, self._keep, dead)
         for number, (segment, flac) in zip(seqs, kept, strict=True):
             log.info(
                 "%s.segments #%d  %s  %.1f s of speech at %.1f s, p %.2f, %.0f KiB FLAC: kept",

@@ -62,7 +62,7 @@ class Loop:
                 due += len(block) / RATE_HZ  # a microphone has a sound when it is over
                 await asyncio.sleep(due - self._clock.monotonic())
                 await self._recorder.accept_live(name, block)
-        except AudioError:
+        except (AudioError, OSError):
             await self._recorder.end_live()
             raise
         await self._recorder.end_live()

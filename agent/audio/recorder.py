@@ -1,9 +1,11 @@
 """A source's way into the store: what it hears is accepted once it is committed."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from contextlib import suppress
 from typing import TypeVar
+
+import numpy as np
 
 from agent.audio.codec import Pcm
 from agent.clock import Clock
@@ -47,6 +49,15 @@ class Recorder:
     async def accept(self, take: Take, pcm: Pcm, *, end: bool = False) -> Take:
         """Keep the next samples of a take; waits as long as the store has no room."""
         return await self._until_done(lambda: self._spool.accept(take, pcm.tobytes(), end=end))
+
+    async def end_absent(self, present: Collection[tuple[str, str]]) -> None:
+        """End and forget the takes of all recordings but these (names and identities)."""
+        await self._until_done(lambda: self._spool.end_absent(self.source, present))
+
+    async def break_off(self, take: Take) -> None:
+        """The recording cannot be read on: what was taken of it ends here."""
+        await self.accept(take, np.zeros(0, np.int16), end=True)
+        await self.forget(take)
 
     async def forget(self, take: Take) -> None:
         """The recording is no longer where it was read from."""

@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import logging
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -23,21 +24,34 @@ NAME_BYTES_MAX = 255  # of a file, on nearly every file system
 UNFINISHED = (".part", ".tmp", ".partial", ".crdownload")
 
 
+class Changed(AudioError):
+    """The recording is not what it was when it was begun."""
+
+
+def key(path: Path) -> tuple[str, str]:
+    """Name and identity of a recording: the same as long as nobody changes it."""
+    status = path.stat()
+    return codec.label(path), f"{status.st_size}:{status.st_mtime_ns}"
+
+
 async def take_in(path: Path, recorder: Recorder) -> Take:
     """One recording into the store, on from where it was; the take, ended.
 
-    Raises AudioError when the recording cannot be read to its end.
+    Raises AudioError when the recording cannot be read to its end, Changed when it is another one
+    by then; what was taken of it stays.
     """
-    status = path.stat()
+    begun = key(path)
     await asyncio.to_thread(codec.check, path)
-    take = await recorder.begin(codec.label(path), f"{status.st_size}:{status.st_mtime_ns}")
+    take = await recorder.begin(*begun)
     if take.ended:
         return take
     try:
         async for block in blocks(path, BLOCK_SAMPLES, skip=take.samples):
             take = await recorder.accept(take, block)
-    except AudioError:  # it was changed after the check
-        await recorder.forget(take)
+        if key(path) != begun:
+            raise Changed(f"{take.name}: was changed while it was read", "write it, then move it")
+    except (AudioError, OSError):
+        await recorder.break_off(take)
         raise
     take = await recorder.accept(take, np.zeros(0, np.int16), end=True)
     log.info("%s: took in %s, %.1f s", recorder.source, take.name, take.samples / RATE_HZ)
@@ -57,6 +71,7 @@ class File:
         """Take it in; look again while it cannot be read."""
         while True:
             try:
+                await self._recorder.end_absent([key(self._path)])
                 await take_in(self._path, self._recorder)
             except (AudioError, OSError) as error:
                 hold_unreadable(self._conditions, self.name, error)
@@ -77,7 +92,7 @@ class Folder:
         self._recorder = recorder
         self._conditions = conditions
         self.rejected = 0  # files in rejected/ when the agent started, and since
-        self._counted = False
+        self._looked = False
         self._seen: dict[str, tuple[int, int, float]] = {}  # size, mtime, since (monotonic)
 
     async def run(self) -> None:
@@ -86,7 +101,7 @@ class Folder:
             try:
                 for below in ("done", "rejected"):
                     (self._path / below).mkdir(parents=True, exist_ok=True)
-                self._count()
+                await self._look_first()
                 trouble = [await self._tried(path) for path in self._settled()]
             except OSError as error:
                 trouble = [error]
@@ -105,11 +120,15 @@ class Folder:
             return error
         return None
 
-    def _count(self) -> None:
-        if not self._counted:
-            found = (self._path / "rejected").iterdir()
-            self.rejected += sum(not path.name.endswith(REASON) for path in found)
-            self._counted = True
+    async def _look_first(self) -> None:
+        """What was rejected before; which recordings were taken away while the agent was down."""
+        if self._looked:
+            return
+        present = [key(path) for path in self._path.iterdir() if path.is_file()]
+        await self._recorder.end_absent(present)
+        found = (self._path / "rejected").iterdir()
+        self.rejected += sum(not path.name.endswith(REASON) for path in found)
+        self._looked = True
 
     def _settled(self) -> list[Path]:
         """Files whose size and time have not changed for `settle_s`."""
@@ -136,10 +155,14 @@ class Folder:
             self._reject(
                 path, AudioError(f"{codec.label(path)}: {error.strerror}", "give read access")
             )
+        except Changed as error:
+            log.warning("%s: %s; it is read again once it rests", self.name, error)
         except AudioError as error:
-            self._reject(path, error)
+            if path.exists():
+                self._reject(path, error)
         else:
-            _move(path, self._path / "done")
+            with suppress(FileNotFoundError):  # taken away when it was done
+                _move(path, self._path / "done")
             await self._recorder.forget(take)
 
     def _reject(self, path: Path, error: AudioError) -> None:

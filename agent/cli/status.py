@@ -44,7 +44,8 @@ def _snapshot(path: Path) -> dict[str, Any] | None:
     """The last state with its age; None if there is none, or a power cut has spoilt it."""
     try:
         document: dict[str, Any] = json.loads(path.read_bytes())
-        document["snapshot_age_s"] = round(time.time() - document["at_us"] / 1e6, 1)
+        age_s = time.time() - document["at_us"] / 1e6  # the clock may have been set back
+        document["snapshot_age_s"] = round(max(0.0, age_s), 1)
     except (OSError, ValueError, TypeError, LookupError):
         return None
     return document

@@ -6,6 +6,7 @@ from typing import Literal
 from msgspec import Struct
 
 from agent.clock import Clock
+from agent.logs import printable
 
 log = logging.getLogger("condition")
 Severity = Literal["note", "warning", "critical"]
@@ -35,6 +36,7 @@ class Conditions:
 
     def hold(self, name: str, subject: str, severity: Severity, cause: str, remedy: str) -> None:
         """This condition holds; repeated, it keeps its since and takes the new cause."""
+        cause, remedy = printable(cause), printable(remedy)  # they may quote a file's name
         held = self._held.get((name, subject))
         since_us, begun = (
             (held[0].since_us, held[1])

@@ -29,6 +29,10 @@ T = TypeVar("T")
 STOP_TIMEOUT_S = 2.0
 
 
+class CallLost(DomainError):
+    """The child died of, or during, this call."""
+
+
 class Child:
     """One life of the worker process."""
 
@@ -133,7 +137,10 @@ class Domain:
             self.restarts += 1
 
     async def call(self, head: Struct, body: list[bytes], answer: type[T]) -> tuple[T, bytes]:
-        """Have the worker do one thing. Raises DomainError; a child that hangs is killed."""
+        """Have the worker do one thing; a child that hangs is killed.
+
+        Raises CallLost when the child did not survive the call, DomainError when there was none.
+        """
         async with self._turn:
             child = self._child
             if child is None or not self.ready.is_set():
@@ -142,11 +149,11 @@ class Domain:
                 reply, payload = await child.call(head, body, self._settings.call_timeout_s)
             except ConnectionError as error:
                 self._end(child)
-                raise DomainError(f"domain {self.name} was lost during a call") from error
+                raise CallLost(f"domain {self.name} was lost during a call") from error
             except TimeoutError as error:
                 self._blame = f"no answer within {self._settings.call_timeout_s} s"
                 self._end(child)
-                raise DomainError(f"domain {self.name}: {self._blame}; killed") from error
+                raise CallLost(f"domain {self.name}: {self._blame}; killed") from error
             except asyncio.CancelledError:
                 self._end(child)  # its answer would be taken for the next call's
                 raise

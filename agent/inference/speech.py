@@ -1,7 +1,9 @@
 """Hearing: the agent's side of the speech engine, for many streams at once.
 
 Calls that arrive while one is under way travel together in the next: the more streams wait, the
-larger the batch, and nobody waits for a timer. A call is repeated until a worker answers it.
+larger the batch, and nobody waits for a timer. A call is repeated until a worker answers it. One
+that was there when a worker died is repeated alone, after a call that holds only silence: what
+kills its worker STRIKES times although silence does not is given back as poison.
 """
 
 import asyncio
@@ -12,12 +14,14 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from agent.errors import DomainError
+from agent.errors import DomainError, PoisonError
 from agent.inference import wire
-from agent.inference.domain import Domain
+from agent.inference.domain import CallLost, Domain
+from agent.records import RATE_HZ
 
 log = logging.getLogger("domain")
 FRESH = b""  # the memory of a stream that has not begun
+STRIKES = 3  # workers that one call may cost
 
 
 class Heard(Struct, frozen=True):
@@ -54,6 +58,7 @@ class Request:
         self.part = wire.Part(len(pcm) // 2, end)
         self.pcm = pcm
         self.memory = memory
+        self.strikes = 0
         self.done: asyncio.Future[Heard] = asyncio.get_running_loop().create_future()
 
 
@@ -63,6 +68,7 @@ class Speech:
     def __init__(self, domain: Domain) -> None:
         self.domain = domain
         self._waiting: list[Request] = []
+        self._suspects: list[Request] = []  # were there when a worker died
         self._arrived = asyncio.Event()
 
     @property
@@ -73,7 +79,7 @@ class Speech:
     async def hear(self, pcm: bytes, memory: bytes = FRESH, *, end: bool = False) -> Heard:
         """The next 16-bit PCM of a stream, with the memory its last answer came with.
 
-        Waits for as long as the domain is down: the sound is safe in the store.
+        Waits for as long as the domain is down: the sound is safe in the store. Raises PoisonError.
         """
         request = Request(pcm, memory, end)
         self._waiting.append(request)
@@ -85,19 +91,47 @@ class Speech:
         while True:
             await self._arrived.wait()
             await self.domain.ready.wait()
-            self._arrived.clear()
-            batch = [request for request in self._waiting if not request.done.cancelled()]
-            self._waiting = []
             try:
-                heard = await self._listen(batch) if batch else []
+                if self._suspects:
+                    await self._hear_alone(self._suspects[0])
+                else:
+                    await self._hear_together()
             except DomainError as error:
-                log.warning("%s; %d calls are repeated", error, len(batch))
-                self._waiting = batch + self._waiting
-                self._arrived.set()
-                continue
-            for request, answer in zip(batch, heard, strict=True):
-                if not request.done.cancelled():
-                    request.done.set_result(answer)
+                log.warning("%s; the work is repeated", error)
+            self._suspects = [one for one in self._suspects if not one.done.done()]
+            self._waiting = [one for one in self._waiting if not one.done.done()]
+            if not self._suspects and not self._waiting:
+                self._arrived.clear()
+
+    async def _hear_together(self) -> None:
+        batch = list(self._waiting)
+        try:
+            answers = await self._listen(batch) if batch else []
+        except CallLost:
+            self._waiting = self._waiting[len(batch) :]
+            self._suspects = batch
+            raise
+        for request, answer in zip(batch, answers, strict=True):
+            if not request.done.cancelled():
+                request.done.set_result(answer)
+
+    async def _hear_alone(self, request: Request) -> None:
+        await self._listen([Request(bytes(2 * self.hop_samples), FRESH, end=True)])
+        try:
+            (answer,) = await self._listen([request])
+        except CallLost as error:
+            request.strikes += 1
+            if request.strikes == STRIKES and not request.done.cancelled():
+                request.done.set_exception(
+                    PoisonError(
+                        f"{request.part.samples / RATE_HZ:.1f} s of sound ended the domain "
+                        f"{self.domain.name} {STRIKES} times",
+                        "it is kept as a dead letter; send it to those who made the model",
+                    )
+                )
+            raise DomainError(str(error)) from error
+        if not request.done.cancelled():
+            request.done.set_result(answer)
 
     async def _listen(self, batch: list[Request]) -> list[Heard]:
         size = self.domain.memory_size

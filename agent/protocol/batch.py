@@ -19,7 +19,8 @@ CONTENT_BYTES_MAX = 256 << 20
 class Header(Struct, frozen=True, kw_only=True):
     """Identity of a batch; `dropped` lists the ranges that will never come, up to `last`.
 
-    `digest` is the sha256 of the content as it is before compression.
+    `first` and `last` are the seqs of its first and last record; without any (count 0), the first
+    and last that were dropped. `digest` is the sha256 of the content as it is before compression.
     """
 
     device: str
@@ -57,14 +58,14 @@ class Event(Struct, frozen=True, kw_only=True):
 def encode(
     device: str, epoch: str, stream: str, records: Sequence[Record], dropped: list[Drop]
 ) -> bytes:
-    """Records of one stream, in seq order, as a payload."""
+    """Records of one stream, in seq order, as a payload; without any, the dropped ranges alone."""
     content = msgspec.json.encode([_event(device, epoch, record) for record in records])
     header = Header(
         device=device,
         epoch=epoch,
         stream=stream,
-        first=records[0].seq,
-        last=records[-1].seq,
+        first=records[0].seq if records else dropped[0].first,
+        last=records[-1].seq if records else dropped[-1].last,
         count=len(records),
         digest=hashlib.sha256(content).hexdigest(),
         dropped=dropped,
@@ -84,7 +85,8 @@ def decode(payload: bytes) -> tuple[Header, list[Event]]:
     if hashlib.sha256(content).hexdigest() != header.digest:
         raise ProtocolError("the batch's content is not what its header says")
     events = envelope.from_json(content, list[Event])
-    if [event.sequence for event in events[:1] + events[-1:]] != [header.first, header.last]:
+    ends = [event.sequence for event in events[:1] + events[-1:]]
+    if len(events) != header.count or (ends and ends != [header.first, header.last]):
         raise ProtocolError("the batch's records are not those that its header says")
     return header, events
 

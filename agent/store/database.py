@@ -6,6 +6,7 @@ Durability: `write` returns after the commit that holds its work, fsynced. A com
             that arrived while the last one ran, so many producers share one fsync and one producer
             waits for nobody.
 Recovery  : SQLite replays or discards the WAL's tail at open; an operation is wholly there or not.
+            A connection that cannot even roll back is closed, and the file is opened anew.
 """
 
 import asyncio
@@ -48,17 +49,18 @@ class Database:
         self._synchronous = synchronous
         self._queue: queue.SimpleQueue[Work[Any] | None] = queue.SimpleQueue()
         self._lock_fd = -1
+        self._connection: sqlite3.Connection | None = None
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
         self._lock_fd = self._lock()
         self._thread = threading.Thread(target=self._serve, name="store", daemon=True)
-        opened: asyncio.Future[None] = self._loop.create_future()
-        self._opened = opened
+        self._opened: asyncio.Future[None] = self._loop.create_future()
+        self._over: asyncio.Future[None] = self._loop.create_future()
         self._thread.start()
         try:
-            await opened
-        except StoreError:
+            await self._opened
+        except Exception:
             os.close(self._lock_fd)
             raise
         return self
@@ -67,6 +69,10 @@ class Database:
         self._queue.put(None)
         await asyncio.to_thread(self._thread.join)
         os.close(self._lock_fd)
+
+    async def run(self) -> None:
+        """Wait until the thread ends; raises what ended it, if it was not told to."""
+        await asyncio.shield(self._over)
 
     async def write(self, operation: Callable[[sqlite3.Connection], T]) -> T:
         """Run `operation` in a transaction; return its result after the commit.
@@ -81,6 +87,8 @@ class Database:
         return await self._ask(Work(operation, writes=False))
 
     async def _ask(self, work: Work[T]) -> T:
+        if self._over.done():
+            raise StoreError(f"{self.path}: the store's thread has ended", "restart the agent")
         self._queue.put(work)
         return await work.done
 
@@ -104,41 +112,65 @@ class Database:
         return fd
 
     def _serve(self) -> None:
-        """The thread: open, then group after group until told to stop."""
+        """The thread: open, then group after group until told to stop.
+
+        A fault of our own in it ends the store, and with it the agent: nobody waits for ever.
+        """
+        group: list[Work[Any]] = []
+        fault: Exception | None = None
         try:
-            connection = self._open()
+            self._open()
+            self._loop.call_soon_threadsafe(self._opened.set_result, None)
+            running = True
+            while running:
+                group, running = self._gather()
+                self._run(group)
+                self._loop.call_soon_threadsafe(_settle, group)
+            self._close()
         except sqlite3.Error as error:
-            self._tell(self._opened, _typed(self.path, error))
-            return
-        except StoreError as error:
-            self._tell(self._opened, error)
-            return
-        self._tell(self._opened, None)
-        running = True
-        while running:
-            group, running = self._gather()
-            self._run(connection, group)
-            self._loop.call_soon_threadsafe(_settle, group)
-        connection.close()
+            fault = _typed(self.path, error)
+        except Exception as error:  # noqa: BLE001 - told to everybody who waits
+            fault = error
+        self._loop.call_soon_threadsafe(self._end, group, fault)
+
+    def _end(self, group: list[Work[Any]], fault: Exception | None) -> None:
+        """The thread is over: tell all who wait for it."""
+        while not self._queue.empty():
+            group = [*group, *filter(None, [self._queue.get()])]
+        for work in group:
+            work.error = work.error or fault or StoreError(f"{self.path}: the store is closed")
+        _settle(group)
+        for future in (self._opened, self._over):
+            if future.done():
+                continue
+            if fault:
+                future.set_exception(fault)
+                future.exception()  # seen, if nobody asks
+            else:
+                future.set_result(None)
 
     def _open(self) -> sqlite3.Connection:
+        """The open connection; raises sqlite3.Error, StoreError."""
+        if self._connection:
+            return self._connection
         connection = sqlite3.connect(self.path, isolation_level=None, timeout=BUSY_TIMEOUT_S)
-        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute(f"PRAGMA synchronous = {self._synchronous}")
-        connection.execute("PRAGMA foreign_keys = ON")
-        schema.migrate(connection, int(self._clock.wall() * 1e6))
-        self.epoch = schema.epoch(connection)
+        try:
+            connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute(f"PRAGMA synchronous = {self._synchronous}")
+            connection.execute("PRAGMA foreign_keys = ON")
+            schema.migrate(connection, int(self._clock.wall() * 1e6))
+            self.epoch = schema.epoch(connection)
+        except (sqlite3.Error, StoreError):
+            connection.close()
+            raise
+        self._connection = connection
         return connection
 
-    def _tell(self, opened: asyncio.Future[None], error: StoreError | None) -> None:
-        def tell() -> None:
-            if error:
-                opened.set_exception(error)
-            else:
-                opened.set_result(None)
-
-        self._loop.call_soon_threadsafe(tell)
+    def _close(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection:
+            connection.close()
 
     def _gather(self) -> tuple[list[Work[Any]], bool]:
         """Everything that waits now, at least one; False when the last has come."""
@@ -151,30 +183,37 @@ class Database:
             work = self._queue.get()
         return group, False
 
-    def _run(self, connection: sqlite3.Connection, group: list[Work[Any]]) -> None:
+    def _run(self, group: list[Work[Any]]) -> None:
         for work in group:
             if not work.writes:
-                self._attempt(connection, [work])
+                self._attempt([work])
         writes = [work for work in group if work.writes]
-        if writes and not self._attempt(connection, writes) and len(writes) > 1:
+        if writes and not self._attempt(writes) and len(writes) > 1:
             for work in writes:
-                self._attempt(connection, [work])
+                self._attempt([work])
 
-    def _attempt(self, connection: sqlite3.Connection, group: list[Work[Any]]) -> bool:
+    def _attempt(self, group: list[Work[Any]]) -> bool:
         """Run the group in one transaction; on failure roll back and note the error on each."""
         try:
+            connection = self._open()
             connection.execute("BEGIN IMMEDIATE" if group[0].writes else "BEGIN")
             for work in group:
                 work.result, work.error = work.operation(connection), None
             connection.execute("COMMIT")
         except Exception as error:  # noqa: BLE001 - handed to the caller; the thread must live
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
+            self._roll_back()
             typed = _typed(self.path, error) if isinstance(error, sqlite3.Error) else error
             for work in group:
                 work.error = typed
             return False
         return True
+
+    def _roll_back(self) -> None:
+        try:
+            if self._connection and self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+        except sqlite3.Error:  # it is in no known state: the next operation opens the file anew
+            self._close()
 
 
 def _settle(group: list[Work[Any]]) -> None:

@@ -1,15 +1,17 @@
 """The records that wait for the cloud: lease, acknowledge, purge.
 
-Limits  : a lease is bounded by records and bytes; the caller bounds how many are out.
-Format  : the held rows of the streams, up to each stream's `sendable` mark.
-Recovery: leases live in memory and end with the process or the connection (`rewind`): what was not
-          acknowledged is leased again, so everything is sent at least once. A row leaves only in
-          the transaction that counts it as delivered.
+Limits  : a lease is bounded by records and bytes, its dropped ranges included; the caller bounds
+          how many are out.
+Format  : the held rows of the streams, up to each stream's `sendable` mark, and the dropped ranges
+          above its `settled` mark.
+Recovery: leases live in memory and end with the process or the connection (`rewind`): what is not
+          settled is leased again, so everything is sent at least once. A row leaves only in the
+          transaction that counts it as delivered.
 """
 
 import asyncio
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from msgspec import Struct
 
@@ -19,19 +21,27 @@ from agent.store import streams
 from agent.store.database import Database
 
 EVENT_BYTES = 512  # what a batch adds to a record's body, generously
+DROP_BYTES = 64  # a dropped range in a batch's header, at most
 
 
 class Batch(Struct, frozen=True):
-    """Leased records of one stream in seq order, and the dropped ranges up to its last seq."""
+    """Leased records of one stream in seq order, and the dropped ranges up to the last of them.
+
+    It speaks of every seq in `span`: one of its records, in one of its drops, or delivered before.
+    A batch of dropped ranges alone has no records.
+    """
 
     stream: str
     records: list[Record]
     drops: list[Drop]
+    span: Range
 
-    @property
-    def span(self) -> Range:
-        """From the first record's seq to the last's."""
-        return Range(self.records[0].seq, self.records[-1].seq)
+
+class Settled(Struct, frozen=True):
+    """What an ack changed: how many records left, and whether the stream's settled mark moved."""
+
+    delivered: int
+    moved: bool
 
 
 class Outbox:
@@ -40,42 +50,40 @@ class Outbox:
     def __init__(self, database: Database) -> None:
         self.more = asyncio.Event()  # set when there may be something to lease
         self._database = database
-        self._leased: dict[str, int] = {}  # the last seq that went out, by stream
-        self._unanswered: set[str] = set()  # streams of which something is out
+        self._out: dict[str, int] = {}  # by stream, up to where it went out; longest ago first
+        self._settled: dict[str, int] = {}  # by stream, as the last ack left it
+        self._rewinds = 0
 
     async def lease(self, records_max: int, bytes_max: int) -> Batch | None:
         """The next records that are not out, from the stream that has waited longest; else None."""
-        after = dict(self._leased)
+        while True:
+            out, rewinds = dict(self._out), self._rewinds
 
-        def operation(connection: sqlite3.Connection) -> Batch | None:
-            for stream, name in _ready(connection, after):
-                records = _next(
-                    connection, stream, name, after.get(name, 0), records_max, bytes_max
-                )
-                if records:
-                    last = records[-1].seq
-                    return Batch(
-                        name, records, _drops(connection, stream, after.get(name, 0), last)
-                    )
-            return None
+            def operation(
+                connection: sqlite3.Connection, out: dict[str, int] = out
+            ) -> Batch | None:
+                ready = _ready(connection, out)
+                batches = (_batch(connection, one, records_max, bytes_max) for one in ready)
+                return next(filter(None, batches), None)
 
-        batch = await self._database.read(operation)
+            batch = await self._database.read(operation)
+            if rewinds == self._rewinds:
+                break  # else it was chosen behind a mark that holds no longer
         if batch:
-            self._leased.pop(batch.stream, None)  # to the end of the round
-            self._leased[batch.stream] = batch.span.last
-            self._unanswered.add(batch.stream)
+            self._out.pop(batch.stream, None)  # to the end of the round
+            self._out[batch.stream] = batch.span.last
         return batch
 
-    def rewind(self) -> None:
-        """End all leases: what is still held can be leased again."""
-        self._leased.clear()
-        self._unanswered.clear()
+    def rewind(self, stream: str | None = None) -> None:
+        """End the leases of one stream, or all: what is not settled can be leased again."""
+        self._rewinds += 1
+        for name in [stream] if stream else list(self._out):
+            self._out.pop(name, None)
         self.more.set()
 
-    @property
-    def any_out(self) -> bool:
-        """Whether a lease still waits for its ack."""
-        return bool(self._unanswered)
+    def waits(self, stream: str) -> bool:
+        """Whether something of the stream is out and not settled."""
+        return self._settled.get(stream, 0) < self._out.get(stream, 0)
 
     async def blob(self, record: Record, start: int, size: int) -> bytes:
         """`size` bytes of a record's blob from byte `start`; empty once the record is purged."""
@@ -92,86 +100,145 @@ class Outbox:
 
         return await self._database.read(operation)
 
-    async def acknowledge(self, epoch: str, stream: str, spans: Iterable[Range]) -> int:
-        """The far side has these seqs: purge them, count them delivered; how many were held.
+    async def acknowledge(self, epoch: str, stream: str, spans: Iterable[Range]) -> Settled:
+        """The far side knows these seqs: purge what is held of them and count it delivered.
 
         Nothing changes for another epoch (a former life of this device). Raises ProtocolError
-        when a range goes beyond what was ever given out: then somebody is wrong about us.
+        when a range goes beyond what was ever produced: then somebody is wrong about us.
         """
         if epoch != self._database.epoch:
-            return 0
-        wanted = list(spans)
+            return Settled(0, moved=False)
+        wanted = sorted(spans, key=lambda span: span.first)
 
-        def operation(connection: sqlite3.Connection) -> tuple[int, int | None]:
+        def operation(connection: sqlite3.Connection) -> tuple[int, int, int]:
             return _deliver(connection, stream, wanted)
 
-        delivered, lowest = await self._database.write(operation)
-        if lowest is None or lowest > self._leased.get(stream, 0):
-            self._unanswered.discard(stream)
-        return delivered
+        delivered, before, settled = await self._database.write(operation)
+        self._settled[stream] = settled
+        return Settled(delivered, moved=settled > before)
+
+
+class _Ready(Struct, frozen=True):
+    """A stream that may have something to send: what is above `after`, up to `through`."""
+
+    key: int
+    name: str
+    after: int
+    through: int
+
+
+def _ready(connection: sqlite3.Connection, out: dict[str, int]) -> list[_Ready]:
+    """Streams that hold something, the one leased longest ago first."""
+    names = list(out)
+    rows = connection.execute(
+        "SELECT id, name, settled, coalesce(sendable, produced) FROM streams WHERE held > 0"
+    )
+    ready = [
+        _Ready(key, name, max(settled, out.get(name, 0)), through)
+        for key, name, settled, through in rows
+    ]
+    ready.sort(key=lambda one: names.index(one.name) if one.name in out else -1)
+    return [one for one in ready if one.after < one.through]
+
+
+def _batch(
+    connection: sqlite3.Connection, of: _Ready, records_max: int, bytes_max: int
+) -> Batch | None:
+    """The stream's next batch. Dropped ranges fill at most half of it; more end it before them."""
+    drops_max = max(1, bytes_max // 2 // DROP_BYTES)
+    drops = _drops(connection, of, drops_max + 1)
+    last = of.through
+    if len(drops) > drops_max:
+        last = drops.pop().first - 1
+    room = bytes_max - DROP_BYTES * len(drops)
+    records = _records(connection, of, last, records_max, room)
+    if records:
+        last = records[-1].seq
+    elif last == of.through:
+        return None  # ranges alone wait for the next record, unless there are too many of them
+    told = [drop for drop in drops if drop.first <= last]
+    return Batch(of.name, records, told, Range(of.after + 1, last))
+
+
+def _records(
+    connection: sqlite3.Connection, of: _Ready, last: int, records_max: int, room: int
+) -> list[Record]:
+    rows = connection.execute(
+        "SELECT seq, type, boot, mono_ns, wall_us, body, blob_bytes FROM records"
+        " WHERE stream = ? AND seq BETWEEN ? AND ? ORDER BY seq LIMIT ?",
+        (of.key, of.after + 1, last, records_max),
+    )
+    records: list[Record] = []
+    for seq, kind, boot, mono_ns, wall_us, body, blob_bytes in rows:
+        room -= len(body) + EVENT_BYTES
+        if room < 0 and records:
+            break
+        records.append(Record(of.name, seq, kind, Stamp(boot, mono_ns, wall_us), body, blob_bytes))
+    return records
+
+
+def _drops(connection: sqlite3.Connection, of: _Ready, limit: int) -> list[Drop]:
+    rows = connection.execute(
+        f"SELECT first, last, reason FROM drops WHERE {_NOT_SETTLED} AND first <= ?3"
+        " ORDER BY first LIMIT ?4",
+        (of.key, of.after, of.through, limit),
+    )
+    return [Drop(*row) for row in rows]
+
+
+# Ranges of stream ?1 that reach beyond seq ?2. They are disjoint and in order, so that the search
+# can begin at the last one that begins at or before it.
+_NOT_SETTLED = (
+    "stream = ?1 AND last > ?2 AND first >="
+    " coalesce((SELECT max(first) FROM drops WHERE stream = ?1 AND first <= ?2 + 1), 0)"
+)
 
 
 def _deliver(
-    connection: sqlite3.Connection, stream: str, spans: Sequence[Range]
-) -> tuple[int, int | None]:
-    """Purge and count; how many, and the lowest seq that is still held."""
+    connection: sqlite3.Connection, stream: str, spans: list[Range]
+) -> tuple[int, int, int]:
+    """Purge and count: how many left, and the settled mark before and after."""
     row = connection.execute(
-        "SELECT id, produced, coalesce(sendable, produced) FROM streams WHERE name = ?", (stream,)
+        "SELECT id, produced, coalesce(sendable, produced), settled FROM streams WHERE name = ?",
+        (stream,),
     ).fetchone()
-    key, produced, sendable = row or (0, 0, 0)
+    key, produced, sendable, before = row or (0, 0, 0, 0)
     beyond = max((span.last for span in spans), default=0)
     if beyond > produced:
         raise ProtocolError(
             f"an ack names {stream} up to {beyond}, but only {produced} were ever produced",
             "two devices may share one id, or the far side mixes epochs",
         )
-    delivered = sum(
-        streams.remove(connection, key, Range(span.first, min(span.last, sendable)))
-        for span in spans
-    )
-    connection.execute(
-        "UPDATE streams SET delivered = delivered + ? WHERE id = ?", (delivered, key)
-    )
-    lowest = connection.execute("SELECT min(seq) FROM records WHERE stream = ?", (key,)).fetchone()
-    return delivered, lowest[0]
+    known = [Range(s.first, min(s.last, sendable)) for s in spans if s.first <= sendable]
+    delivered = sum(streams.remove(connection, key, span) for span in known)
+    settled = _settled(connection, key, before, known, sendable)
+    if delivered or settled > before:
+        connection.execute(
+            "UPDATE streams SET delivered = delivered + ?, settled = ? WHERE id = ?",
+            (delivered, settled, key),
+        )
+    return delivered, before, settled
 
 
-def _ready(connection: sqlite3.Connection, after: dict[str, int]) -> list[tuple[int, str]]:
-    """Streams that hold something, the one leased longest ago first."""
-    names = list(after)
-    rows = connection.execute("SELECT id, name FROM streams WHERE held > 0").fetchall()
-    return sorted(rows, key=lambda row: names.index(row[1]) if row[1] in after else -1)
+def _settled(
+    connection: sqlite3.Connection, key: int, mark: int, known: list[Range], sendable: int
+) -> int:
+    """The settled mark after the far side said what it knows, in ascending order."""
+    for span in known:
+        if span.first > mark + 1:
+            mark = _delivered_through(connection, key, mark, sendable)
+        if span.first > mark + 1:
+            return mark
+        mark = max(mark, span.last)
+    return _delivered_through(connection, key, mark, sendable)
 
 
-def _next(
-    connection: sqlite3.Connection,
-    stream: int,
-    name: str,
-    after: int,
-    records_max: int,
-    bytes_max: int,
-) -> list[Record]:
-    rows = connection.execute(
-        "SELECT seq, type, boot, mono_ns, wall_us, body, blob_bytes FROM records"
-        " WHERE stream = ?1 AND seq > ?2"
-        " AND seq <= (SELECT coalesce(sendable, produced) FROM streams WHERE id = ?1)"
-        " ORDER BY seq LIMIT ?3",
-        (stream, after, records_max),
-    )
-    records: list[Record] = []
-    room = bytes_max
-    for seq, kind, boot, mono_ns, wall_us, body, blob_bytes in rows:
-        room -= len(body) + EVENT_BYTES
-        if room < 0 and records:
-            break
-        records.append(Record(name, seq, kind, Stamp(boot, mono_ns, wall_us), body, blob_bytes))
-    return records
-
-
-def _drops(connection: sqlite3.Connection, stream: int, after: int, last: int) -> list[Drop]:
-    rows = connection.execute(
-        "SELECT first, last, reason FROM drops WHERE stream = ? AND last > ? AND first <= ?"
-        " ORDER BY first",
-        (stream, after, last),
-    )
-    return [Drop(*row) for row in rows]
+def _delivered_through(connection: sqlite3.Connection, key: int, mark: int, sendable: int) -> int:
+    """How far from `mark` on every seq was delivered: up to the next that is held or dropped."""
+    held, dropped = connection.execute(
+        "SELECT (SELECT min(seq) FROM records WHERE stream = ?1 AND seq > ?2),"
+        f" (SELECT max(first, ?2 + 1) FROM drops WHERE {_NOT_SETTLED} ORDER BY first LIMIT 1)",
+        (key, mark),
+    ).fetchone()
+    nearest: list[int] = [seq - 1 for seq in (held, dropped) if seq is not None]
+    return min([*nearest, max(mark, sendable)])

@@ -9,7 +9,7 @@ Recovery: sound is accepted once its raw record is committed. A crash before its
 """
 
 import sqlite3
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 import msgspec
 from msgspec.structs import astuple
@@ -35,6 +35,7 @@ PROCESSED = "processed"  # raw audio that has become segments, or was found to h
 FULL = "full"  # raw audio refused at the bound
 
 Heard = tuple[int, Raw, Stamp, bytes]  # seq, what it is, when, 16-bit PCM
+Dead = tuple[int, str]  # seq of a raw record that no worker could digest, and why
 
 
 class Spool:
@@ -103,18 +104,26 @@ class Spool:
         await self._database.write(operation)
         return Take(take.id, take.source, take.name, samples, end)
 
-    async def end_all(self, source: str) -> None:
-        """No more will come of this source: end its takes."""
+    async def end_absent(self, source: str, present: Collection[tuple[str, str]]) -> None:
+        """End and forget the takes of this source but for those of the recordings `present`.
+
+        `present` are names and identities, as `begin` had them.
+        """
 
         def operation(connection: sqlite3.Connection) -> list[Take]:
             rows = connection.execute(
-                "SELECT id, source, name, samples FROM takes WHERE source = ? AND NOT ended",
+                "SELECT id, name, samples, ended, identity FROM takes WHERE source = ?",
                 (source,),
             )
-            return [Take(*row) for row in rows]
+            return [
+                Take(key, source, name, samples, bool(ended))
+                for key, name, samples, ended, identity in rows
+                if (name, identity) not in present
+            ]
 
         for take in await self._database.read(operation):
-            await self.accept(take, b"", end=True)
+            if not take.ended:
+                await self.accept(take, b"", end=True)
             await self.forget(take)
 
     async def refuse(self, source: str) -> None:
@@ -139,12 +148,27 @@ class Spool:
 
         return await self._database.read(operation)
 
+    async def dead(self, source: str) -> list[Dead]:
+        """The dead letters among a source's raw records, in order."""
+
+        def operation(connection: sqlite3.Connection) -> list[Dead]:
+            return connection.execute(
+                "SELECT seq, cause FROM dead WHERE stream ="
+                " (SELECT id FROM streams WHERE name = ?) ORDER BY seq",
+                (raw_stream(source),),
+            ).fetchall()
+
+        return await self._database.read(operation)
+
     async def sources(self) -> list[str]:
-        """The sources of which raw audio is held."""
+        """The sources of which raw audio is held that can still be heard."""
 
         def operation(connection: sqlite3.Connection) -> list[str]:
             suffix = raw_stream("")
-            rows = connection.execute("SELECT name FROM streams WHERE held > 0 ORDER BY name")
+            rows = connection.execute(
+                "SELECT name FROM streams WHERE held >"
+                " (SELECT count(*) FROM dead WHERE stream = streams.id) ORDER BY name"
+            )
             return [name.removesuffix(suffix) for (name,) in rows if name.endswith(suffix)]
 
         return await self._database.read(operation)
@@ -173,11 +197,12 @@ class Spool:
         found: Sequence[tuple[Segment, bytes]],
         position: Position,
         raw: Keep,
+        dead: Dead | None = None,
     ) -> list[int]:
         """One transaction: the segments with their FLAC, and the position that makes them done.
 
         Raw records before the position are dropped as processed, or handed to the uplink, as
-        `raw` says. The segments' seqs.
+        `raw` says; `dead`, one of them, is held as a dead letter. The segments' seqs.
         """
         stamp = self._clock.stamp()
 
@@ -194,6 +219,7 @@ class Spool:
                 )
                 for segment, flac in found
             ]
+            _bury(connection, source, dead)
             _release(connection, source, position.next_seq, raw)
             connection.execute(
                 "INSERT OR REPLACE INTO positions VALUES (?, ?, ?, ?, ?, ?, ?)",
@@ -207,15 +233,23 @@ class Spool:
         return seqs
 
 
+def _bury(connection: sqlite3.Connection, source: str, dead: Dead | None) -> None:
+    if dead:
+        stream = streams.stream_id(connection, raw_stream(source), sendable=0)
+        connection.execute("INSERT OR REPLACE INTO dead VALUES (?, ?, ?)", (stream, *dead))
+
+
 def _release(connection: sqlite3.Connection, source: str, next_seq: int, raw: Keep) -> None:
-    """Let go of the raw records before `next_seq`."""
+    """Let go of the raw records before `next_seq`; what is the uplink's already stays so."""
     stream = streams.stream_id(connection, raw_stream(source), sendable=0)
     if raw == "all":
         connection.execute("UPDATE streams SET sendable = ? WHERE id = ?", (next_seq - 1, stream))
         return
-    connection.execute("UPDATE streams SET sendable = 0 WHERE id = ?", (stream,))
     held = connection.execute(
-        "SELECT seq FROM records WHERE stream = ? AND seq < ? ORDER BY seq", (stream, next_seq)
+        "SELECT seq FROM records WHERE stream = ?1 AND seq < ?2"
+        " AND seq > (SELECT sendable FROM streams WHERE id = ?1)"
+        " AND seq NOT IN (SELECT seq FROM dead WHERE stream = ?1) ORDER BY seq",
+        (stream, next_seq),
     )
     for span in spans(seq for (seq,) in held.fetchall()):
         streams.drop(connection, stream, span, PROCESSED)

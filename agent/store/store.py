@@ -29,6 +29,10 @@ class Store:
     async def __aexit__(self, *_: object) -> None:
         await self._database.__aexit__()
 
+    async def run(self) -> None:
+        """Raise what ends the store while it is needed; else wait."""
+        await self._database.run()
+
     @property
     def epoch(self) -> str:
         """The identity born with the file."""

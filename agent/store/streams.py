@@ -56,6 +56,7 @@ def remove(connection: sqlite3.Connection, stream: int, span: Range) -> int:
     """Take the held records of `span` out, blobs too; how many there were."""
     between = (stream, span.first, span.last)
     connection.execute("DELETE FROM chunks WHERE stream = ? AND seq BETWEEN ? AND ?", between)
+    connection.execute("DELETE FROM dead WHERE stream = ? AND seq BETWEEN ? AND ?", between)
     count = connection.execute(
         "DELETE FROM records WHERE stream = ? AND seq BETWEEN ? AND ?", between
     ).rowcount

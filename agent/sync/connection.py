@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import logging
 import ssl
+import threading
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
@@ -39,8 +40,16 @@ class Will(Struct, frozen=True):
     payload: bytes
 
 
-class Refused(LinkError):
-    """The broker answered, but not to this protocol version: another one may serve."""
+class TooLarge(LinkError):
+    """A message above the broker's limit or ours; it was not sent, the connection goes on."""
+
+
+class Unspoken(LinkError):
+    """No answer to CONNECT, as of a broker that does not know the protocol version, or is ill."""
+
+
+class Refused(Unspoken):
+    """The broker said that it does not speak this protocol version: another one may serve."""
 
 
 class Connection:
@@ -74,10 +83,13 @@ class Connection:
         try:
             self._client = self._made(client_id, version, will)
         except OSError as error:  # ssl's errors are among them
-            named = settings.password_file, settings.ca_file
             raise LinkError(
-                f"{error.filename or 'ca_file'}: {error.strerror or error}",
-                f"check link.password_file and link.ca_file: {named}",
+                f"{error.filename or settings.ca_file}: {error.strerror or error}",
+                "check link.password_file and link.ca_file",
+            ) from error
+        except UnicodeDecodeError as error:
+            raise LinkError(
+                f"{settings.password_file}: not text in UTF-8", "write the password anew as UTF-8"
             ) from error
 
     def _made(self, client_id: str, version: MQTTProtocolVersion, will: Will) -> mqtt.Client:
@@ -102,7 +114,7 @@ class Connection:
         return client
 
     async def __aenter__(self) -> Self:
-        """Connect; raises LinkError, or Refused when another protocol version may serve."""
+        """Connect; raises LinkError, Unspoken where another protocol version might serve."""
         settings = self._settings
         port = self._url.port or (8883 if self._url.scheme == "mqtts" else 1883)
         properties = None
@@ -110,13 +122,14 @@ class Connection:
             properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
             properties.ReceiveMaximum = RECEIVE_MAXIMUM
         try:
-            await asyncio.to_thread(
-                self._client.connect,
-                self._url.hostname or "localhost",
-                port,
-                settings.keepalive_s,
-                clean_start=True if properties else mqtt.MQTT_CLEAN_START_FIRST_ONLY,
-                properties=properties,
+            await _apart(
+                lambda: self._client.connect(
+                    self._url.hostname or "localhost",
+                    port,
+                    settings.keepalive_s,
+                    clean_start=True if properties else mqtt.MQTT_CLEAN_START_FIRST_ONLY,
+                    properties=properties,
+                )
             )
         except (OSError, ValueError) as error:
             raise LinkError(f"{self._url.hostname}:{port}: {error}") from error
@@ -128,9 +141,9 @@ class Connection:
                 await self._accepted
         except TimeoutError as error:
             self._close("no answer to CONNECT")
-            raise Refused(f"no answer to CONNECT in {settings.connect_timeout_s} s") from error
-        except LinkError:
-            self._close("refused")
+            raise Unspoken(f"no answer to CONNECT in {settings.connect_timeout_s} s") from error
+        except (LinkError, asyncio.CancelledError):
+            self._close("given up")
             raise
         return self
 
@@ -148,13 +161,18 @@ class Connection:
         Raises LinkError, as the future does, when the connection ends first.
         """
         if len(payload) > self.payload_bytes_max:
-            raise LinkError(
+            raise TooLarge(
                 f"{topic}: {len(payload)} bytes are above the limit of {self.payload_bytes_max}",
                 "raise link.payload_bytes_max if the broker allows it",
             )
         await self._room()
         info = self._client.publish(topic, payload, QOS, retain)
         return self._expected(info.rc, info.mid)
+
+    def leave(self, topic: str, payload: bytes) -> None:
+        """Say a last, retained word, and wait for nobody: a half-open link must not hold us up."""
+        if not self.ended.done():
+            self._client.publish(topic, payload, 0, retain=True)
 
     async def subscribe(self, topic: str) -> None:
         """Subscribe with QoS 1 and wait for the broker's word."""
@@ -233,7 +251,7 @@ class Connection:
         self, _c: Any, _u: Any, _f: Any, code: ReasonCode, _p: Properties | None
     ) -> None:
         if not self._accepted.done():
-            self._accepted.set_exception(Refused(f"the broker hung up on CONNECT: {code}"))
+            self._accepted.set_exception(Unspoken(f"the broker hung up on CONNECT: {code}"))
         self._close(str(code))
 
     def _watch(self, sock: Any) -> None:
@@ -293,6 +311,40 @@ class Connection:
             self._loop.remove_writer(sock)
             self._client.on_socket_close = self._client.on_socket_unregister_write = None
             sock.close()
+
+
+async def _apart(call: Callable[[], object]) -> None:
+    """Run what blocks in a thread that the end of the agent does not wait for: a name server or a
+    TLS handshake may take long. Raises what `call` raises."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[None] = loop.create_future()
+    threading.Thread(target=_run, args=(call, loop, done), name="connect", daemon=True).start()
+    try:
+        await done
+    finally:
+        del done  # its error would hold this frame, and the socket with it
+
+
+def _run(
+    call: Callable[[], object], loop: asyncio.AbstractEventLoop, done: asyncio.Future[None]
+) -> None:
+    fault: Exception | None = None
+    try:
+        call()
+    except Exception as error:  # noqa: BLE001 - handed to the caller
+        fault = error
+    with contextlib.suppress(RuntimeError):  # the loop is over: nobody asks any more
+        loop.call_soon_threadsafe(_tell, done, fault)
+    del done, fault  # as above
+
+
+def _tell(done: asyncio.Future[None], fault: Exception | None) -> None:
+    if done.cancelled():
+        return
+    if fault:
+        done.set_exception(fault)
+    else:
+        done.set_result(None)
 
 
 def _password(settings: Settings) -> str | None:

@@ -1,12 +1,11 @@
 """The link: connects, says that it is there, lets the uplink send, and begins again when it ends.
 
-MQTT 5 is asked for first; a broker that does not speak it is asked for 3.1.1, and that is a
-condition. Between tries it waits, longer each time up to `backoff_s_max`, by a random share so
-that a thousand devices do not come back in one second.
+MQTT 5 is asked for first, at each new connection; a broker that refuses it, or hangs up on it
+twice, is asked for 3.1.1, and that is a condition. Between tries it waits, longer each time up to
+`backoff_s_max`, by a random share so that a thousand devices do not come back in one second.
 """
 
 import asyncio
-import contextlib
 import logging
 import random
 from collections.abc import Awaitable, Callable
@@ -22,12 +21,16 @@ from agent.errors import LinkError, StoreError
 from agent.health.conditions import Conditions
 from agent.protocol.presence import Heartbeat, Presence
 from agent.protocol.topics import Topics
-from agent.sync.connection import Connection, Refused, Will
+from agent.sync.connection import Connection, Refused, TooLarge, Unspoken, Will
 from agent.sync.uplink import Uplink
 
 log = logging.getLogger("link")
+UNSPOKEN_MAX = 2  # CONNECTs without an answer before the other protocol version is tried
 STABLE_S = 30.0  # a connection that lasted this long begins the backoff anew
 MQTT5, MQTT311 = MQTTProtocolVersion.MQTTv5, MQTTProtocolVersion.MQTTv311
+
+
+_PATIENCE = "nothing is lost: records wait in the store; check the network and link.broker_url"
 
 
 class Link:
@@ -58,8 +61,9 @@ class Link:
         self._clock = clock
         self._jitter = jitter
         # The embedded broker is known not to speak 5, and does not even refuse it.
-        self._version = MQTT5 if settings.broker_url else MQTT311
-        self._acks: asyncio.Queue[bytes] = asyncio.Queue(1)
+        self._best = MQTT5 if settings.broker_url else MQTT311
+        self._version = self._best
+        self._unspoken = 0
 
     def state(self) -> dict[str, Any]:
         """What `status` shows of the link."""
@@ -78,10 +82,13 @@ class Link:
     async def run(self) -> None:
         """Connect, serve the connection to its end, wait, again."""
         backoff_s = self._settings.backoff_s_min
+        self._conditions.hold("link_down", "link", "warning", "not connected yet", _PATIENCE)
         while True:
             began = self._clock.monotonic()
             reason, hint = await self._one_connection()
             lived_s = self._clock.monotonic() - began if self.connected_since else 0.0
+            if self.connected_since:  # the next broker at this address may be a better one
+                self._version = self._best
             self.connected_since = None
             self._conditions.hold("link_down", "link", "warning", reason, hint)
             if lived_s > STABLE_S:
@@ -91,35 +98,37 @@ class Link:
 
     async def _one_connection(self) -> tuple[str, str]:
         """Why it ended, and what to do."""
-        hint = "nothing is lost: records wait in the store; check the network and link.broker_url"
         try:
             async with self._connection() as connection:
                 await self._serve(connection)
-        except Refused as error:
-            self._version = MQTT311 if self._version == MQTT5 else MQTT5
-            return str(error), hint
+        except Unspoken as error:
+            self._unspoken += 1
+            if isinstance(error, Refused) or self._unspoken == UNSPOKEN_MAX:
+                self._unspoken = 0
+                self._version = MQTT311 if self._version == self._best else self._best
+            return str(error), _PATIENCE
         except LinkError as error:
-            return str(error), error.hint or hint
+            return str(error), error.hint or _PATIENCE
         except ExceptionGroup as group:
             ended, fault = group.split((LinkError, StoreError))
             if fault or not ended:
                 raise
-            return str(_first(ended)), hint
-        return "closed", hint
+            return str(_first(ended)), _PATIENCE
+        return "closed", _PATIENCE
 
     def _connection(self) -> Connection:
         death = Will(self._topics.presence, self._presence(online=False))
         client_id = f"holdfast-{self._device}"
         return Connection(
             *(self._settings, self._url, client_id, self._version, death),
-            *(self._on_message, self._refused),
+            *(self._on_message, self._told_no),
         )
 
     async def _serve(self, connection: Connection) -> None:
         """Everything that runs over one connection; raises LinkError at its end."""
-        await connection.subscribe(self._topics.ack)
-        await connection.publish(self._topics.presence, self._presence(online=True), retain=True)
+        await self._introduce(connection)
         self.connected_since = self._clock.monotonic()
+        self._unspoken = 0
         self._conditions.clear("link_down", "link")
         self._conditions.clear("broker_refused", "link")
         self._protocol_condition()
@@ -128,14 +137,23 @@ class Link:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._uplink.run(connection))
                 group.create_task(self._beat(connection))
-                group.create_task(self._hear_acks())
                 # Not a task of the group; see app.py.
                 raise LinkError(f"the connection ended: {await asyncio.shield(connection.ended)}")
         except asyncio.CancelledError:
-            with contextlib.suppress(LinkError):  # then the last will says it
-                farewell = self._presence(online=False)
-                await connection.publish(self._topics.presence, farewell, retain=True)
+            connection.leave(self._topics.presence, self._presence(online=False))
             raise
+
+    async def _introduce(self, connection: Connection) -> None:
+        try:
+            async with asyncio.timeout(self._settings.connect_timeout_s):
+                await connection.subscribe(self._topics.ack)
+                birth = self._presence(online=True)
+                await connection.publish(self._topics.presence, birth, retain=True)
+        except TimeoutError as error:
+            raise LinkError(
+                f"no answer to SUBSCRIBE in {self._settings.connect_timeout_s} s",
+                "look into the broker's log",
+            ) from error
 
     def _protocol_condition(self) -> None:
         if self._version == MQTT5 or self._settings.broker_url is None:
@@ -145,17 +163,15 @@ class Link:
             "mqtt5_unavailable",
             "link",
             "note",
-            "the broker speaks MQTT 3.1.1 only: it tells no limits and no reasons",
+            "the broker did not answer to MQTT 5; 3.1.1 tells no limits and no reasons",
             "nothing has to be done; a broker with MQTT 5 gives better diagnoses",
         )
 
     def _on_message(self, topic: str, payload: bytes) -> None:
         if topic == self._topics.ack:
-            if self._acks.full():
-                self._acks.get_nowait()  # an ack is whole: the newest is enough
-            self._acks.put_nowait(payload)
+            self._uplink.heard(payload)
 
-    def _refused(self, reason: str) -> None:
+    def _told_no(self, reason: str) -> None:
         self._conditions.hold(
             "broker_refused",
             "link",
@@ -164,14 +180,17 @@ class Link:
             f"allow this device to publish below {self._topics.root} on the broker",
         )
 
-    async def _hear_acks(self) -> None:
-        while True:
-            await self._uplink.on_ack(await self._acks.get())
-
     async def _beat(self, connection: Connection) -> None:
         while True:
-            beat = await self._heartbeat()
-            await connection.publish(self._topics.heartbeat, msgspec.json.encode(beat))
+            try:
+                beat = msgspec.json.encode(await self._heartbeat())
+                await connection.publish(self._topics.heartbeat, beat)
+            except TooLarge as error:
+                self._conditions.hold(
+                    "heartbeat_too_large", "link", "warning", str(error), error.hint
+                )
+            else:
+                self._conditions.clear("heartbeat_too_large", "link")
             await asyncio.sleep(self._settings.heartbeat_s)
 
     def _presence(self, *, online: bool) -> bytes:

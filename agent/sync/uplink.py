@@ -3,7 +3,8 @@
 For each leased batch the blobs go first, piece by piece, then the batch itself, many messages in
 flight. Who counts is `ack_from`: `broker`, then a batch is done when the broker has taken all of
 it; `ingest`, then it is done when the far database says so (ack.py), and the lease runs until then.
-A lease that is not answered in `ack_timeout_s` is sent again, more and more slowly.
+A stream of which nothing is answered in `ack_timeout_s` is sent again, more and more slowly; one
+stream's acks do not answer for another.
 """
 
 import asyncio
@@ -12,7 +13,7 @@ from collections.abc import Callable
 
 from agent.clock import Clock
 from agent.config import Link as Settings
-from agent.errors import ProtocolError
+from agent.errors import LinkError, ProtocolError
 from agent.health.conditions import Conditions
 from agent.protocol import ack, batch, blob
 from agent.protocol.topics import Topics
@@ -24,6 +25,15 @@ log = logging.getLogger("link")
 PIECE_BYTES_MAX = 64 * 1024
 HEADER_ROOM_BYTES = 4096  # an envelope's and MQTT's own bytes, well above what they take
 RETRY_S_MAX = 600.0
+
+
+class Wait:
+    """How long a stream has waited for its next ack, and how long it may."""
+
+    def __init__(self, patience_s: float) -> None:
+        self.since: float | None = None  # monotonic; None: nothing is out
+        self.patience_s = patience_s
+        self.missed = False  # the last patience ended without an ack
 
 
 class Uplink:
@@ -47,20 +57,37 @@ class Uplink:
         self._conditions = conditions
         self._clock = clock
         self._parts: dict[tuple[str, int], int] = {}  # (stream, seq): bytes the far side has
-        self._patience_s = settings.ack_timeout_s
-        self._sent_at: float | None = None  # when the oldest unanswered lease went out
+        self._waits: dict[str, Wait] = {}  # by stream
+        self._word: ack.Ack | None = None  # the newest of the ingest, until it is taken
+        self._told = asyncio.Event()
 
     async def run(self, connection: Connection) -> None:
         """Send until the connection ends; whatever was out before it is sent again."""
         self._outbox.rewind()
-        self._sent_at = None
+        for wait in self._waits.values():
+            wait.since = None
+        sent: asyncio.Queue[tuple[Batch, list[asyncio.Future[None]]]] = asyncio.Queue()
         async with asyncio.TaskGroup() as group:
             group.create_task(self._impatience())
+            group.create_task(self._hear())
+            if self._settings.ack_from == "broker":
+                group.create_task(self._count(connection, sent))
             while True:
                 leased = await self._next(connection)
-                puback = await self._send(connection, leased)
+                pubacks = await self._send(connection, leased)
                 if self._settings.ack_from == "broker":
-                    group.create_task(self._delivered(leased, puback))
+                    sent.put_nowait((leased, pubacks))
+
+    def heard(self, payload: bytes) -> None:
+        """An ack came. It is whole, so the newest of this epoch is enough."""
+        try:
+            word = ack.decode(payload)
+        except ProtocolError as error:
+            self._refuse(error)
+            return
+        if word.epoch == self._epoch():
+            self._word = word
+            self._told.set()
 
     async def _next(self, connection: Connection) -> Batch:
         """The next lease; waits until there is one."""
@@ -69,7 +96,8 @@ class Uplink:
             self._outbox.more.clear()
             leased = await self._outbox.lease(self._settings.batch_records_max, room)
             if leased:
-                self._sent_at = self._sent_at or self._clock.monotonic()
+                wait = self._waits.setdefault(leased.stream, Wait(self._settings.ack_timeout_s))
+                wait.since = wait.since or self._clock.monotonic()
                 return leased
             await self._outbox.more.wait()
 
@@ -115,58 +143,85 @@ class Uplink:
             start = max(start + len(data), self._parts.get((record.stream, record.seq), 0))
         return pubacks
 
-    async def _delivered(self, leased: Batch, pubacks: list[asyncio.Future[None]]) -> None:
-        """`ack_from: broker`: purge once the broker has taken all of the batch."""
-        await asyncio.gather(*pubacks)
-        spans = [Range(record.seq, record.seq) for record in leased.records]
-        await self._acknowledge(self._epoch(), leased.stream, spans)
+    async def _count(
+        self,
+        connection: Connection,
+        sent: asyncio.Queue[tuple[Batch, list[asyncio.Future[None]]]],
+    ) -> None:
+        """`ack_from: broker`: purge, in order, what the broker has taken all of."""
+        while True:
+            leased, pubacks = await sent.get()
+            try:
+                await asyncio.gather(*pubacks)
+            except LinkError:
+                if connection.ended.done():
+                    raise
+                continue  # the broker refused it, which is a condition; its time will run out
+            await self._acknowledge(leased.stream, [leased.span])
 
-    async def on_ack(self, payload: bytes) -> None:
+    async def _hear(self) -> None:
         """`ack_from: ingest`: purge what the far database holds."""
-        try:
-            word = ack.decode(payload)
-            if word.epoch == self._epoch():
-                self._parts = {
-                    (stream, seq): size
-                    for stream, of in word.streams.items()
-                    for seq, size in of.parts.items()
-                }
-            for stream, of in word.streams.items():
-                if self._settings.ack_from == "ingest":
-                    await self._acknowledge(word.epoch, stream, [Range(1, of.mark), *of.ranges])
-        except ProtocolError as error:
-            self._conditions.hold("ack_refused", "link", "warning", str(error), error.hint)
-        else:
-            self._conditions.clear("ack_refused", "link")
+        while True:
+            await self._told.wait()
+            self._told.clear()
+            word, self._word = self._word, None
+            if word is None:
+                continue
+            self._parts = {
+                (stream, seq): size
+                for stream, of in word.streams.items()
+                for seq, size in of.parts.items()
+            }
+            if self._settings.ack_from == "broker":
+                continue
+            try:
+                for stream, of in word.streams.items():
+                    await self._acknowledge(stream, [Range(1, of.mark), *of.ranges])
+            except ProtocolError as error:
+                self._refuse(error)
+            else:
+                self._conditions.clear("ack_refused", "link")
 
-    async def _acknowledge(self, epoch: str, stream: str, spans: list[Range]) -> None:
-        delivered = await self._outbox.acknowledge(epoch, stream, spans)
-        if not delivered:
-            return
-        self.acked_at = self._clock.monotonic()
-        self._sent_at = self.acked_at  # something moves: the others get their time
-        self._patience_s = self._settings.ack_timeout_s
-        self._conditions.clear("ack_missing", "link")
-        log.info("%s: %d acknowledged by the %s", stream, delivered, self._settings.ack_from)
+    def _refuse(self, error: ProtocolError) -> None:
+        self._conditions.hold("ack_refused", "link", "warning", str(error), error.hint)
+
+    async def _acknowledge(self, stream: str, spans: list[Range]) -> None:
+        settled = await self._outbox.acknowledge(self._epoch(), stream, spans)
+        wait = self._waits.get(stream)
+        if wait and settled.moved:  # the rest of it gets its time
+            wait.patience_s, wait.missed = self._settings.ack_timeout_s, False
+            wait.since = self._clock.monotonic() if self._outbox.waits(stream) else None
+            self._tell_missing()
+        if settled.delivered:
+            self.acked_at = self._clock.monotonic()
+            word = "%s: %d acknowledged by the %s"
+            log.info(word, stream, settled.delivered, self._settings.ack_from)
 
     async def _impatience(self) -> None:
         """Send again what nobody answers."""
         while True:
-            await asyncio.sleep(min(1.0, self._patience_s / 4))
-            if not self._outbox.any_out:
-                self._sent_at = None
-            if self._sent_at is None:
-                continue
-            waited = self._clock.monotonic() - self._sent_at
-            if waited < self._patience_s:
-                continue
-            self._conditions.hold(
-                "ack_missing",
-                "link",
-                "warning",
-                f"no ack from the {self._settings.ack_from} for {self._patience_s:.0f} s",
-                "check that the ingest runs and sends acks, or see link.ack_from",
-            )
-            self._patience_s = min(self._patience_s * 2, RETRY_S_MAX)
-            self._sent_at = None
-            self._outbox.rewind()
+            await asyncio.sleep(min(1.0, self._settings.ack_timeout_s / 4))
+            now = self._clock.monotonic()
+            for stream, wait in self._waits.items():
+                if wait.since is None or now - wait.since < wait.patience_s:
+                    continue
+                wait.since = None
+                if self._outbox.waits(stream):
+                    wait.missed = True
+                    self._tell_missing()
+                    wait.patience_s = min(wait.patience_s * 2, RETRY_S_MAX)
+                    self._outbox.rewind(stream)
+
+    def _tell_missing(self) -> None:
+        missed = {name: wait.patience_s for name, wait in self._waits.items() if wait.missed}
+        if not missed:
+            self._conditions.clear("ack_missing", "link")
+            return
+        self._conditions.hold(
+            "ack_missing",
+            "link",
+            "warning",
+            f"no ack from the {self._settings.ack_from} for {', '.join(sorted(missed))} in "
+            f"{min(missed.values()):.0f} s",
+            "check that the ingest runs and sends acks, or see link.ack_from",
+        )

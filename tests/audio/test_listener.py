@@ -244,3 +244,43 @@ async def test_a_take_that_goes_on_after_another_one_is_heard_once(
     edges = [0, *(end for _, end in spans)]
     assert [start for start, _ in spans] == edges[:-1], "a gap or an overlap"
     assert edges[-1] == len(sound)
+
+
+async def test_sound_that_kills_the_worker_is_a_dead_letter_and_hearing_goes_on_behind_it(
+    bed: Bed, speech: Speech
+) -> None:
+    sound = soundfile.read(SAMPLES[0], dtype="int16")[0]
+    take = await bed.store.spool.begin(SOURCE, "a.wav", "1")
+    take = await feed(bed, take, sound, end=False)
+    before = (await bed.balance()).produced
+    take = await bed.store.spool.accept(take, b"abc")  # no 16-bit samples
+    await feed(bed, take, sound)
+    async with running(listener(bed, speech)):
+        await soon(lambda: bed.condition("dead_letters"), "it is given up")
+        await soon(lambda: one_is_held(bed), "the rest is heard")
+    assert await bed.store.spool.dead(SOURCE) == [(before + 1, DIED)]
+    assert (await bed.balance()).dropped == {"processed": (await bed.balance()).produced - 1}
+    found = await segments(bed)
+    alone = await heard_alone(bed.folder / "alone", sound, speech)
+    assert [s.samples for s in found] == [s.samples for s in alone] * 2
+    # After a restart it is still there, still said, and not heard again.
+    bed.conditions.clear("dead_letters", SOURCE)
+    async with running(listener(bed, speech)):
+        await soon(lambda: bed.condition("dead_letters"), "it is said again")
+    assert len(await segments(bed)) == len(found)
+
+
+DIED = "0.0 s of sound ended the domain audio 3 times"
+
+
+async def one_is_held(bed: Bed) -> bool:
+    return (await bed.balance()).held == 1
+
+
+async def heard_alone(folder: Path, sound: np.ndarray, speech: Speech) -> list[Segment]:
+    folder.mkdir()
+    async with Bed(folder) as bed:
+        await feed(bed, await bed.store.spool.begin(SOURCE, "a.wav", "1"), sound)
+        async with running(listener(bed, speech)):
+            await soon(lambda: all_is_heard(bed), "all is heard")
+        return await segments(bed)

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -275,3 +276,81 @@ async def test_a_single_file_that_comes_later_is_taken_then(bed: Bed) -> None:
         sound = put(path)
         await soon(lambda: bed.condition("source_unreadable") is None, "it is taken")
     assert np.array_equal(await bed.sound(), sound)
+
+
+async def test_a_recording_taken_away_while_it_is_read_is_ended_and_forgotten(bed: Bed) -> None:
+    put(bed.inbox / "a.wav", seconds=20)
+    source = bed.watch()
+    async with running(source):
+        await soon(bed.raw, "some of it is there")
+        (bed.inbox / "a.wav").unlink()
+        await soon(lambda: ended(bed, 1), "the take is ended")
+        put(bed.inbox / "b.wav", seed=2)
+        await gone(bed, "b.wav")
+    assert source.rejected == 0
+    assert bed.condition("source_unreadable") is None
+    assert await takes(bed) == 0
+
+
+async def ended(bed: Bed, count: int) -> bool:
+    return sum(raw.end for _, raw, _, _ in await bed.raw()) == count
+
+
+async def takes(bed: Bed) -> int:
+    return await bed.store._database.read(
+        lambda c: c.execute("SELECT count(*) FROM takes").fetchone()[0]
+    )
+
+
+async def test_a_recording_taken_away_while_the_agent_was_down_is_ended_at_the_next_start(
+    bed: Bed,
+) -> None:
+    put(bed.inbox / "a.wav", seconds=60)
+    async with running(bed.watch()):
+        await soon(bed.raw, "some of it is there")
+    assert not await ended(bed, 1)
+    (bed.inbox / "a.wav").unlink()
+    put(bed.inbox / "b.wav", seed=2)
+    async with running(bed.watch()):
+        await gone(bed, "b.wav")
+    assert await ended(bed, 2)
+    assert await takes(bed) == 0
+
+
+async def test_a_recording_that_is_replaced_while_it_is_read_is_read_again(bed: Bed) -> None:
+    put(bed.inbox / "a.wav", seconds=120)
+    new = put(bed.folder / "new.wav", seed=2, seconds=3)
+    async with running(bed.watch()):
+        await soon(bed.raw, "some of it is there")
+        (bed.folder / "new.wav").rename(bed.inbox / "a.wav")
+        await gone(bed, "a.wav")
+    rows = await bed.raw()
+    last = [row for row in rows if row[1].take == rows[-1][1].take]
+    assert np.array_equal(np.concatenate([np.frombuffer(r[3], "<i2") for r in last]), new)
+    assert await ended(bed, 2)
+
+
+async def test_a_recording_that_becomes_shorter_while_it_is_read_is_refused(bed: Bed) -> None:
+    path = bed.inbox / "a.wav"
+    put(path, seconds=600)
+    source = bed.watch()
+    async with running(source):
+        await soon(bed.raw, "some of it is there")
+        os.truncate(path, 1_000_000)
+        await gone(bed, "a.wav", "rejected")
+    assert "breaks off" in (bed.inbox / "rejected" / "a.wav.reason.txt").read_text()
+    assert await ended(bed, 1)
+    assert await takes(bed) == 0
+
+
+async def test_a_file_of_any_name_that_cannot_be_moved_is_a_condition(bed: Bed) -> None:
+    """done/ lies on another file system, where a rename cannot reach."""
+    put(bed.inbox / "x.wav")
+    (bed.inbox / "x.wav").rename(bed.inbox / os.fsdecode(b"caf\xe9.wav"))
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as elsewhere:
+        (bed.inbox / "done").symlink_to(elsewhere)
+        async with running(bed.watch()):
+            await soon(lambda: bed.condition("source_unreadable"), "the condition")
+            said = bed.condition("source_unreadable")
+    assert said is not None
+    assert "caf\ufffd.wav" in said.cause

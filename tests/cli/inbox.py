@@ -11,8 +11,8 @@ def heard(device: Device) -> bool:
     return device.status()["domains"]["audio"]["ready"] and device.ledger("inbox.raw")["held"] == 0
 
 
-def inbox(folder: Path) -> dict[str, Any]:
+def inbox(folder: Path, keep: str = "segments") -> dict[str, Any]:
     """Settings with one folder source that looks often."""
     (folder / "inbox").mkdir()
-    source = {"kind": "folder", "name": "inbox", "path": str(folder / "inbox")}
+    source = {"kind": "folder", "name": "inbox", "path": str(folder / "inbox"), "keep": keep}
     return {"audio": {"sources": [{**source, "poll_s": 0.05, "settle_s": 0.05}]}}

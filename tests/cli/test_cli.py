@@ -6,7 +6,9 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 
 from agent.cli.client import Client
 from tests.cli.inbox import heard, inbox
@@ -99,10 +101,10 @@ def test_status_of_a_healthy_agent_ends_with_0(tmp_path: Path) -> None:
 
 
 def test_status_of_an_unhealthy_agent_ends_with_5_and_its_health_with_503(tmp_path: Path) -> None:
-    settings = inbox(tmp_path)
-    store = {"path": str(tmp_path / "var" / "holdfast.db"), "bytes_max": 4096}
+    settings = inbox(tmp_path, keep="all")
+    store = {"path": str(tmp_path / "var" / "holdfast.db"), "bytes_max": 1024**2}
     device = Device(tmp_path, {**settings, "store": store})
-    (tmp_path / "inbox" / "a.flac").write_bytes((ROOT / "samples" / "fan.flac").read_bytes())
+    soundfile.write(tmp_path / "inbox" / "a.flac", np.zeros(60 * 16_000, np.int16), 16_000)
     with running(device):
         until(lambda: device.status()["status"] == "unhealthy", "the store is full")
         done = shown(device)

@@ -86,7 +86,8 @@ class Judge:
     def _store_batch(self, payload: bytes) -> str:
         header, events = batch.decode(payload)
         seqs = [event.sequence for event in events]
-        if (header.first, header.last) != (seqs[0], seqs[-1]) or seqs != sorted(set(seqs)):
+        ends = (seqs[0], seqs[-1]) if seqs else (header.dropped[0].first, header.dropped[-1].last)
+        if (header.first, header.last) != ends or seqs != sorted(set(seqs)):
             self.faults.append(f"batch {header} holds {seqs}")
         for event in events:
             key = (header.epoch, header.stream, event.sequence)
@@ -127,7 +128,8 @@ class Judge:
     def _ack(self, epoch: str) -> ack.Ack:
         names = self._db.execute(
             "SELECT DISTINCT stream FROM records WHERE epoch = ?1"
-            " UNION SELECT DISTINCT stream FROM pieces WHERE epoch = ?1",
+            " UNION SELECT DISTINCT stream FROM pieces WHERE epoch = ?1"
+            " UNION SELECT DISTINCT stream FROM drops WHERE epoch = ?1",
             (epoch,),
         ).fetchall()
         return ack.Ack(epoch, {name: self._stream_ack(epoch, name) for (name,) in names})
@@ -151,6 +153,12 @@ class Judge:
             (epoch, stream, mark),
         )
         return ack.StreamAck(mark, ranges, dict(parts.fetchall()))
+
+    def mark(self, stream: str) -> int:
+        """Up to where nothing is missing."""
+        with self._lock:
+            (epoch,) = self._db.execute("SELECT DISTINCT epoch FROM records").fetchone()
+            return self._stream_ack(epoch, stream).mark
 
     def seqs(self, stream: str) -> list[int]:
         """What is stored whole of a stream, over its newest epoch."""

@@ -2,6 +2,7 @@
 
 import logging
 
+import msgspec
 import pytest
 
 from agent.clock import Clock
@@ -115,3 +116,11 @@ def test_a_condition_is_logged_when_it_begins_changes_and_ends_and_not_in_betwee
         "link_down link: second; wait",
         "link_down link: over",
     ]
+
+
+def test_a_cause_may_quote_any_name(conditions: Conditions) -> None:
+    conditions.hold("a", "b", "warning", "caf\udce9\n.wav", "x\x1b[2J")
+    (condition,) = conditions.all()
+    assert condition.cause == "caf\ufffd\\x0a.wav"
+    assert condition.remedy == "x\\x1b[2J"
+    msgspec.json.encode(conditions.all())

@@ -17,7 +17,7 @@ import soundfile
 
 from agent import config
 from agent.clock import Clock
-from agent.errors import ModelError
+from agent.errors import ModelError, PoisonError
 from agent.inference.catalog import Catalog, Model
 from agent.inference.domain import Domain
 from agent.inference.speech import FRESH, Heard, Speech, lag
@@ -214,3 +214,36 @@ async def test_a_model_of_another_form_is_refused_by_its_engine(tmp_path: Path) 
         while speech.domain.restarts < 1:
             await asyncio.sleep(0.01)
         assert "expected inputs spectrum [N, 2, 161]" in speech.domain.cause
+
+
+async def test_a_call_that_kills_its_worker_each_time_is_given_back_and_the_others_are_answered(
+    speech: Speech,
+) -> None:
+    """Three bytes are no 16-bit samples: no worker survives them."""
+    whole, _ = await in_pieces(speech, sound(), 16_000)
+    poison = asyncio.create_task(speech.hear(b"abc"))
+    others = [asyncio.create_task(in_pieces(speech, sound(), 16_000)) for _ in range(3)]
+    async with asyncio.timeout(DEADLINE_S):
+        for clean, _ in await asyncio.gather(*others):
+            np.testing.assert_array_equal(clean, whole)
+        with pytest.raises(PoisonError, match="ended the domain audio 3 times"):
+            await poison
+        again, _ = await in_pieces(speech, sound(), 16_000)
+    np.testing.assert_array_equal(again, whole)
+
+
+async def test_a_call_is_never_blamed_for_a_domain_that_dies_of_silence_too(tmp_path: Path) -> None:
+    """Nothing is given up while no call at all succeeds."""
+    async with running() as found:
+        async with asyncio.timeout(DEADLINE_S):
+            await found.domain.ready.wait()
+            hearing = asyncio.create_task(found.hear(sound()[:32_000]))
+            for _ in range(8):
+                await found.domain.ready.wait()
+                victim = found.domain.pid
+                assert victim is not None
+                os.kill(victim, signal.SIGKILL)
+                while found.domain.pid == victim:
+                    await asyncio.sleep(0.001)
+            heard = await hearing
+    assert len(heard.clean)

@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 from agent import config
 from agent.clock import Clock
 from agent.errors import ProtocolError, StoreError, StoreFull, StoreLocked
-from agent.records import Position, Range, Segment
+from agent.records import Drop, Position, Range, Segment
+from agent.store import streams
 from agent.store.database import Database
+from agent.store.outbox import Settled
 from agent.store.store import Store
 from tests.outside import ROOT
 
@@ -95,7 +97,9 @@ async def test_keep_all_sends_raw_audio_once_it_was_heard(store: Store) -> None:
     assert batch is not None
     assert (batch.stream, batch.span) == ("x.raw", Range(1, 2))
     assert await store.outbox.blob(batch.records[0], 0, 1 << 20) == PCM
-    assert await store.outbox.acknowledge(store.epoch, "x.raw", [Range(1, 3)]) == 2
+    assert await store.outbox.acknowledge(store.epoch, "x.raw", [Range(1, 3)]) == Settled(
+        2, moved=True
+    )
     assert [row[0] for row in await store.spool.waiting("x", 1, 9)] == [3], "not heard, not gone"
 
 
@@ -106,14 +110,18 @@ async def test_a_lease_is_out_until_it_is_acknowledged_or_rewound(store: Store) 
     assert first is not None
     assert second is not None
     assert (first.span, second.span) == (Range(1, 2), Range(3, 4))
-    assert await store.outbox.acknowledge(store.epoch, "x.segments", [Range(3, 3)]) == 1
-    assert store.outbox.any_out
+    assert await store.outbox.acknowledge(store.epoch, "x.segments", [Range(3, 3)]) == Settled(
+        1, moved=False
+    )
+    assert store.outbox.waits("x.segments")
     store.outbox.rewind()
     again = await store.outbox.lease(10, 10_000)
     assert again is not None
     assert [record.seq for record in again.records] == [1, 2, 4, 5]
-    assert await store.outbox.acknowledge(store.epoch, "x.segments", [Range(1, 5)]) == 4
-    assert not store.outbox.any_out
+    assert await store.outbox.acknowledge(store.epoch, "x.segments", [Range(1, 5)]) == Settled(
+        4, moved=True
+    )
+    assert not store.outbox.waits("x.segments")
     assert await store.ledger.faults() == []
 
 
@@ -135,7 +143,9 @@ async def test_streams_take_turns(store: Store) -> None:
 
 async def test_an_ack_of_another_epoch_changes_nothing(store: Store) -> None:
     await fill(store, 2)
-    assert await store.outbox.acknowledge("0" * 16, "x.segments", [Range(1, 2)]) == 0
+    assert await store.outbox.acknowledge("0" * 16, "x.segments", [Range(1, 2)]) == Settled(
+        0, moved=False
+    )
     assert (await store.ledger.balances())["x.segments"].held == 2
 
 
@@ -315,7 +325,7 @@ def test_the_outbox_is_a_queue_that_forgets_only_what_was_acked(
                         if first <= produced:
                             gone = {s for s in held if first <= s <= first + more}
                             got = await store.outbox.acknowledge(store.epoch, "x.segments", spans)
-                            assert got == len(gone)
+                            assert got.delivered == len(gone)
                             held -= gone
                     case ("rewind",):
                         store.outbox.rewind()
@@ -327,3 +337,73 @@ def test_the_outbox_is_a_queue_that_forgets_only_what_was_acked(
             assert await store.ledger.faults() == []
 
     asyncio.run(play())
+
+
+async def test_what_was_the_uplinks_stays_so_when_raw_audio_is_no_longer_sent(
+    store: Store,
+) -> None:
+    take = await store.spool.begin("x", "a.wav", "1:1")
+    for _ in range(4):
+        take = await store.spool.accept(take, PCM)
+    await store.spool.keep("x", [], Position(take.id, 5, next_seq=3), "all")
+    await store.spool.keep("x", [], Position(take.id, 9, next_seq=5), "segments")
+    balance = (await store.ledger.balances())["x.raw"]
+    assert (balance.held, balance.dropped) == (2, {"processed": 2})
+    batch = await store.outbox.lease(10, 10_000)
+    assert batch is not None
+    assert [record.seq for record in batch.records] == [1, 2]
+    await store.outbox.acknowledge(store.epoch, "x.raw", [batch.span])
+    assert (await store.ledger.balances())["x.raw"].delivered == 2
+
+
+async def test_a_rewind_while_a_lease_is_read_is_not_undone(store: Store) -> None:
+    await fill(store, 4)
+    assert (await store.outbox.lease(2, 10_000)).span == Range(1, 2)
+    leasing = asyncio.create_task(store.outbox.lease(2, 10_000))
+    await asyncio.sleep(0)  # it waits for the store's thread now
+    store.outbox.rewind()
+    assert (await leasing).span == Range(1, 2), "not 3-4, chosen before the rewind"
+
+
+async def test_a_lost_batch_of_dropped_ranges_is_told_again(store: Store) -> None:
+    """The mark passes only what the far side knows: delivered records and told drops."""
+
+    def operation(connection: sqlite3.Connection) -> None:
+        key = streams.stream_id(connection, "x.segments")
+        for _ in range(3):
+            streams.drop_unheld(connection, key, "full")
+
+    await fill(store, 2)  # 1 2
+    await store._database.write(operation)  # 3-5
+    await fill(store, 1)  # 6
+    first = await store.outbox.lease(10, 10_000)
+    assert first.drops == [Drop(3, 5, "full")]
+    await store.outbox.acknowledge(store.epoch, "x.segments", [Range(1, 2)])
+    store.outbox.rewind()
+    again = await store.outbox.lease(10, 10_000)
+    assert (again.span, again.drops) == (Range(3, 6), [Drop(3, 5, "full")])
+    # A far side that began anew knows nothing of 1-2: delivered, so nobody waits for them.
+    await store.outbox.acknowledge(store.epoch, "x.segments", [Range(3, 6)])
+    await fill(store, 1)
+    assert (await store.outbox.lease(10, 10_000)).span == Range(7, 7)
+
+
+async def test_an_operation_that_spoils_the_connection_costs_only_itself(store: Store) -> None:
+    await fill(store, 1)
+    with pytest.raises(StoreError):
+        await store._database.write(lambda connection: connection.close())
+    await fill(store, 1)
+    assert (await store.ledger.balances())["x.segments"].held == 2
+
+
+async def test_a_fault_in_the_stores_thread_reaches_everybody(tmp_path: Path) -> None:
+    async with made(tmp_path) as store:
+        database = store._database
+        watching = asyncio.create_task(store.run())
+        database._run = None  # type: ignore[assignment]  # as a bug of ours would
+        with pytest.raises(TypeError):
+            await fill(store, 1)
+        with pytest.raises(TypeError):
+            await watching
+        with pytest.raises(StoreError, match="thread has ended"):
+            await fill(store, 1)
