@@ -60,6 +60,8 @@ class App:
         _one_onnxruntime()
         self.clock = Clock()
         self.settings = settings
+        self.device = settings.device  # read once: it may be the host's name
+        self.version = version("holdfast")
         self.conditions = Conditions(self.clock)
         self.store = Store(settings.store, self.clock)
         model = Catalog(Path(settings.models_path)).newest(settings.domains.audio.model)
@@ -70,7 +72,7 @@ class App:
         self.broker = EmbeddedBroker() if settings.link.broker_url is None else None
         self.uplink = Uplink(
             settings.link,
-            settings.device,
+            self.device,
             lambda: self.store.epoch,
             self.store.outbox,
             self.conditions,
@@ -79,20 +81,21 @@ class App:
         self.link = Link(
             settings.link,
             settings.link.broker_url or (self.broker.url if self.broker else ""),
-            settings.device,
+            self.device,
             lambda: self.store.epoch,
             self.uplink,
             self._heartbeat,
             self.conditions,
             self.clock,
             random.Random(),
+            self.version,
         )
         self.sources: list[Source] = []
         self.listeners: list[Listener] = []
         for source in settings.audio.sources:
             self._add(source)
         self.status = Status(
-            lambda: {"device": settings.device, "version": version("holdfast")},
+            lambda: {"device": self.device, "version": self.version},
             self.conditions,
             self.clock,
             self.store.ledger.balances,
@@ -109,6 +112,7 @@ class App:
 
     async def run(self) -> None:
         """Begin, run until SIGTERM or SIGINT, end."""
+        self._domain_changed(self.domain)  # it is down until it is ready
         stop = asyncio.Event()
         for name in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(name, _stop_or_die, stop)
@@ -146,11 +150,11 @@ class App:
     async def _hear_former_sources(self) -> None:
         """What a source that left the configuration had accepted still becomes segments."""
         configured = {source.name for source in self.sources}
-        for name in await self.store.spool.sources():
+        for name, keep in (await self.store.spool.sources()).items():
             if name not in configured:
                 log.info("hearing what is left of %s, a source no longer configured", name)
                 await self.store.spool.end_absent(name, ())
-                self._listen(name, "segments", asyncio.Event())
+                self._listen(name, keep, asyncio.Event())
 
     def _listen(self, name: str, keep: config.Keep, arrived: asyncio.Event) -> None:
         rules, spool = self.settings.audio.segments, self.store.spool
@@ -172,7 +176,9 @@ class App:
             case config.Loop():
                 self.sources.append(Loop(source, chunk_s, recorder, self.conditions, self.clock))
             case config.Microphone():
-                self.sources.append(Microphone(source, chunk_s, recorder, self.conditions))
+                self.sources.append(
+                    Microphone(source, chunk_s, recorder, self.conditions, self.clock)
+                )
 
     def _domain_changed(self, domain: Domain) -> None:
         if domain.ready.is_set():
@@ -188,7 +194,7 @@ class App:
 
     async def _heartbeat(self) -> Heartbeat:
         return Heartbeat(
-            device=self.settings.device,
+            device=self.device,
             epoch=self.store.epoch,
             uptime_s=self.status.uptime_s,
             status=self.conditions.status(),
@@ -245,8 +251,9 @@ class App:
 
     def _welcome(self) -> None:
         api = self.settings.api
-        log.info("holdfast %s on device %s", version("holdfast"), self.settings.device)
-        log.info("health   http://%s:%d/api/v1/health", api.host, self.server.port)
+        host = f"[{api.host}]" if ":" in api.host else api.host
+        log.info("holdfast %s on device %s", self.version, self.device)
+        log.info("health   http://%s:%d/api/v1/health", host, self.server.port)
         log.info(
             "command  %s status   (in another terminal)", Path(sys.executable).with_name("holdfast")
         )

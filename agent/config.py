@@ -19,7 +19,7 @@ Name = Annotated[
         description="a name of 1 to 32 letters a-z, digits, - and _",
     ),
 ]
-Seconds = Annotated[float, Meta(gt=0, le=31_536_000)]  # up to a year
+Seconds = Annotated[float, Meta(ge=0.01, le=31_536_000)]  # up to a year; below, it is no rest
 Share = Annotated[float, Meta(ge=0, le=1)]
 Count = Annotated[int, Meta(ge=1)]
 Port = Annotated[int, Meta(ge=0, le=65535)]
@@ -137,7 +137,8 @@ class Link(Part, frozen=True, kw_only=True):
     """The way to the cloud. No `broker_url`: the embedded broker, for trying things out.
 
     `ack_from` says whose acknowledgement lets the device purge: `ingest` (stored in the far
-    database) or `broker` (taken by the broker). It never changes by itself.
+    database) or `broker` (taken by the broker). It never changes by itself. Up to
+    `unacked_bytes_max` may be out without an ack, and up to `in_flight_max` messages.
     """
 
     ack_from: Literal["ingest", "broker"]
@@ -152,6 +153,7 @@ class Link(Part, frozen=True, kw_only=True):
     backoff_s_max: Seconds = 120.0
     heartbeat_s: Seconds = 5.0
     ack_timeout_s: Seconds = 30.0
+    unacked_bytes_max: Annotated[int, Meta(ge=65_536)] = 8 * 1024**2
     in_flight_max: Annotated[int, Meta(ge=1, le=1000)] = 20
     batch_records_max: Annotated[int, Meta(ge=1, le=10_000)] = 500
     payload_bytes_max: Annotated[int, Meta(ge=8192, le=268_435_455)] = 131_072

@@ -14,7 +14,7 @@ import msgspec
 import yaml
 from msgspec import Meta
 
-from agent.config import Config, File, Folder, Loop, Microphone, Source
+from agent.config import Config, File, Folder, Link, Loop, Microphone, Source
 from agent.errors import ConfigError
 
 UNITS = {
@@ -100,7 +100,23 @@ def _checked(path: Path, root: yaml.Node, config: Config) -> Config:
                 f"{upper} {getattr(part, upper)}",
                 f"lower {lower}, raise {upper}, or swap them",
             )
+    for key, wrong, remedy in _contradictions(config.link):
+        raise ConfigError(f"{path}:{_line(root, ['link', key])}: link.{key}: {wrong}", remedy)
     return config
+
+
+def _contradictions(link: Link) -> Iterator[tuple[str, str, str]]:
+    """Settings of the link that others leave without effect: key, what is wrong, remedy."""
+    if link.ack_from == "ingest" and link.broker_url is None:
+        yield (
+            "ack_from",
+            "the embedded broker has no ingest behind it that could acknowledge",
+            "name a broker in link.broker_url, or set ack_from: broker to try things out",
+        )
+    if link.password_file is not None and link.username is None:
+        yield "password_file", "has no effect without link.username", "set link.username too"
+    if link.ca_file is not None and not (link.broker_url or "").startswith("mqtts:"):
+        yield "ca_file", "has no effect without TLS", "write link.broker_url as mqtts://..."
 
 
 def _explained(path: Path, root: yaml.Node, value: Any, message: str) -> ConfigError:

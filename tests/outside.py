@@ -89,6 +89,11 @@ class Mosquitto:
             return True
         return False
 
+    def reload(self) -> None:
+        """Have it read its access list again."""
+        if self._process:
+            self._process.send_signal(signal.SIGHUP)
+
     def kill(self) -> None:
         """kill -9."""
         if self._process:

@@ -151,7 +151,7 @@ MISTAKES = {
         f"{LINK}  heartbeat_s: .nan\n",
         3,
         "link.heartbeat_s",
-        "expected `float` > 0.0; found nan",
+        "expected `float` >= 0.01; found nan",
         "schema.json",
     ),
     "closing above opening": (
@@ -189,6 +189,34 @@ MISTAKES = {
         "with :PORT, 1 to 65535; found 'mqtt://broker.example:99999'",
         "default.yaml",
     ),
+    "an ingest behind the embedded broker": (
+        "link:\n  ack_from: ingest\n",
+        2,
+        "link.ack_from",
+        "the embedded broker has no ingest behind it",
+        "link.broker_url",
+    ),
+    "a password for nobody": (
+        f"{LINK}  broker_url: mqtt://b\n  password_file: x\n",
+        4,
+        "link.password_file",
+        "no effect without link.username",
+        "username",
+    ),
+    "an authority without TLS": (
+        f"{LINK}  broker_url: mqtt://b\n  ca_file: x\n",
+        4,
+        "link.ca_file",
+        "no effect without TLS",
+        "mqtts://",
+    ),
+    "a rest that is none": (
+        f"{LINK}  heartbeat_s: 0.000001\n",
+        3,
+        "link.heartbeat_s",
+        "expected `float` >= 0.01",
+        "schema.json",
+    ),
     "a port in letters": (
         f"{LINK}  broker_url: mqtt://broker.example:mqtt\n",
         3,
@@ -223,8 +251,8 @@ def test_the_shipped_schema_is_that_of_the_code() -> None:
 
 def test_a_file_with_nothing_but_who_acks_takes_the_defaults(tmp_path: Path) -> None:
     path = tmp_path / "holdfast.yaml"
-    path.write_text(LINK)
-    assert load(path) == config.Config(link=config.Link(ack_from="ingest"))
+    path.write_text("link:\n  ack_from: broker\n")
+    assert load(path) == config.Config(link=config.Link(ack_from="broker"))
 
 
 @pytest.mark.parametrize("name", MISTAKES)

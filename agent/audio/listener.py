@@ -120,6 +120,9 @@ class Listener:
     async def _hear(self, passage: Passage | None, row: Heard) -> Passage | None:
         """One raw record through the domain; the passage it belongs to, None when that ended."""
         seq, raw, stamp, pcm = row
+        if raw is None:
+            await self._pass_over(passage, seq)
+            return None
         if passage is not None and passage.take != raw.take:  # broken off without an end
             await self._end(passage, b"", seq - 1)
             passage = None
@@ -167,6 +170,14 @@ class Listener:
         clean = heard.clean[: end - passage.segmenter.given]  # the last hop was filled up
         found = passage.segmenter.push(clean, heard.speech) + passage.segmenter.finish(end)
         await self._commit(passage, found, seq, ended=True)
+
+    async def _pass_over(self, passage: Passage | None, seq: int) -> None:
+        """A row that cannot be read any more: hear on behind it."""
+        if passage is not None:
+            await self._end(passage, b"", seq - 1)
+        dead = (seq, "its row in the store is damaged")
+        await self._spool.keep(self.source, [], Position(next_seq=seq + 1), self._keep, dead)
+        await self._tell_dead()
 
     async def _bury(self, passage: Passage, seq: int, error: PoisonError) -> None:
         """Give up the passage's newest record; what came before it ends there."""

@@ -17,7 +17,9 @@ from agent.health.conditions import Conditions
 from agent.records import RATE_HZ
 
 log = logging.getLogger("source")
+ROUND_S_MIN = 1.0  # a folder of nearly no sound must not keep the machine busy
 WORDS_BYTES_MAX = 500  # of what a failed arecord said
+CALM_S = 60.0  # without an overrun, after which it is over
 
 
 class Loop:
@@ -39,19 +41,36 @@ class Loop:
         self._clock = clock
 
     async def run(self) -> None:
-        """Play one after the other; rest when there is nothing to play."""
+        """Play one after the other; rest when there is little to play, or what cannot be read."""
         while True:
+            began = self._clock.monotonic()
+            trouble: list[AudioError | OSError | None]
             try:
-                paths = sorted(p for p in self._path.iterdir() if p.suffix in codec.SUFFIXES)
-                if not paths:
-                    raise AudioError(f"{self._path}: no recordings in it", f"add {codec.KNOWN}")
-                for path in paths:
-                    await self._play(path)
+                trouble = [await self._tried(path) for path in self._recordings()]
             except (AudioError, OSError) as error:
-                hold_unreadable(self._conditions, self.name, error)
-                await asyncio.sleep(REST_S)
+                trouble = [error]
+            found = next((error for error in trouble if error), None)
+            if found:
+                hold_unreadable(self._conditions, self.name, found)
             else:
                 self._conditions.clear("source_unreadable", self.name)
+            took_s = self._clock.monotonic() - began
+            await asyncio.sleep(max(0.0, (REST_S if found else ROUND_S_MIN) - took_s))
+
+    def _recordings(self) -> list[Path]:
+        found = (p for p in self._path.iterdir() if p.suffix.lower() in codec.SUFFIXES)
+        paths = sorted(p for p in found if p.is_file())
+        if not paths:
+            raise AudioError(f"{self._path}: no recordings in it", f"add {codec.KNOWN}")
+        return paths
+
+    async def _tried(self, path: Path) -> AudioError | OSError | None:
+        """Play one file; what is wrong with it keeps no other from being played."""
+        try:
+            await self._play(path)
+        except (AudioError, OSError) as error:
+            return error
+        return None
 
     async def _play(self, path: Path) -> None:
         name = codec.label(path)
@@ -77,6 +96,7 @@ class Microphone:
         chunk_s: float,
         recorder: Recorder,
         conditions: Conditions,
+        clock: Clock,
     ) -> None:
         self.name = settings.name
         self._settings = settings
@@ -84,6 +104,9 @@ class Microphone:
         self._silence_s = 10 * chunk_s + 1.0
         self._recorder = recorder
         self._conditions = conditions
+        self._clock = clock
+        self._overruns = 0  # not yet counted in the ledger
+        self._overrun_at = 0.0  # monotonic
 
     async def run(self) -> None:
         """Record; when arecord ends or gives nothing, say why and start it again."""
@@ -109,7 +132,7 @@ class Microphone:
         )
         assert process.stdout is not None
         assert process.stderr is not None
-        said = asyncio.create_task(_last_words(process.stderr))
+        said = asyncio.create_task(self._words(process.stderr))
         try:
             await self._hear(process.stdout)
             raise AudioError(
@@ -143,11 +166,28 @@ class Microphone:
             if len(pcm):
                 await self._recorder.accept_live("live", pcm)
                 self._conditions.clear("source_unreadable", self.name)
+            await self._count_overruns()
 
+    async def _words(self, stderr: asyncio.StreamReader) -> str:
+        """What arecord said at the end; all that it says is read, so that its pipe never fills."""
+        said = b""
+        while more := await stderr.read(WORDS_BYTES_MAX):
+            self._overruns += more.count(b"overrun")
+            said = (said + more)[-WORDS_BYTES_MAX:]
+        return said.decode(errors="replace").strip()
 
-async def _last_words(stderr: asyncio.StreamReader) -> str:
-    """What a program said at the end, read all the time so that its pipe never fills."""
-    said = b""
-    while more := await stderr.read(WORDS_BYTES_MAX):
-        said = (said + more)[-WORDS_BYTES_MAX:]
-    return said.decode(errors="replace").strip()
+    async def _count_overruns(self) -> None:
+        """What the device could not hold until arecord came is lost, and counted."""
+        now = self._clock.monotonic()
+        if self._overruns:
+            count, self._overruns, self._overrun_at = self._overruns, 0, now
+            await self._recorder.lose(count, "overrun")
+            self._conditions.hold(
+                "sound_lost",
+                self.name,
+                "warning",
+                "the device had more sound than it could hold (overrun); a stretch is missing",
+                "the machine is too busy or its disk too slow: see `holdfast status`",
+            )
+        elif now - self._overrun_at > CALM_S:
+            self._conditions.clear("sound_lost", self.name)

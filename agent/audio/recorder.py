@@ -1,6 +1,7 @@
 """A source's way into the store: what it hears is accepted once it is committed."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Collection
 from contextlib import suppress
 from typing import TypeVar
@@ -12,7 +13,7 @@ from agent.clock import Clock
 from agent.errors import StoreError, StoreFull
 from agent.health.conditions import Conditions
 from agent.records import Take
-from agent.store.spool import Spool
+from agent.store.spool import FULL, Spool
 
 T = TypeVar("T")
 RETRY_S = 1.0
@@ -40,7 +41,7 @@ class Recorder:
         self._clock = clock
         self._arrived = arrived
         self._live: Take | None = None
-        self._refused = 0  # stretches of live sound not yet counted in the ledger
+        self._refused: Counter[str] = Counter()  # live sound not yet in the ledger, by reason
 
     async def begin(self, name: str, identity: str) -> Take:
         """The take of a recording that can be read again, as far as it was accepted before."""
@@ -75,7 +76,7 @@ class Recorder:
             self._live = await self._spool.accept(self._live, pcm.tobytes())
         except StoreError as error:
             self._live = None
-            self._refused += 1
+            self._refused[FULL] += 1
             self._hold(error)
             with suppress(StoreError):  # then with the next sound
                 await self._count_refused()
@@ -94,10 +95,17 @@ class Recorder:
         else:
             self._accepted()
 
+    async def lose(self, count: int, reason: str) -> None:
+        """So many stretches of live sound never came: count them, and begin a new take."""
+        await self.end_live()
+        self._refused[reason] += count
+        with suppress(StoreError):  # then with the next sound
+            await self._count_refused()
+
     async def _count_refused(self) -> None:
-        while self._refused:
-            await self._spool.refuse(self.source)
-            self._refused -= 1
+        while reason := next(iter(+self._refused), None):
+            await self._spool.refuse(self.source, reason)
+            self._refused[reason] -= 1
 
     async def _until_done(self, step: Callable[[], Awaitable[T]]) -> T:
         while True:

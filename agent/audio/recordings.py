@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import logging
 import os
+import stat
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from agent.audio.source import REST_S, blocks, hold_unreadable
 from agent.errors import AudioError
 from agent.health.conditions import Conditions
 from agent.records import RATE_HZ, Take
+from agent.threads import apart
 
 log = logging.getLogger("source")
 BLOCK_SAMPLES = 32_000  # of a recording in one raw record: two seconds, 62.5 KiB
@@ -41,7 +43,7 @@ async def take_in(path: Path, recorder: Recorder) -> Take:
     by then; what was taken of it stays.
     """
     begun = key(path)
-    await asyncio.to_thread(codec.check, path)
+    await apart(lambda: codec.check(path))
     take = await recorder.begin(*begun)
     if take.ended:
         return take
@@ -102,7 +104,8 @@ class Folder:
                 for below in ("done", "rejected"):
                     (self._path / below).mkdir(parents=True, exist_ok=True)
                 await self._look_first()
-                trouble = [await self._tried(path) for path in self._settled()]
+                settled, trouble = self._settled()
+                trouble += [await self._tried(path) for path in settled]
             except OSError as error:
                 trouble = [error]
             found = next(filter(None, trouble), None)
@@ -130,21 +133,29 @@ class Folder:
         self.rejected += sum(not path.name.endswith(REASON) for path in found)
         self._looked = True
 
-    def _settled(self) -> list[Path]:
-        """Files whose size and time have not changed for `settle_s`."""
+    def _settled(self) -> tuple[list[Path], list[OSError | None]]:
+        """Files whose size and time have not changed for `settle_s`; what cannot be looked at."""
         now = asyncio.get_running_loop().time()
         found: dict[str, tuple[int, int, float]] = {}
+        trouble: list[OSError | None] = []
         for entry in sorted(os.scandir(self._path), key=lambda e: e.name):
             if entry.name.startswith(".") or entry.name.endswith(UNFINISHED):
                 continue
-            if entry.is_file():
+            try:
                 status = entry.stat()
+            except FileNotFoundError:
+                continue  # taken away, or a link to nothing
+            except OSError as error:
+                trouble.append(error)
+                continue
+            if stat.S_ISREG(status.st_mode):
                 size, mtime, since = self._seen.get(entry.name, (-1, -1, now))
                 same = (size, mtime) == (status.st_size, status.st_mtime_ns)
                 found[entry.name] = (status.st_size, status.st_mtime_ns, since if same else now)
         self._seen = found
         ready = [name for name, (_, _, since) in found.items() if now - since >= self._settle_s]
-        return [self._path / name for name in sorted(ready, key=lambda n: (found[n][1], n))]
+        ready.sort(key=lambda name: (found[name][1], name))
+        return [self._path / name for name in ready], trouble
 
     async def _one(self, path: Path) -> None:
         try:
@@ -152,22 +163,22 @@ class Folder:
         except FileNotFoundError:
             return  # taken away while we looked
         except PermissionError as error:
-            self._reject(
+            await self._reject(
                 path, AudioError(f"{codec.label(path)}: {error.strerror}", "give read access")
             )
         except Changed as error:
             log.warning("%s: %s; it is read again once it rests", self.name, error)
         except AudioError as error:
             if path.exists():
-                self._reject(path, error)
+                await self._reject(path, error)
         else:
             with suppress(FileNotFoundError):  # taken away when it was done
-                _move(path, self._path / "done")
+                await apart(lambda: _move(path, self._path / "done"))
             await self._recorder.forget(take)
 
-    def _reject(self, path: Path, error: AudioError) -> None:
+    async def _reject(self, path: Path, error: AudioError) -> None:
         """Out of the way, with the reason beside it."""
-        target = _move(path, self._path / "rejected")
+        target = await apart(lambda: _move(path, self._path / "rejected"))
         self.rejected += 1
         log.warning(
             *("%s: refused %s; %s. Moved to rejected/%s", self.name, error, error.hint),
@@ -178,12 +189,22 @@ class Folder:
 
 
 def _move(path: Path, folder: Path) -> Path:
-    """Move a file into a folder, under a new name where one of that name lies there."""
+    """Move a file into a folder, under a new name where one of that name lies there.
+
+    It is there for good: a power cut must not bring back a recording whose take is forgotten.
+    """
     names = itertools.chain(
         [path.name], (f"{path.stem}.{i}{path.suffix}" for i in itertools.count(1))
     )
     targets = (_fitting(folder / name) for name in names)
-    return path.rename(next(target for target in targets if not target.exists()))
+    moved = path.rename(next(target for target in targets if not target.exists()))
+    for changed in (folder, path.parent):
+        fd = os.open(changed, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+    return moved
 
 
 def _fitting(path: Path) -> Path:

@@ -4,7 +4,6 @@ A source never stops because of what it is given: what cannot be read is refused
 reason and what to do, and the source goes on.
 """
 
-import asyncio
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Protocol
@@ -12,6 +11,7 @@ from typing import Protocol
 from agent.audio import codec
 from agent.errors import AudioError
 from agent.health.conditions import Conditions
+from agent.threads import apart
 
 REST_S = 5.0  # between two looks at something that cannot be read
 
@@ -27,9 +27,9 @@ class Source(Protocol):
 
 
 async def blocks(path: Path, samples: int, skip: int = 0) -> AsyncIterator[codec.Pcm]:
-    """`codec.decode` in a thread, one block ahead of nobody."""
+    """`codec.decode` in threads, one block ahead of nobody."""
     decoded: Iterator[codec.Pcm] = codec.decode(path, samples, skip)
-    while (block := await asyncio.to_thread(next, decoded, None)) is not None:
+    while (block := await apart(lambda: next(decoded, None))) is not None:
         yield block
 
 

@@ -1,5 +1,10 @@
 """The command line `holdfast`: what there is to type, and how errors end it."""
 
+# ruff: noqa: E402
+import signal
+
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends a command, without a word
+
 import os
 import sys
 from pathlib import Path
@@ -31,8 +36,8 @@ DEFAULT = Path("config/default.yaml")
 def run(config: Config = DEFAULT) -> None:
     """Run the agent in the foreground until Ctrl-C."""
     # A new program in this process: what parses command lines takes 7 MiB that an agent has no use
-    # for during the years it runs.
-    os.execv(sys.executable, [sys.executable, "-m", "agent.cli.run", str(config)])
+    # for during the years it runs. -P: a soxr.py in the working directory is not ours to load.
+    os.execv(sys.executable, [sys.executable, "-P", "-m", "agent.cli.run", str(config)])
 
 
 @app.command()

@@ -1,5 +1,11 @@
-"""`holdfast run`: the one command that is the agent (`python -m agent.cli.run CONFIG`)."""
+"""`holdfast run`: the one command that is the agent (`python -P -m agent.cli.run CONFIG`)."""
 
+# ruff: noqa: E402
+import signal
+
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the agent takes signals, Ctrl-C just ends it
+
+import os
 import sys
 from pathlib import Path
 
@@ -9,14 +15,29 @@ from agent.errors import HoldfastError
 
 def main(path: str) -> int:
     """Run the agent on this configuration until a signal ends it; the exit code."""
+    os.umask(0o027)  # what people said is not for every user of the machine to read
     try:
         settings = config_file.load(Path(path))
         logs.begin(settings.log_level)
         app.run(settings)
     except HoldfastError as error:
         return error.told()
+    finally:
+        logs.end()
     return 0
 
 
+def open_standard_files() -> None:
+    """Descriptors 0 to 2, if somebody closed them: else the next file opened becomes one."""
+    fd = os.open(os.devnull, os.O_RDWR)
+    while fd < 2:
+        fd = os.dup(fd)
+    if fd > 2:
+        os.close(fd)
+    if sys.stderr is None:
+        sys.stderr = os.fdopen(2, "w", closefd=False)
+
+
 if __name__ == "__main__":
+    open_standard_files()
     sys.exit(main(*sys.argv[1:]))

@@ -13,6 +13,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Self, TypeVar
 
 import msgspec
@@ -27,6 +28,7 @@ from agent.inference.catalog import Model
 log = logging.getLogger("domain")
 T = TypeVar("T")
 STOP_TIMEOUT_S = 2.0
+LAST_WORDS_S = 1.0  # of a worker that has closed its socket
 
 
 class CallLost(DomainError):
@@ -148,7 +150,7 @@ class Domain:
             try:
                 reply, payload = await child.call(head, body, self._settings.call_timeout_s)
             except ConnectionError as error:
-                self._end(child)
+                await self._gone(child)
                 raise CallLost(f"domain {self.name} was lost during a call") from error
             except TimeoutError as error:
                 self._blame = f"no answer within {self._settings.call_timeout_s} s"
@@ -157,14 +159,28 @@ class Domain:
             except asyncio.CancelledError:
                 self._end(child)  # its answer would be taken for the next call's
                 raise
+            try:
+                decoded = msgspec.msgpack.decode(reply, type=answer)
+            except msgspec.DecodeError:
+                self._blame = _failure(reply)
+                await self._gone(child)
+                raise CallLost(f"domain {self.name}: {self._blame}") from None
             self._backoff_s = self._settings.restart_s_min
-        return msgspec.msgpack.decode(reply, type=answer), payload
+        return decoded, payload
 
     def restart(self) -> None:
         """Kill the child; `run` starts the next one."""
-        self._blame = "restart was asked for"
         if self._child:
+            self._blame = "restart was asked for"
             self._end(self._child)
+
+    async def _gone(self, child: Child) -> None:
+        """Its socket is closed: let it end by itself, so that its own status is told."""
+        self.ready.clear()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LAST_WORDS_S):
+                await child.process.wait()
+        child.kill()
 
     def _end(self, child: Child) -> None:
         self.ready.clear()  # at once, so that nobody calls it before `run` has seen it end
@@ -176,7 +192,8 @@ class Domain:
         try:
             with theirs:
                 process = await asyncio.create_subprocess_exec(
-                    *(sys.executable, "-m", "agent.inference.worker", str(theirs.fileno())),
+                    *(sys.executable, "-P", "-m", "agent.inference.worker"),
+                    str(theirs.fileno()),
                     *(str(os.getpid()), self.model.manifest.engine),
                     msgspec.json.encode(self.model.options).decode(),
                     pass_fds=[theirs.fileno()],
@@ -198,10 +215,10 @@ class Domain:
     def _hello(self, head: bytes, _: bytes) -> None:
         try:
             hello = msgspec.msgpack.decode(head, type=wire.Hello)
-        except msgspec.ValidationError:
-            failure = msgspec.msgpack.decode(head, type=wire.Failure)
-            raise DomainError(failure.message) from None
+        except msgspec.DecodeError:
+            raise DomainError(_failure(head)) from None
         self.ep, self.memory_size, self.cause = hello.ep, hello.memory_size, ""
+        self._blame = ""
         self.ready.set()
         log.info(
             "domain %s ready: %s on %s, loaded in %.2f s, pid %s",
@@ -216,6 +233,14 @@ class Domain:
             "domain %s lost: %s; next try in %.1f s", self.name, self.cause, self._backoff_s
         )
         self._changed(self)
+
+
+def _failure(head: bytes) -> str:
+    """What a worker says of its own end."""
+    try:
+        return msgspec.msgpack.decode(head, type=wire.Failure).message
+    except msgspec.DecodeError as error:
+        return f"the worker's answer makes no sense: {error}"
 
 
 def _named(status: int | None) -> str:

@@ -31,7 +31,7 @@ class Hello(Struct, frozen=True):
 
 
 class Failure(Struct, frozen=True, tag=True):
-    """The worker's answer when a call could not be done; the worker lives on."""
+    """The worker's last message: what it could not do."""
 
     message: str
 

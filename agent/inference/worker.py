@@ -50,6 +50,11 @@ def main(fd: str, parent: str, engine: str, options: str) -> None:
             ENGINES[engine](msgspec.json.decode(options), sock)
         except HoldfastError as error:
             wire.send(sock, wire.Failure(str(error)))
+        except ConnectionError:
+            raise
+        except Exception as error:
+            wire.send(sock, wire.Failure(f"the worker ended: {error!r}"))
+            raise  # its traceback goes to standard error
 
 
 if __name__ == "__main__":

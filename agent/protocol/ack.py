@@ -4,15 +4,20 @@ It is whole and cumulative, so the last one counts and none is missed; it is pub
 a device that comes back reads it at once.
 """
 
+from typing import Annotated
+
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from agent.errors import ProtocolError
 from agent.protocol.envelope import from_json
 from agent.records import Range
 
+BYTES_MAX = 1 << 20
+STREAMS_MAX = 1000
 RANGES_MAX = 1000
 PARTS_MAX = 100
+Number = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 
 
 class StreamAck(Struct, frozen=True, omit_defaults=True):
@@ -21,9 +26,9 @@ class StreamAck(Struct, frozen=True, omit_defaults=True):
     `parts` says of blobs that are begun how many bytes from their start are there.
     """
 
-    mark: int = 0
+    mark: Number = 0
     ranges: list[Range] = []
-    parts: dict[int, int] = {}
+    parts: dict[Number, Number] = {}
 
 
 class Ack(Struct, frozen=True):
@@ -40,10 +45,14 @@ def encode(ack: Ack) -> bytes:
 
 def decode(payload: bytes) -> Ack:
     """JSON as an ack, its bounds checked. Raises ProtocolError."""
+    if len(payload) > BYTES_MAX:
+        raise ProtocolError(f"an ack of {len(payload)} bytes; expected {BYTES_MAX} at most")
     ack = from_json(payload, Ack)
+    if len(ack.streams) > STREAMS_MAX:
+        raise ProtocolError(f"an ack of {len(ack.streams)} streams; expected {STREAMS_MAX} at most")
     for name, stream in ack.streams.items():
         if len(stream.ranges) > RANGES_MAX or len(stream.parts) > PARTS_MAX:
             raise ProtocolError(f"the ack of {name} lists too much", "fewer ranges, a higher mark")
-        if stream.mark < 0 or any(r.first < 1 or r.last < r.first for r in stream.ranges):
+        if any(not 1 <= r.first <= r.last < 2**63 for r in stream.ranges):
             raise ProtocolError(f"the ack of {name} has a range that is none")
     return ack

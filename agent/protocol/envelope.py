@@ -49,5 +49,5 @@ def from_json(encoded: bytes, kind: type[T]) -> T:
     """JSON from the other side as a `kind`. Raises ProtocolError."""
     try:
         return msgspec.json.decode(encoded, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ProtocolError(f"not a {kind.__name__}: {error}") from error

@@ -38,9 +38,10 @@ class Batch(Struct, frozen=True):
 
 
 class Settled(Struct, frozen=True):
-    """What an ack changed: how many records left, and whether the stream's settled mark moved."""
+    """What an ack changed: how many records left, the settled mark, and whether that moved."""
 
     delivered: int
+    mark: int
     moved: bool
 
 
@@ -107,7 +108,7 @@ class Outbox:
         when a range goes beyond what was ever produced: then somebody is wrong about us.
         """
         if epoch != self._database.epoch:
-            return Settled(0, moved=False)
+            return Settled(0, 0, moved=False)
         wanted = sorted(spans, key=lambda span: span.first)
 
         def operation(connection: sqlite3.Connection) -> tuple[int, int, int]:
@@ -115,7 +116,7 @@ class Outbox:
 
         delivered, before, settled = await self._database.write(operation)
         self._settled[stream] = settled
-        return Settled(delivered, moved=settled > before)
+        return Settled(delivered, settled, moved=settled > before)
 
 
 class _Ready(Struct, frozen=True):
@@ -179,18 +180,18 @@ def _records(
 
 def _drops(connection: sqlite3.Connection, of: _Ready, limit: int) -> list[Drop]:
     rows = connection.execute(
-        f"SELECT first, last, reason FROM drops WHERE {_NOT_SETTLED} AND first <= ?3"
-        " ORDER BY first LIMIT ?4",
-        (of.key, of.after, of.through, limit),
+        f"SELECT first, last, reason FROM drops WHERE {_NOT_SETTLED} AND first <= :through"
+        " ORDER BY first LIMIT :limit",
+        {"stream": of.key, "mark": of.after, "through": of.through, "limit": limit},
     )
     return [Drop(*row) for row in rows]
 
 
-# Ranges of stream ?1 that reach beyond seq ?2. They are disjoint and in order, so that the search
+# Ranges of a stream that reach beyond a mark. They are disjoint and in order, so that the search
 # can begin at the last one that begins at or before it.
 _NOT_SETTLED = (
-    "stream = ?1 AND last > ?2 AND first >="
-    " coalesce((SELECT max(first) FROM drops WHERE stream = ?1 AND first <= ?2 + 1), 0)"
+    "stream = :stream AND last > :mark AND first >= coalesce("
+    "(SELECT max(first) FROM drops WHERE stream = :stream AND first <= :mark + 1), 0)"
 )
 
 
@@ -236,9 +237,9 @@ def _settled(
 def _delivered_through(connection: sqlite3.Connection, key: int, mark: int, sendable: int) -> int:
     """How far from `mark` on every seq was delivered: up to the next that is held or dropped."""
     held, dropped = connection.execute(
-        "SELECT (SELECT min(seq) FROM records WHERE stream = ?1 AND seq > ?2),"
-        f" (SELECT max(first, ?2 + 1) FROM drops WHERE {_NOT_SETTLED} ORDER BY first LIMIT 1)",
-        (key, mark),
+        "SELECT (SELECT min(seq) FROM records WHERE stream = :stream AND seq > :mark),"
+        f" (SELECT max(first, :mark + 1) FROM drops WHERE {_NOT_SETTLED} ORDER BY first LIMIT 1)",
+        {"stream": key, "mark": mark},
     ).fetchone()
     nearest: list[int] = [seq - 1 for seq in (held, dropped) if seq is not None]
     return min([*nearest, max(mark, sendable)])

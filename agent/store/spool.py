@@ -34,7 +34,7 @@ from agent.store.database import Database
 PROCESSED = "processed"  # raw audio that has become segments, or was found to hold no speech
 FULL = "full"  # raw audio refused at the bound
 
-Heard = tuple[int, Raw, Stamp, bytes]  # seq, what it is, when, 16-bit PCM
+Heard = tuple[int, Raw | None, Stamp, bytes]  # seq, what it is (None: damaged), when, 16-bit PCM
 Dead = tuple[int, str]  # seq of a raw record that no worker could digest, and why
 
 
@@ -126,12 +126,12 @@ class Spool:
                 await self.accept(take, b"", end=True)
             await self.forget(take)
 
-    async def refuse(self, source: str) -> None:
-        """Count a stretch of live sound that found no room."""
+    async def refuse(self, source: str, reason: str) -> None:
+        """Count a stretch of live sound that cannot be kept."""
 
         def operation(connection: sqlite3.Connection) -> None:
             stream = streams.stream_id(connection, raw_stream(source), sendable=0)
-            streams.drop_unheld(connection, stream, FULL)
+            streams.drop_unheld(connection, stream, reason)
 
         await self._database.write(operation)
 
@@ -160,16 +160,20 @@ class Spool:
 
         return await self._database.read(operation)
 
-    async def sources(self) -> list[str]:
-        """The sources of which raw audio is held that can still be heard."""
+    async def sources(self) -> dict[str, Keep]:
+        """The sources of which raw audio is held that can still be heard, and what they keep."""
 
-        def operation(connection: sqlite3.Connection) -> list[str]:
+        def operation(connection: sqlite3.Connection) -> dict[str, Keep]:
             suffix = raw_stream("")
             rows = connection.execute(
-                "SELECT name FROM streams WHERE held >"
+                "SELECT name, sendable FROM streams WHERE held >"
                 " (SELECT count(*) FROM dead WHERE stream = streams.id) ORDER BY name"
             )
-            return [name.removesuffix(suffix) for (name,) in rows if name.endswith(suffix)]
+            return {
+                name.removesuffix(suffix): "all" if sendable else "segments"
+                for name, sendable in rows
+                if name.endswith(suffix)
+            }
 
         return await self._database.read(operation)
 
@@ -185,7 +189,7 @@ class Spool:
                 (raw_stream(source), from_seq, count_max),
             )
             return [
-                (seq, msgspec.json.decode(body, type=Raw), Stamp(boot, mono_ns, wall_us), pcm)
+                (seq, _raw(body), Stamp(boot, mono_ns, wall_us), pcm)
                 for seq, body, boot, mono_ns, wall_us, pcm in rows
             ]
 
@@ -233,6 +237,13 @@ class Spool:
         return seqs
 
 
+def _raw(body: bytes) -> Raw | None:
+    try:
+        return msgspec.json.decode(body, type=Raw)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+
+
 def _bury(connection: sqlite3.Connection, source: str, dead: Dead | None) -> None:
     if dead:
         stream = streams.stream_id(connection, raw_stream(source), sendable=0)
@@ -246,10 +257,10 @@ def _release(connection: sqlite3.Connection, source: str, next_seq: int, raw: Ke
         connection.execute("UPDATE streams SET sendable = ? WHERE id = ?", (next_seq - 1, stream))
         return
     held = connection.execute(
-        "SELECT seq FROM records WHERE stream = ?1 AND seq < ?2"
-        " AND seq > (SELECT sendable FROM streams WHERE id = ?1)"
-        " AND seq NOT IN (SELECT seq FROM dead WHERE stream = ?1) ORDER BY seq",
-        (stream, next_seq),
+        "SELECT seq FROM records WHERE stream = :stream AND seq < :next"
+        " AND seq > (SELECT sendable FROM streams WHERE id = :stream)"
+        " AND seq NOT IN (SELECT seq FROM dead WHERE stream = :stream) ORDER BY seq",
+        {"stream": stream, "next": next_seq},
     )
     for span in spans(seq for (seq,) in held.fetchall()):
         streams.drop(connection, stream, span, PROCESSED)

@@ -37,7 +37,8 @@ class EmbeddedBroker:
         """Start the broker; whenever it ends, start it again."""
         while True:
             process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "agent.sync.broker", str(self.port), str(os.getpid())),
+                *(sys.executable, "-P", "-m", "agent.sync.broker"),
+                *(str(self.port), str(os.getpid())),
                 stdin=asyncio.subprocess.DEVNULL,
             )
             try:

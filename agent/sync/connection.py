@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import logging
 import ssl
-import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
@@ -24,12 +24,15 @@ from paho.mqtt.reasoncodes import ReasonCode
 
 from agent.config import Link as Settings
 from agent.errors import LinkError
+from agent.threads import apart
 
 log = logging.getLogger("link")
 QOS = 1
 MISC_S = 1.0  # how often paho looks at its keep-alive
 RECEIVE_MAXIMUM = 100
 PACKET_ROOM = 1024  # of a packet for all but its payload
+INCOMING_BYTES_MAX = 1 << 20  # of a packet from the broker: an ack is far smaller
+OVERDUE = 10  # times `ack_timeout_s`: one message without an answer, though others had theirs
 PAYLOAD_BYTES_MIN = 8192
 
 
@@ -52,6 +55,14 @@ class Refused(Unspoken):
     """The broker said that it does not speak this protocol version: another one may serve."""
 
 
+class Sent(Struct):
+    """A message that the broker has not answered yet."""
+
+    answer: asyncio.Future[None]
+    topic: str
+    at: float  # monotonic
+
+
 class Connection:
     """Open with `async with`; `ended` resolves with the reason when it is over."""
 
@@ -63,9 +74,9 @@ class Connection:
         version: MQTTProtocolVersion,
         will: Will,
         on_message: Callable[[str, bytes], None],
-        on_refused: Callable[[str], None],
+        on_answer: Callable[[str, ReasonCode], None],
     ) -> None:
-        """`on_refused` hears why the broker refused a message (MQTT 5 alone tells).
+        """`on_answer` hears of each message its topic and the broker's word (MQTT 5 alone tells).
 
         Raises LinkError when a file that the settings name cannot be used.
         """
@@ -75,11 +86,13 @@ class Connection:
         self.ended: asyncio.Future[str] = self._loop.create_future()
         self.payload_bytes_max = settings.payload_bytes_max
         self._accepted: asyncio.Future[None] = self._loop.create_future()
-        self._acks: dict[int, asyncio.Future[None]] = {}
+        self._sent: dict[int, Sent] = {}  # by packet id, the oldest first
+        self._answered_at = 0.0
+        self._misc: asyncio.TimerHandle | None = None
         self._free = settings.in_flight_max
         self._queue: deque[asyncio.Future[None]] = deque()
         self._on_message = on_message
-        self._on_refused = on_refused
+        self._on_answer = on_answer
         try:
             self._client = self._made(client_id, version, will)
         except OSError as error:  # ssl's errors are among them
@@ -106,11 +119,6 @@ class Connection:
         if self._url.scheme == "mqtts":
             client.tls_set_context(ssl.create_default_context(cafile=self._settings.ca_file))
         client.connect_timeout = self._settings.connect_timeout_s
-        client.on_connect = self._on_connect
-        client.on_disconnect = self._on_disconnect
-        client.on_message = lambda _c, _u, got: self._on_message(got.topic, bytes(got.payload))
-        client.on_publish = self._on_acknowledged
-        client.on_subscribe = self._on_acknowledged
         return client
 
     async def __aenter__(self) -> Self:
@@ -121,8 +129,9 @@ class Connection:
         if self._client.protocol == MQTTProtocolVersion.MQTTv5:
             properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
             properties.ReceiveMaximum = RECEIVE_MAXIMUM
+            properties.MaximumPacketSize = INCOMING_BYTES_MAX
         try:
-            await _apart(
+            await apart(
                 lambda: self._client.connect(
                     self._url.hostname or "localhost",
                     port,
@@ -134,7 +143,8 @@ class Connection:
         except (OSError, ValueError) as error:
             raise LinkError(f"{self._url.hostname}:{port}: {error}") from error
         sock = self._client.socket()
-        assert sock is not None
+        if sock is None:  # reset before CONNECT was out
+            raise LinkError(f"{self._url.hostname}:{port}: the connection was reset at once")
         self._watch(sock)
         try:
             async with asyncio.timeout(settings.connect_timeout_s):
@@ -167,7 +177,7 @@ class Connection:
             )
         await self._room()
         info = self._client.publish(topic, payload, QOS, retain)
-        return self._expected(info.rc, info.mid)
+        return self._expected(info.rc, info.mid, topic)
 
     def leave(self, topic: str, payload: bytes) -> None:
         """Say a last, retained word, and wait for nobody: a half-open link must not hold us up."""
@@ -178,13 +188,13 @@ class Connection:
         """Subscribe with QoS 1 and wait for the broker's word."""
         await self._room()
         rc, mid = self._client.subscribe(topic, QOS)
-        await self._expected(rc, mid or 0)
+        await self._expected(rc, mid or 0, topic)
 
-    def _expected(self, rc: MQTTErrorCode, mid: int) -> asyncio.Future[None]:
+    def _expected(self, rc: MQTTErrorCode, mid: int, topic: str) -> asyncio.Future[None]:
         """The future of the broker's answer to packet `mid`."""
         future: asyncio.Future[None] = self._loop.create_future()
         future.add_done_callback(lambda f: f.cancelled() or f.exception())  # seen, if nobody asks
-        self._acks[mid] = future
+        self._sent[mid] = Sent(future, topic, time.monotonic())
         if rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
             self._close(mqtt.error_string(rc))
         return future
@@ -200,8 +210,11 @@ class Connection:
         await turn  # the place of one that was acknowledged
 
     def _on_acknowledged(self, _c: Any, _u: Any, mid: int, codes: Any, _p: Any = None) -> None:
-        refused = [c for c in (codes if isinstance(codes, list) else [codes]) if c.is_failure]
-        future = self._acks.pop(mid, None)
+        code = codes[0] if isinstance(codes, list) else codes  # SUBACK has one for each topic
+        sent = self._sent.pop(mid, None)
+        if sent is None:
+            return  # of a message that we never sent
+        self._answered_at = time.monotonic()
         while self._queue:
             turn = self._queue.popleft()
             if not turn.done():
@@ -209,13 +222,13 @@ class Connection:
                 break
         else:
             self._free += 1
-        if future is None or future.done():
+        self._on_answer(sent.topic, code)
+        if sent.answer.done():
             return
-        if refused:
-            self._on_refused(str(refused[0]))
-            future.set_exception(LinkError(f"the broker refused a message: {refused[0]}"))
+        if code.is_failure:
+            sent.answer.set_exception(LinkError(f"the broker refused {sent.topic}: {code}"))
         else:
-            future.set_result(None)
+            sent.answer.set_result(None)
 
     def _on_connect(
         self, _c: Any, _u: Any, _f: Any, code: ReasonCode, properties: Properties | None
@@ -255,8 +268,13 @@ class Connection:
         self._close(str(code))
 
     def _watch(self, sock: Any) -> None:
-        """Let the loop drive paho from here on; while connecting, it wrote in its thread."""
+        """Let the loop drive paho from here on; while connecting, it worked in its thread."""
         self._sock = sock
+        self._client.on_connect = self._on_connect
+        self._client.on_disconnect = self._on_disconnect
+        self._client.on_message = lambda _c, _u, m: self._on_message(m.topic, bytes(m.payload))
+        self._client.on_publish = self._on_acknowledged
+        self._client.on_subscribe = self._on_acknowledged
         self._client.on_socket_register_write = self._register_write
         self._client.on_socket_unregister_write = self._unregister_write
         self._client.on_socket_close = self._closing
@@ -265,10 +283,20 @@ class Connection:
             self._register_write(None, None, sock)
         self._misc = self._loop.call_later(MISC_S, self._keep_alive)
 
+    def _drive(self, step: Callable[[], object]) -> None:
+        """Let paho work. A packet that it cannot take apart would come up again and again."""
+        try:
+            step()
+        except Exception as error:  # noqa: BLE001 - whatever a broken packet makes paho raise
+            self._close(f"the broker sent what cannot be read: {error!r}")
+
     def _read(self) -> None:
-        self._client.loop_read()
+        self._drive(self._client.loop_read)
         while isinstance(self._sock, ssl.SSLSocket) and self._sock.pending():
-            self._client.loop_read()
+            self._drive(self._client.loop_read)
+        # An MQTT 3.1.1 broker was not told our bound.
+        if self._client._in_packet["to_process"] > INCOMING_BYTES_MAX:
+            self._close(f"the broker sends more than {INCOMING_BYTES_MAX} bytes in one packet")
 
     def _register_write(self, _c: Any, _u: Any, sock: Any) -> None:
         self._loop.add_writer(sock, self._write)
@@ -280,10 +308,17 @@ class Connection:
         self._loop.remove_reader(sock)
 
     def _write(self) -> None:
-        self._client.loop_write()
+        self._drive(self._client.loop_write)
 
     def _keep_alive(self) -> None:
-        self._client.loop_misc()
+        self._drive(self._client.loop_misc)
+        if self._sent:
+            now, oldest = time.monotonic(), next(iter(self._sent.values())).at
+            patience_s = self._settings.ack_timeout_s
+            if now - max(oldest, self._answered_at) > patience_s or (
+                now - oldest > OVERDUE * patience_s
+            ):
+                self._close(f"a message was not answered in {now - oldest:.0f} s")
         if not self.ended.done():
             self._misc = self._loop.call_later(MISC_S, self._keep_alive)
 
@@ -296,13 +331,14 @@ class Connection:
         if self.ended.done():
             return
         self.ended.set_result(reason)
-        self._misc.cancel()
+        if self._misc:
+            self._misc.cancel()
         self._loop.call_soon(self._drop_socket)  # not now: paho may be in the middle of it
         error = LinkError(f"the connection ended: {reason}")
-        for future in [*self._acks.values(), *self._queue]:
+        for future in [*(sent.answer for sent in self._sent.values()), *self._queue]:
             if not future.done():
                 future.set_exception(error)
-        self._acks.clear()
+        self._sent.clear()
 
     def _drop_socket(self) -> None:
         sock = self._client.socket()  # None once paho has closed it
@@ -311,40 +347,6 @@ class Connection:
             self._loop.remove_writer(sock)
             self._client.on_socket_close = self._client.on_socket_unregister_write = None
             sock.close()
-
-
-async def _apart(call: Callable[[], object]) -> None:
-    """Run what blocks in a thread that the end of the agent does not wait for: a name server or a
-    TLS handshake may take long. Raises what `call` raises."""
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[None] = loop.create_future()
-    threading.Thread(target=_run, args=(call, loop, done), name="connect", daemon=True).start()
-    try:
-        await done
-    finally:
-        del done  # its error would hold this frame, and the socket with it
-
-
-def _run(
-    call: Callable[[], object], loop: asyncio.AbstractEventLoop, done: asyncio.Future[None]
-) -> None:
-    fault: Exception | None = None
-    try:
-        call()
-    except Exception as error:  # noqa: BLE001 - handed to the caller
-        fault = error
-    with contextlib.suppress(RuntimeError):  # the loop is over: nobody asks any more
-        loop.call_soon_threadsafe(_tell, done, fault)
-    del done, fault  # as above
-
-
-def _tell(done: asyncio.Future[None], fault: Exception | None) -> None:
-    if done.cancelled():
-        return
-    if fault:
-        done.set_exception(fault)
-    else:
-        done.set_result(None)
 
 
 def _password(settings: Settings) -> str | None:

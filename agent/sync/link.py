@@ -9,11 +9,11 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable
-from importlib.metadata import version
 from typing import Any
 
 import msgspec
 from paho.mqtt.enums import MQTTProtocolVersion
+from paho.mqtt.reasoncodes import ReasonCode
 
 from agent.clock import Clock
 from agent.config import Link as Settings
@@ -30,6 +30,8 @@ STABLE_S = 30.0  # a connection that lasted this long begins the backoff anew
 MQTT5, MQTT311 = MQTTProtocolVersion.MQTTv5, MQTTProtocolVersion.MQTTv311
 
 
+NOBODY = 16  # MQTT 5's reason code "No matching subscribers"
+_TWINS = "if it ends again and again, another device may have this device_id"
 _PATIENCE = "nothing is lost: records wait in the store; check the network and link.broker_url"
 
 
@@ -47,8 +49,9 @@ class Link:
         conditions: Conditions,
         clock: Clock,
         jitter: random.Random,
+        version: str,
     ) -> None:
-        """`url` is the broker's; the embedded one's when the configuration names none."""
+        """`version` is Holdfast's; `url` is the broker's, the embedded one's if none is named."""
         self.connected_since: float | None = None  # monotonic
         self._settings = settings
         self._url = url
@@ -60,6 +63,7 @@ class Link:
         self._conditions = conditions
         self._clock = clock
         self._jitter = jitter
+        self._holdfast = version
         # The embedded broker is known not to speak 5, and does not even refuse it.
         self._best = MQTT5 if settings.broker_url else MQTT311
         self._version = self._best
@@ -113,7 +117,8 @@ class Link:
             ended, fault = group.split((LinkError, StoreError))
             if fault or not ended:
                 raise
-            return str(_first(ended)), _PATIENCE
+            first = _first(ended)
+            return str(first), getattr(first, "hint", "") or _PATIENCE
         return "closed", _PATIENCE
 
     def _connection(self) -> Connection:
@@ -121,7 +126,7 @@ class Link:
         client_id = f"holdfast-{self._device}"
         return Connection(
             *(self._settings, self._url, client_id, self._version, death),
-            *(self._on_message, self._told_no),
+            *(self._on_message, self._answered),
         )
 
     async def _serve(self, connection: Connection) -> None:
@@ -130,7 +135,6 @@ class Link:
         self.connected_since = self._clock.monotonic()
         self._unspoken = 0
         self._conditions.clear("link_down", "link")
-        self._conditions.clear("broker_refused", "link")
         self._protocol_condition()
         log.info("connected to %s", self._url)
         try:
@@ -138,7 +142,8 @@ class Link:
                 group.create_task(self._uplink.run(connection))
                 group.create_task(self._beat(connection))
                 # Not a task of the group; see app.py.
-                raise LinkError(f"the connection ended: {await asyncio.shield(connection.ended)}")
+                reason = await asyncio.shield(connection.ended)
+                raise LinkError(f"the connection ended: {reason}", f"{_PATIENCE}; {_TWINS}")
         except asyncio.CancelledError:
             connection.leave(self._topics.presence, self._presence(online=False))
             raise
@@ -171,14 +176,31 @@ class Link:
         if topic == self._topics.ack:
             self._uplink.heard(payload)
 
-    def _told_no(self, reason: str) -> None:
-        self._conditions.hold(
-            "broker_refused",
-            "link",
-            "warning",
-            f"the broker refused a message: {reason}",
-            f"allow this device to publish below {self._topics.root} on the broker",
-        )
+    def _answered(self, topic: str, code: ReasonCode) -> None:
+        door = topic.removeprefix(f"{self._topics.root}/")
+        if not code.is_failure:
+            self._conditions.clear("broker_refused", door)
+        else:
+            self._conditions.hold(
+                "broker_refused",
+                door,
+                "warning",
+                f"the broker refused a message: {code}",
+                f"allow this device to use {topic} on the broker",
+            )
+        if self._settings.ack_from == "ingest" or not door.startswith("up/"):
+            return
+        if code.value != NOBODY:
+            self._conditions.clear("nobody_listens", door)
+        else:
+            self._conditions.hold(
+                "nobody_listens",
+                door,
+                "note",
+                "the broker took records that nobody has subscribed to, and with ack_from: broker "
+                "they count as delivered",
+                f"start what reads {topic}, or set link.ack_from to ingest",
+            )
 
     async def _beat(self, connection: Connection) -> None:
         while True:
@@ -199,7 +221,7 @@ class Link:
                 device=self._device,
                 online=online,
                 epoch=self._epoch(),
-                version=version("holdfast"),
+                version=self._holdfast,
                 ack_from=self._settings.ack_from,
             )
         )

@@ -3,12 +3,14 @@
 For each leased batch the blobs go first, piece by piece, then the batch itself, many messages in
 flight. Who counts is `ack_from`: `broker`, then a batch is done when the broker has taken all of
 it; `ingest`, then it is done when the far database says so (ack.py), and the lease runs until then.
+What is out without an ack is bounded by `unacked_bytes_max`.
 A stream of which nothing is answered in `ack_timeout_s` is sent again, more and more slowly; one
 stream's acks do not answer for another.
 """
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Callable
 
 from agent.clock import Clock
@@ -28,12 +30,31 @@ RETRY_S_MAX = 600.0
 
 
 class Wait:
-    """How long a stream has waited for its next ack, and how long it may."""
+    """What is out of a stream, how long it has waited for its next ack, and how long it may."""
 
     def __init__(self, patience_s: float) -> None:
         self.since: float | None = None  # monotonic; None: nothing is out
         self.patience_s = patience_s
         self.missed = False  # the last patience ended without an ack
+        self.bytes = 0
+        self._out: deque[tuple[int, int]] = deque()  # of each batch its last seq and its bytes
+
+    def add(self, leased: Batch, now: float) -> None:
+        """One more batch goes out."""
+        size = sum(len(record.body) + record.blob_bytes for record in leased.records)
+        self._out.append((leased.span.last, size))
+        self.bytes += size
+        self.since = self.since or now
+
+    def settle(self, mark: int) -> None:
+        """Everything up to `mark` is known to the far side."""
+        while self._out and self._out[0][0] <= mark:
+            self.bytes -= self._out.popleft()[1]
+
+    def rewind(self) -> None:
+        """Nothing is out any more."""
+        self._out.clear()
+        self.bytes, self.since = 0, None
 
 
 class Uplink:
@@ -65,7 +86,7 @@ class Uplink:
         """Send until the connection ends; whatever was out before it is sent again."""
         self._outbox.rewind()
         for wait in self._waits.values():
-            wait.since = None
+            wait.rewind()
         sent: asyncio.Queue[tuple[Batch, list[asyncio.Future[None]]]] = asyncio.Queue()
         async with asyncio.TaskGroup() as group:
             group.create_task(self._impatience())
@@ -94,11 +115,13 @@ class Uplink:
         room = connection.payload_bytes_max - HEADER_ROOM_BYTES
         while True:
             self._outbox.more.clear()
-            leased = await self._outbox.lease(self._settings.batch_records_max, room)
-            if leased:
-                wait = self._waits.setdefault(leased.stream, Wait(self._settings.ack_timeout_s))
-                wait.since = wait.since or self._clock.monotonic()
-                return leased
+            out = sum(wait.bytes for wait in self._waits.values())
+            if out < self._settings.unacked_bytes_max:
+                leased = await self._outbox.lease(self._settings.batch_records_max, room)
+                if leased:
+                    wait = self._waits.setdefault(leased.stream, Wait(self._settings.ack_timeout_s))
+                    wait.add(leased, self._clock.monotonic())
+                    return leased
             await self._outbox.more.wait()
 
     async def _send(self, connection: Connection, leased: Batch) -> list[asyncio.Future[None]]:
@@ -127,6 +150,8 @@ class Uplink:
         topic = self._topics.blob(record.stream)
         pubacks = []
         start = self._parts.get((record.stream, record.seq), 0)
+        if start > record.blob_bytes:
+            start = 0  # the far side is wrong about it
         while start < record.blob_bytes:
             data = await self._outbox.blob(record, start, size)
             if not data:  # acknowledged and purged meanwhile
@@ -174,11 +199,14 @@ class Uplink:
             }
             if self._settings.ack_from == "broker":
                 continue
-            try:
-                for stream, of in word.streams.items():
+            refused: ProtocolError | None = None
+            for stream, of in word.streams.items():
+                try:
                     await self._acknowledge(stream, [Range(1, of.mark), *of.ranges])
-            except ProtocolError as error:
-                self._refuse(error)
+                except ProtocolError as error:
+                    refused = error
+            if refused:
+                self._refuse(refused)
             else:
                 self._conditions.clear("ack_refused", "link")
 
@@ -189,6 +217,8 @@ class Uplink:
         settled = await self._outbox.acknowledge(self._epoch(), stream, spans)
         wait = self._waits.get(stream)
         if wait and settled.moved:  # the rest of it gets its time
+            wait.settle(settled.mark)
+            self._outbox.more.set()  # there is room again
             wait.patience_s, wait.missed = self._settings.ack_timeout_s, False
             wait.since = self._clock.monotonic() if self._outbox.waits(stream) else None
             self._tell_missing()
@@ -205,12 +235,12 @@ class Uplink:
             for stream, wait in self._waits.items():
                 if wait.since is None or now - wait.since < wait.patience_s:
                     continue
-                wait.since = None
                 if self._outbox.waits(stream):
                     wait.missed = True
                     self._tell_missing()
                     wait.patience_s = min(wait.patience_s * 2, RETRY_S_MAX)
-                    self._outbox.rewind(stream)
+                wait.rewind()
+                self._outbox.rewind(stream)
 
     def _tell_missing(self) -> None:
         missed = {name: wait.patience_s for name, wait in self._waits.items() if wait.missed}

@@ -284,3 +284,20 @@ async def heard_alone(folder: Path, sound: np.ndarray, speech: Speech) -> list[S
         async with running(listener(bed, speech)):
             await soon(lambda: all_is_heard(bed), "all is heard")
         return await segments(bed)
+
+
+async def test_a_damaged_row_is_a_dead_letter_and_hearing_goes_on_behind_it(
+    bed: Bed, speech: Speech
+) -> None:
+    sound = soundfile.read(SAMPLES[0], dtype="int16")[0]
+    take = await bed.store.spool.begin(SOURCE, "a.wav", "1")
+    take = await feed(bed, take, sound, end=False)
+    damaged = (await bed.balance()).produced
+    await feed(bed, take, sound)
+    await bed.store._database.write(
+        lambda c: c.execute("UPDATE records SET body = x'ff00' WHERE seq = ?", (damaged,))
+    )
+    async with running(listener(bed, speech)):
+        await soon(lambda: one_is_held(bed), "the rest is heard")
+    assert await bed.store.spool.dead(SOURCE) == [(damaged, "its row in the store is damaged")]
+    assert len(await segments(bed)) > 1

@@ -1,8 +1,10 @@
 """Live sound cannot wait: it is kept, or its loss is counted; a gap begins a new take."""
 
+import os
 from collections.abc import Callable
 
 import numpy as np
+import pytest
 import soundfile
 
 from agent import config
@@ -135,3 +137,27 @@ async def test_a_loop_that_breaks_off_in_a_recording_ends_its_take(bed: Bed) -> 
 async def named(bed: Bed, name: str) -> bool:
     """Whether some of this recording is held, under its own name."""
     return any(raw.name == name for _, raw, _, _ in await bed.raw())
+
+
+async def test_a_loop_plays_on_behind_what_is_no_recording(bed: Bed) -> None:
+    (bed.inbox / "a.wav").write_text("not sound")
+    (bed.inbox / "b.wav").mkdir()
+    os.mkfifo(bed.inbox / "c.wav")
+    (bed.inbox / "d.wav").symlink_to("d.wav")
+    soundfile.write(bed.inbox / "E.WAV", ramp(2000), RATE_HZ)
+    async with running(loop(bed)):
+        await soon(lambda: named(bed, "E.WAV"), "the good one is played")
+        held = await soon(lambda: bed.condition("source_unreadable"), "it is said")
+    assert "a.wav" in held.cause
+
+
+async def test_a_loop_of_no_sound_rests(bed: Bed, caplog: pytest.LogCaptureFixture) -> None:
+    soundfile.write(bed.inbox / "a.wav", ramp(1), RATE_HZ)
+    caplog.set_level("INFO")
+    async with running(loop(bed)):
+        await soon(lambda: several(bed, 3), "it is played again and again")
+    assert caplog.text.count("playing a.wav") <= 4
+
+
+async def several(bed: Bed, count: int) -> bool:
+    return len({raw.take for _, raw, _, _ in await bed.raw()}) >= count

@@ -45,7 +45,7 @@ def microphone(bed: Bed, device: str, rate: int = RATE_HZ, channels: int = 1) ->
     settings = config.Microphone(
         name=SOURCE, device=device, rate_hz=rate, channels=channels, retry_s=0.05
     )
-    return Microphone(settings, 0.05, bed.recorder, bed.conditions)
+    return Microphone(settings, 0.05, bed.recorder, bed.conditions, bed.clock)
 
 
 def arecords() -> list[psutil.Process]:
@@ -166,3 +166,27 @@ async def test_a_full_store_does_not_stop_the_microphone(
 
 async def refused(bed: Bed, count: int) -> bool:
     return (await bed.balance()).dropped.get("full", 0) >= count
+
+
+async def test_an_overrun_is_counted_in_the_ledger_and_a_new_take_begins(
+    bed: Bed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An arecord that says what the real one says when nobody reads it in time."""
+    stand_in = tmp_path / "bin" / "arecord"
+    stand_in.parent.mkdir()
+    stand_in.write_text(
+        "#!/bin/sh\nhead -c 16000 /dev/zero\n"
+        'echo "overrun!!! (at least 1.234 ms long)" >&2\nsleep 0.3\nhead -c 16000 /dev/zero\n'
+        "exec sleep 60\n"
+    )
+    stand_in.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{stand_in.parent}:{os.environ['PATH']}")
+    async with running(microphone(bed, "any")):
+        said = await soon(lambda: bed.condition("sound_lost"), "it is said")
+        await soon(lambda: two_takes(bed), "what comes after is another take")
+    assert "overrun" in said.cause
+    assert (await bed.balance()).dropped == {"overrun": 1}
+
+
+async def two_takes(bed: Bed) -> bool:
+    return len({raw.take for _, raw, _, _ in await bed.raw()}) == 2

@@ -354,3 +354,30 @@ async def test_a_file_of_any_name_that_cannot_be_moved_is_a_condition(bed: Bed) 
             said = bed.condition("source_unreadable")
     assert said is not None
     assert "caf\ufffd.wav" in said.cause
+
+
+async def test_a_link_onto_itself_holds_up_no_other_file(bed: Bed) -> None:
+    (bed.inbox / "a.wav").symlink_to("a.wav")
+    (bed.inbox / "b.wav").symlink_to("nothing.wav")
+    put(bed.inbox / "c.wav")
+    async with running(bed.watch()):
+        await gone(bed, "c.wav")
+        held = await soon(lambda: bed.condition("source_unreadable"), "it is said")
+    assert "a.wav" in held.cause
+
+
+async def test_a_recording_that_grows_while_it_is_read_is_read_again_whole(bed: Bed) -> None:
+    sound = put(bed.folder / "all.wav", seconds=240)
+    whole = (bed.folder / "all.wav").read_bytes()
+    header = bytearray(whole[:44])
+    header[4:8] = header[40:44] = b"\xff" * 4  # as one that is written into a pipe
+    growing = bed.inbox / "a.wav"
+    growing.write_bytes(bytes(header) + whole[44 : len(whole) // 2])
+    async with running(bed.watch()):
+        await soon(bed.raw, "some of it is there")
+        with growing.open("ab") as file:
+            file.write(whole[len(whole) // 2 :])
+        await gone(bed, "a.wav")
+    rows = await bed.raw()
+    last = [row for row in rows if row[1].take == rows[-1][1].take]
+    assert np.array_equal(np.concatenate([np.frombuffer(r[3], "<i2") for r in last]), sound)

@@ -1,10 +1,12 @@
 """How `holdfast run` begins and ends."""
 
+import contextlib
 import os
 import shutil
 import signal
 import socket
 import sqlite3
+import subprocess
 from pathlib import Path
 
 import psutil
@@ -12,7 +14,7 @@ import pytest
 
 from tests.cli.inbox import heard, inbox
 from tests.cli.unprivileged import holdfast_unprivileged
-from tests.outside import ROOT, Device, holdfast, running, until
+from tests.outside import DEADLINE_S, HOLDFAST, ROOT, Device, holdfast, running, until
 
 
 @pytest.fixture
@@ -198,3 +200,78 @@ def test_the_agent_begins_in_a_folder_that_is_not_there_yet(tmp_path: Path) -> N
     with running(device):
         assert store.exists()
         assert store.stat().st_uid == os.geteuid()
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_an_agent_without_standard_files_works(device: Device, closed: str) -> None:
+    command = f'exec "{HOLDFAST}" run --config "{device.config}" {closed}'
+    process = subprocess.Popen(["/bin/sh", "-c", command], stderr=subprocess.DEVNULL)
+    try:
+        until(device.answers, "the agent answers")
+        until(lambda: device.status()["domains"]["audio"]["ready"], "the domain is ready")
+        process.terminate()
+        assert process.wait(DEADLINE_S) == 0
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_reader_of_the_log_that_stalls_holds_up_nobody(device: Device) -> None:
+    """The pipe is full before the first line; nobody ever reads it."""
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(write, b"x" * 4096)
+    os.set_blocking(write, True)
+    command = [str(HOLDFAST), "run", "--config", str(device.config)]
+    process = subprocess.Popen(command, stderr=write)
+    try:
+        until(device.answers, "the agent answers")
+        until(lambda: device.status()["domains"]["audio"]["ready"], "the domain is ready")
+        process.terminate()
+        assert process.wait(DEADLINE_S) == 0
+    finally:
+        process.kill()
+        process.wait()
+        os.close(read)
+        os.close(write)
+
+
+def test_ctrl_c_while_it_begins_leaves_no_traceback(device: Device) -> None:
+    """At each moment of the start, from the first import to the open store."""
+    for delay_ms in range(0, 500, 50):
+        process = subprocess.Popen(
+            [str(HOLDFAST), "run", "--config", str(device.config)],
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(delay_ms / 1000)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=DEADLINE_S)
+        assert process.returncode in (0, -signal.SIGINT, 130), said
+        assert "/agent/" not in said, "a traceback from our own code"
+
+
+def test_a_module_in_the_working_directory_is_not_loaded(device: Device) -> None:
+    for name in ("soxr", "numpy", "amqtt"):
+        (device.folder / f"{name}.py").write_text("raise SystemExit('loaded')\n")
+    with device.log.open("ab") as log:
+        process = subprocess.Popen(
+            [str(HOLDFAST), "run", "--config", str(device.config)], stderr=log, cwd=device.folder
+        )
+    try:
+        until(device.answers, "the agent answers")
+        until(lambda: device.status()["domains"]["audio"]["ready"], "the domain is ready")
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_what_people_said_is_not_for_every_user_to_read(device: Device) -> None:
+    with running(device):
+        until(lambda: (device.store.parent / "status.json").exists(), "the snapshot is there")
+        found = {path.name: path.stat().st_mode & 0o007 for path in device.store.parent.iterdir()}
+    assert found.keys() >= {"holdfast.db", "holdfast.db-wal", "status.json"}
+    assert set(found.values()) == {0}

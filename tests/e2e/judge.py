@@ -127,10 +127,10 @@ class Judge:
 
     def _ack(self, epoch: str) -> ack.Ack:
         names = self._db.execute(
-            "SELECT DISTINCT stream FROM records WHERE epoch = ?1"
-            " UNION SELECT DISTINCT stream FROM pieces WHERE epoch = ?1"
-            " UNION SELECT DISTINCT stream FROM drops WHERE epoch = ?1",
-            (epoch,),
+            "SELECT DISTINCT stream FROM records WHERE epoch = :epoch"
+            " UNION SELECT DISTINCT stream FROM pieces WHERE epoch = :epoch"
+            " UNION SELECT DISTINCT stream FROM drops WHERE epoch = :epoch",
+            {"epoch": epoch},
         ).fetchall()
         return ack.Ack(epoch, {name: self._stream_ack(epoch, name) for (name,) in names})
 

@@ -38,3 +38,33 @@ def test_the_raw_audio_arrives_whole_beside_the_segments(tmp_path: Path) -> None
     assert raw[-1].end
     wanted, _ = soundfile.read(sample, dtype="int16")
     np.testing.assert_array_equal(np.frombuffer(b"".join(pcm for _, pcm in rows), "<i2"), wanted)
+
+
+def test_raw_audio_of_a_source_that_left_the_configuration_is_still_sent(tmp_path: Path) -> None:
+    """Kept offline under `keep: all`; then the source is renamed, and the network comes."""
+    (tmp_path / "inbox").mkdir()
+    sample = ROOT / "samples/workshop.flac"
+    (tmp_path / "inbox" / sample.name).write_bytes(sample.read_bytes())
+    broker = Mosquitto(tmp_path)
+    judge = Judge(tmp_path / "judge.db", broker.port, "device-under-test")
+
+    def device(name: str) -> Device:
+        source = {"kind": "folder", "name": name, "path": str(tmp_path / "inbox"), "keep": "all"}
+        settings = {
+            "link": {"broker_url": broker.url, "ack_from": "ingest", "backoff_s_max": 1},
+            "audio": {"sources": [{**source, "poll_s": 0.05, "settle_s": 0.05}]},
+        }
+        return Device(tmp_path, settings)
+
+    before = device("before")
+    with running(before):
+        until((tmp_path / "inbox/done" / sample.name).exists, "it is taken in")
+        until(lambda: before.ledger("before.segments")["held"] > 0, "it is heard")
+        held = before.ledger("before.raw")["held"]
+        assert before.stop() == 0
+    after = device("after")
+    with running(broker, judge, after):
+        until(lambda: after.ledger("before.raw")["delivered"] == held, "all is delivered")
+        ledger = after.ledger("before.raw")
+        assert (ledger["held"], ledger["dropped"]) == (0, {})
+    assert judge.seqs("before.raw") == list(range(1, held + 1))

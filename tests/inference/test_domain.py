@@ -14,6 +14,7 @@ import numpy as np
 import psutil
 import pytest
 import soundfile
+from msgspec.structs import replace
 
 from agent import config
 from agent.clock import Clock
@@ -206,14 +207,16 @@ async def test_what_the_child_cannot_load_is_told_with_the_reason(tmp_path: Path
 
 async def test_a_model_of_another_form_is_refused_by_its_engine(tmp_path: Path) -> None:
     found = Catalog(ROOT / "models").newest("speech")
-    manifest = type(found.manifest)(
-        **{f: getattr(found.manifest, f) for f in found.manifest.__struct_fields__[:-1]},
-        window_samples=320,
-    )
-    async with running(Model(manifest, found.path)) as speech, asyncio.timeout(DEADLINE_S):
-        while speech.domain.restarts < 1:
-            await asyncio.sleep(0.01)
-        assert "expected inputs spectrum [N, 2, 161]" in speech.domain.cause
+    wrong = {
+        "expected inputs spectrum [N, 2, 161]": (160, 320),
+        "expected twice the hop": (128, 512),
+    }
+    for said, (hop, window) in wrong.items():
+        manifest = replace(found.manifest, hop_samples=hop, window_samples=window)
+        async with running(Model(manifest, found.path)) as speech, asyncio.timeout(DEADLINE_S):
+            while speech.domain.restarts < 1:
+                await asyncio.sleep(0.01)
+            assert said in speech.domain.cause
 
 
 async def test_a_call_that_kills_its_worker_each_time_is_given_back_and_the_others_are_answered(
@@ -247,3 +250,34 @@ async def test_a_call_is_never_blamed_for_a_domain_that_dies_of_silence_too(tmp_
                     await asyncio.sleep(0.001)
             heard = await hearing
     assert len(heard.clean)
+
+
+async def test_an_error_in_the_worker_is_told_as_what_it_was(speech: Speech) -> None:
+    poison = asyncio.create_task(speech.hear(b"abc"))
+    causes = set()
+    async with asyncio.timeout(DEADLINE_S):
+        with pytest.raises(PoisonError):
+            while not poison.done():
+                causes.add(speech.domain.cause)
+                await asyncio.sleep(0.001)
+            await poison
+    assert any("ValueError" in cause for cause in causes), causes
+    assert not any("SIGKILL" in cause for cause in causes)
+
+
+async def test_a_restart_asked_for_when_there_is_no_child_is_not_the_next_ones_cause(
+    speech: Speech,
+) -> None:
+    async with asyncio.timeout(DEADLINE_S):
+        for said in ("restart was asked for", "signal SIGKILL"):
+            victim = speech.domain.pid
+            assert victim is not None
+            if said == "signal SIGKILL":
+                os.kill(victim, signal.SIGKILL)
+            else:
+                speech.domain.restart()
+            while not speech.domain.cause:
+                await asyncio.sleep(0)
+            assert said in speech.domain.cause
+            speech.domain.restart()  # it is down: nothing to do, nothing to remember
+            await speech.domain.ready.wait()

@@ -84,3 +84,21 @@ def test_topics_lie_below_the_device() -> None:
     topics = Topics("site/holdfast", "dev-1")
     assert topics.up("x.segments") == "site/holdfast/dev-1/up/x.segments"
     assert topics.ack == "site/holdfast/dev-1/ack"
+
+
+def test_an_ack_beyond_its_bounds_is_refused() -> None:
+    for word in (
+        ack.Ack("e", {str(i): ack.StreamAck() for i in range(1001)}),
+        ack.Ack("e" * (1 << 20), {}),
+        ack.Ack("e", {"x": ack.StreamAck(0, [Range(1, 2**63)])}),
+        ack.Ack("e", {"x": ack.StreamAck(0, [], {1: 2**63})}),
+    ):
+        with pytest.raises(ProtocolError):
+            ack.decode(ack.encode(word))
+
+
+def test_a_batch_of_dropped_ranges_alone_comes_back() -> None:
+    drops = [Drop(3, 5, "full"), Drop(7, 7, "full")]
+    header, events = batch.decode(batch.encode("dev", "e1", "x.segments", [], drops))
+    assert (header.first, header.last, header.count, header.dropped) == (3, 7, 0, drops)
+    assert events == []

@@ -98,7 +98,7 @@ async def test_keep_all_sends_raw_audio_once_it_was_heard(store: Store) -> None:
     assert (batch.stream, batch.span) == ("x.raw", Range(1, 2))
     assert await store.outbox.blob(batch.records[0], 0, 1 << 20) == PCM
     assert await store.outbox.acknowledge(store.epoch, "x.raw", [Range(1, 3)]) == Settled(
-        2, moved=True
+        2, 2, moved=True
     )
     assert [row[0] for row in await store.spool.waiting("x", 1, 9)] == [3], "not heard, not gone"
 
@@ -111,7 +111,7 @@ async def test_a_lease_is_out_until_it_is_acknowledged_or_rewound(store: Store) 
     assert second is not None
     assert (first.span, second.span) == (Range(1, 2), Range(3, 4))
     assert await store.outbox.acknowledge(store.epoch, "x.segments", [Range(3, 3)]) == Settled(
-        1, moved=False
+        1, 0, moved=False
     )
     assert store.outbox.waits("x.segments")
     store.outbox.rewind()
@@ -119,7 +119,7 @@ async def test_a_lease_is_out_until_it_is_acknowledged_or_rewound(store: Store) 
     assert again is not None
     assert [record.seq for record in again.records] == [1, 2, 4, 5]
     assert await store.outbox.acknowledge(store.epoch, "x.segments", [Range(1, 5)]) == Settled(
-        4, moved=True
+        4, 5, moved=True
     )
     assert not store.outbox.waits("x.segments")
     assert await store.ledger.faults() == []
@@ -144,7 +144,7 @@ async def test_streams_take_turns(store: Store) -> None:
 async def test_an_ack_of_another_epoch_changes_nothing(store: Store) -> None:
     await fill(store, 2)
     assert await store.outbox.acknowledge("0" * 16, "x.segments", [Range(1, 2)]) == Settled(
-        0, moved=False
+        0, 0, moved=False
     )
     assert (await store.ledger.balances())["x.segments"].held == 2
 
@@ -175,7 +175,7 @@ async def test_at_the_bound_new_audio_is_refused_and_the_rest_goes_on(tmp_path: 
             for _ in range(100):
                 take = await store.spool.accept(take, PCM)
                 accepted += 1
-        await store.spool.refuse("x")
+        await store.spool.refuse("x", "full")
         balance = (await store.ledger.balances())["x.raw"]
         assert (balance.produced, balance.held) == (accepted + 1, accepted)
         assert balance.dropped == {"full": 1}
@@ -407,3 +407,13 @@ async def test_a_fault_in_the_stores_thread_reaches_everybody(tmp_path: Path) ->
             await watching
         with pytest.raises(StoreError, match="thread has ended"):
             await fill(store, 1)
+
+
+async def test_at_the_bound_a_take_can_still_end(tmp_path: Path) -> None:
+    async with made(tmp_path, bytes_max=200_000) as store:
+        take = await store.spool.begin("x", "a.wav", "1:1")
+        with pytest.raises(StoreFull):
+            while True:
+                take = await store.spool.accept(take, PCM)
+        take = await store.spool.accept(take, b"", end=True)
+        assert take.ended

@@ -60,6 +60,11 @@ class Engine:
     """One ONNX Runtime session on one thread."""
 
     def __init__(self, model: Path, hop_samples: int, window_samples: int) -> None:
+        if window_samples != 2 * hop_samples:
+            raise ModelError(
+                f"{model}: a window of {window_samples} samples over hops of {hop_samples}; "
+                "expected twice the hop"
+            )
         options = ort.SessionOptions()
         options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1
