@@ -7,6 +7,7 @@ import signal
 import socket
 import sqlite3
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -238,20 +239,28 @@ def test_a_reader_of_the_log_that_stalls_holds_up_nobody(device: Device) -> None
         os.close(write)
 
 
-def test_ctrl_c_while_it_begins_leaves_no_traceback(device: Device) -> None:
-    """At each moment of the start, from the first import to the open store."""
-    for delay_ms in range(0, 500, 50):
-        process = subprocess.Popen(
-            [str(HOLDFAST), "run", "--config", str(device.config)],
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(delay_ms / 1000)
-        process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=DEADLINE_S)
-        assert process.returncode in (0, -signal.SIGINT, 130), said
-        assert "/agent/" not in said, "a traceback from our own code"
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """A test in the background inherits that Ctrl-C is ignored, and hands that on."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
+@pytest.mark.parametrize("delay_ms", range(0, 500, 50))
+def test_ctrl_c_while_it_begins_leaves_no_traceback(device: Device, delay_ms: int) -> None:
+    command = [str(HOLDFAST), "run", "--config", str(device.config)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(delay_ms / 1000)
+            process.send_signal(signal.SIGINT)
+            _, said = process.communicate(timeout=DEADLINE_S)
+        finally:
+            process.kill()
+    assert process.returncode in (0, -signal.SIGINT, 130), said
+    assert "/agent/" not in said, "a traceback from our own code"
 
 
 def test_a_module_in_the_working_directory_is_not_loaded(device: Device) -> None:
