@@ -37,6 +37,8 @@ def run(config: Config = DEFAULT) -> None:
     """Run the agent in the foreground until Ctrl-C."""
     # A new program in this process: what parses command lines takes 7 MiB that an agent has no use
     # for during the years it runs. -P: a soxr.py in the working directory is not ours to load.
+    # Ctrl-C waits until the new program has begun; Python's own start would end with a traceback.
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     os.execv(sys.executable, [sys.executable, "-P", "-m", "agent.cli.run", str(config)])
 
 

@@ -4,6 +4,7 @@
 import signal
 
 signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the agent takes signals, Ctrl-C just ends it
+signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
 
 import os
 import sys

@@ -259,8 +259,9 @@ def test_ctrl_c_while_it_begins_leaves_no_traceback(device: Device, delay_ms: in
             _, said = process.communicate(timeout=DEADLINE_S)
         finally:
             process.kill()
-    assert process.returncode in (0, -signal.SIGINT, 130), said
-    assert "/agent/" not in said, "a traceback from our own code"
+    if "init_import_site" not in said:  # Python was not even up: what it says then is its own
+        assert process.returncode in (0, -signal.SIGINT), said
+        assert "/agent/" not in said, "a traceback from our own code"
 
 
 def test_a_module_in_the_working_directory_is_not_loaded(device: Device) -> None:
