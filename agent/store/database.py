@@ -24,18 +24,32 @@ from agent.errors import StoreError, StoreFull, StoreLocked
 from agent.store import schema
 
 T = TypeVar("T")
+Bulk = Callable[[sqlite3.Connection, list[Any]], list[Any]]  # items in, as many results out
 GROUP_MAX = 1000  # operations in one commit: bounds the WAL and the wait of the first
 BUSY_TIMEOUT_S = 5.0  # only an outside reader (a backup, a test) can make us wait
 
 
 class Work(Generic[T]):
-    """One operation on its way through the thread."""
+    """One operation on its way through the thread, or one item for a bulk operation."""
 
-    def __init__(self, operation: Callable[[sqlite3.Connection], T], writes: bool) -> None:
+    __slots__ = ("alone", "bulk", "done", "error", "item", "operation", "result", "writes")
+
+    def __init__(
+        self,
+        operation: Callable[[sqlite3.Connection], T] | None,
+        *,
+        writes: bool,
+        alone: bool = False,
+        bulk: Bulk | None = None,
+        item: Any = None,
+    ) -> None:
         self.operation = operation
         self.writes = writes
+        self.alone = alone  # in a commit of its own
+        self.bulk = bulk
+        self.item = item
         self.done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self.result: T | None = None
+        self.result: Any = None
         self.error: Exception | None = None
 
 
@@ -81,6 +95,13 @@ class Database:
         nothing but the connection. Raises StoreFull or StoreError; then nothing of it is kept.
         """
         return await self._ask(Work(operation, writes=True))
+
+    async def put(self, bulk: Bulk, item: Any, *, alone: bool = False) -> Any:
+        """As `write`, but one call of `bulk` does all items that share a commit; the item's result.
+
+        `alone` gives it a commit of its own.
+        """
+        return await self._ask(Work(None, writes=True, alone=alone, bulk=bulk, item=item))
 
     async def read(self, operation: Callable[[sqlite3.Connection], T]) -> T:
         """Run `operation`, which must not write, between two commits. Raises StoreError."""
@@ -187,9 +208,12 @@ class Database:
         for work in group:
             if not work.writes:
                 self._attempt([work])
-        writes = [work for work in group if work.writes]
+        writes = [work for work in group if work.writes and not work.alone]
         if writes and not self._attempt(writes) and len(writes) > 1:
             for work in writes:
+                self._attempt([work])
+        for work in group:
+            if work.alone:
                 self._attempt([work])
 
     def _attempt(self, group: list[Work[Any]]) -> bool:
@@ -197,8 +221,7 @@ class Database:
         try:
             connection = self._open()
             connection.execute("BEGIN IMMEDIATE" if group[0].writes else "BEGIN")
-            for work in group:
-                work.result, work.error = work.operation(connection), None
+            _perform(connection, group)
             connection.execute("COMMIT")
         except Exception as error:  # noqa: BLE001 - handed to the caller; the thread must live
             self._roll_back()
@@ -214,6 +237,20 @@ class Database:
                 self._connection.execute("ROLLBACK")
         except sqlite3.Error:  # it is in no known state: the next operation opens the file anew
             self._close()
+
+
+def _perform(connection: sqlite3.Connection, group: list[Work[Any]]) -> None:
+    bulks: dict[Bulk, list[Work[Any]]] = {}
+    for work in group:
+        work.error = None
+        if work.operation:
+            work.result = work.operation(connection)
+        elif work.bulk:
+            bulks.setdefault(work.bulk, []).append(work)
+    for bulk, works in bulks.items():
+        results = bulk(connection, [work.item for work in works])
+        for work, result in zip(works, results, strict=True):
+            work.result = result
 
 
 def _settle(group: list[Work[Any]]) -> None:

@@ -1,4 +1,4 @@
-"""The store as the other parts see it: one file, opened once, with its three faces."""
+"""The store as the other parts see it: one file, opened once, with its faces."""
 
 from pathlib import Path
 from typing import Self
@@ -6,18 +6,21 @@ from typing import Self
 from agent.clock import Clock
 from agent.config import Store as Settings
 from agent.store.database import Database
+from agent.store.intake import Intake
 from agent.store.ledger import Ledger
 from agent.store.outbox import Outbox
 from agent.store.spool import Spool, pages_bytes
 
 
 class Store:
-    """Open with `async with`; `spool` takes sound in, `outbox` gives it out, `ledger` counts."""
+    """Open with `async with`; `intake` takes records in and `spool` sound, `outbox` gives them out,
+    `ledger` counts."""
 
     def __init__(self, settings: Settings, clock: Clock) -> None:
         self.path = Path(settings.path)
         self.bytes_max = settings.bytes_max
         self._database = Database(self.path, clock)
+        self.intake = Intake(self._database, clock)
         self.outbox = Outbox(self._database)
         self.spool = Spool(self._database, clock, settings.bytes_max, self.outbox.more.set)
         self.ledger = Ledger(self._database)

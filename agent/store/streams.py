@@ -6,6 +6,10 @@ Recovery: every function runs inside one transaction of `Database.write`; there 
 """
 
 import sqlite3
+from collections.abc import Sequence
+from typing import Any
+
+from msgspec.structs import astuple
 
 from agent.records import Range, RecordType, Stamp
 
@@ -31,17 +35,29 @@ def append(
     blob: bytes = b"",
 ) -> int:
     """Hold one more record with its blob; its seq."""
-    seq = int(
-        connection.execute(
-            "UPDATE streams SET produced = produced + 1, held = held + 1 WHERE id = ?"
-            " RETURNING produced",
-            (stream,),
-        ).fetchone()[0]
-    )
-    connection.execute(
-        "INSERT INTO records VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-        (stream, seq, kind, stamp.boot, stamp.mono_ns, stamp.wall_us, body, len(blob)),
-    )
+    seq = take_seqs(connection, stream, 1)
+    insert(connection, [(stream, seq, kind, *astuple(stamp), body, len(blob))])
+    insert_blob(connection, stream, seq, blob)
+    return seq
+
+
+def take_seqs(connection: sqlite3.Connection, stream: int, count: int) -> int:
+    """Count so many more records as produced and held; the first of their seqs."""
+    (produced,) = connection.execute(
+        "UPDATE streams SET produced = produced + ?, held = held + ? WHERE id = ?"
+        " RETURNING produced",
+        (count, count, stream),
+    ).fetchone()
+    return int(produced) - count + 1
+
+
+def insert(connection: sqlite3.Connection, rows: Sequence[tuple[Any, ...]]) -> None:
+    """Rows of `records`, their columns in the table's order."""
+    connection.executemany("INSERT INTO records VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
+
+
+def insert_blob(connection: sqlite3.Connection, stream: int, seq: int, blob: bytes) -> None:
+    """A record's blob, in chunks."""
     connection.executemany(
         "INSERT INTO chunks (stream, seq, start, data) VALUES (?, ?, ?, ?)",
         (
@@ -49,7 +65,6 @@ def append(
             for start in range(0, len(blob), CHUNK_BYTES_MAX)
         ),
     )
-    return seq
 
 
 def remove(connection: sqlite3.Connection, stream: int, span: Range) -> int:
