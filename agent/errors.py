@@ -11,7 +11,8 @@
     ├── StoreError                   73   the store cannot be opened or written
     │   ├── StoreFull                73   the configured bound is reached
     │   └── StoreLocked              75   another agent holds this store
-    └── AgentUnreachable              3   no agent answers on the socket
+    └── AgentUnreachable              3   no agent runs behind the socket
+        └── AgentSilent               3   one holds the socket, and does not answer
 
 `holdfast status` also ends with 4 (degraded) or 5 (unhealthy); 2 is a wrong command line.
 Every error says what happened; `hint` says what to do about it.
@@ -88,3 +89,7 @@ class AgentUnreachable(HoldfastError):
     """No agent answers on the API socket."""
 
     exit_code = 3
+
+
+class AgentSilent(AgentUnreachable):
+    """An agent holds the API socket, but no answer comes: it may hang, or be overrun."""

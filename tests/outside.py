@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -131,6 +132,12 @@ class Device:
         until(lambda: self.dead() or self.answers(), "the agent answers")
         assert not self.dead(), self.log.read_text()
 
+    @property
+    def pid(self) -> int:
+        """The agent's process id, once it was started."""
+        assert self._process is not None
+        return self._process.pid
+
     def dead(self) -> bool:
         """Whether the process has ended."""
         return self._process is None or self._process.poll() is not None
@@ -161,6 +168,53 @@ class Device:
         assert self._process is not None
         self._process.send_signal(sign)
         return self._process.wait(DEADLINE_S)
+
+
+class Brake:
+    """Slows a device's domain down to a tenth or less, so that a test can look while it works.
+
+    The worker stands still most of the time, but never for so long that it seems to hang. A worker
+    that takes its place is slowed down as soon as it is ready. Use it with `with`.
+    """
+
+    STILL_S = 0.1
+    MOVING_S = 0.005
+
+    def __init__(self, device: Device) -> None:
+        self._device = device
+        self._released = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._released.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._released.is_set():
+            if pid := self._ready_worker():
+                with contextlib.suppress(ProcessLookupError):  # it was killed
+                    self._slow_down(pid)
+            self._released.wait(self.MOVING_S)
+
+    def _ready_worker(self) -> int | None:
+        """Not one that starts: it has a time limit for that, and nothing to hear yet."""
+        with contextlib.suppress(HoldfastError):
+            domain = self._device.status()["domains"]["audio"]
+            return domain["pid"] if domain["ready"] else None
+        return None
+
+    def _slow_down(self, pid: int) -> None:
+        try:
+            while not self._released.is_set():
+                os.kill(pid, signal.SIGSTOP)
+                self._released.wait(self.STILL_S)
+                os.kill(pid, signal.SIGCONT)
+                self._released.wait(self.MOVING_S)
+        finally:
+            os.kill(pid, signal.SIGCONT)
 
 
 @contextlib.contextmanager

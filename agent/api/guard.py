@@ -5,17 +5,23 @@ alone, whose file mode says who may. `Host` and `Origin` are checked, so that a 
 this machine cannot reach the agent under a name of its own (DNS rebinding).
 """
 
+import logging
+import re
 import socket
 from collections.abc import Awaitable, Callable, Iterable
-from urllib.parse import urlsplit
 
 from aiohttp import web
 
-from agent.errors import HoldfastError
+from agent.api.doors import served
+from agent.errors import HoldfastError, StoreError
 
+log = logging.getLogger("api")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 READS = frozenset({"GET", "HEAD"})
+PORT_MAX = 65_535
+# A host name or an address, and a port; nothing else that a URL may hold, as a user's name.
+HOST = re.compile(r"(?:([A-Za-z0-9._-]+)|\[([0-9A-Fa-f:.]+)\])(?::([0-9]{1,5}))?")
 
 
 class Guard:
@@ -30,19 +36,14 @@ class Guard:
         """Refuse, or count and hand on."""
         self.active_requests += 1
         try:
-            return self._refusal(request) or await handler(request)
-        except HoldfastError as error:
-            return refusal(503, str(error), error.hint)
-        except web.HTTPException as error:
-            answer = refusal(error.status, error.reason, "see /api/v1/health and the README")
-            answer.headers.update({k: v for k, v in error.headers.items() if k == "Allow"})
-            return answer
+            with served(request):
+                return self._refusal(request) or await _answer(request, handler)
         finally:
             self.active_requests -= 1
 
     def _refusal(self, request: web.Request) -> web.Response | None:
         host = request.headers.get("Host", "")
-        if _named(f"//{host}") not in self._hosts:
+        if _named(host) not in self._hosts:
             return refusal(
                 421, f"this agent does not answer to the name {host!r}", "add it to api.hosts"
             )
@@ -65,12 +66,31 @@ def refusal(status: int, error: str, hint: str) -> web.Response:
     return web.json_response({"error": error, "hint": hint}, status=status)
 
 
-def _named(url: str) -> str | None:
-    """The host that a URL names, None if it names none."""
+async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """The handler's answer, or what became of it in the form of all errors."""
     try:
-        return urlsplit(url).hostname
-    except ValueError:
+        return await handler(request)
+    except StoreError as error:  # the agent runs, and goes on when the store does
+        return refusal(503, str(error), error.hint)
+    except HoldfastError as error:
+        return refusal(500, str(error), error.hint)
+    except web.HTTPException as error:
+        answer = refusal(error.status, error.reason, "see /api/v1/health and the README")
+        answer.headers.update({k: v for k, v in error.headers.items() if k == "Allow"})
+        return answer
+    except Exception:  # the border: what one request meets must not end the others
+        log.exception("%s %s failed", request.method, request.path_qs)
+        return refusal(
+            500, "the agent met a fault of its own", "look at its log, and report what it says"
+        )
+
+
+def _named(host: str) -> str | None:
+    """The name or address in a `Host` header, in lower case; None if it is not in its form."""
+    match = HOST.fullmatch(host)
+    if match is None or int(match[3] or 0) > PORT_MAX:
         return None
+    return (match[1] or match[2]).lower()
 
 
 def _by_socket(request: web.Request) -> bool:

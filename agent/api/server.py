@@ -1,6 +1,8 @@
 """The doors themselves: a TCP port for reading and a unix socket (mode 0660) for everything."""
 
+import asyncio
 import errno
+import os
 import socket
 from pathlib import Path
 from typing import Any, Self
@@ -8,6 +10,7 @@ from typing import Any, Self
 import msgspec
 from aiohttp import web
 
+from agent.api.doors import LIMITS, Door, Limits
 from agent.api.guard import Guard, refusal
 from agent.config import Api as Settings
 from agent.errors import ConfigError
@@ -16,12 +19,26 @@ from agent.inference.domain import Domain
 
 SOCKET_MODE = 0o660
 SHUTDOWN_S = 2.0
+HINTS = {  # by what the system says of the port
+    errno.EADDRINUSE: "stop what holds the port, or set another api.port",
+    errno.EACCES: "set a higher api.port: this user may not listen on one so low",
+    errno.EADDRNOTAVAIL: "set another api.host: this machine has no such address",
+    errno.EAFNOSUPPORT: "set another api.host: this machine has no such address",
+}
 
 
 class Server:
     """Open with `async with`; serves until left."""
 
-    def __init__(self, settings: Settings, status: Status, domains: dict[str, Domain]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        status: Status,
+        domains: dict[str, Domain],
+        limits: Limits = LIMITS,
+    ) -> None:
+        self._limits = limits
+        self._listening: list[asyncio.Server] = []
         self._settings = settings
         self._status = status
         self._domains = domains
@@ -31,7 +48,7 @@ class Server:
             [
                 web.get("/api/v1/health", self._health),
                 web.get("/api/v1/status", self._whole_status),
-                web.post("/api/v1/domains/{name}/restart", self._restart),
+                web.post("/api/v1/domains/{name:[^/]*}/restart", self._restart),
             ]
         )
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_S)
@@ -41,22 +58,30 @@ class Server:
         where = self._settings
         try:
             await self._bind(Path(where.socket))
-            await web.TCPSite(self._runner, where.host, where.port).start()
+            door = self._door(self._limits.tcp_places)
+            loop = asyncio.get_running_loop()
+            self._listening.append(await loop.create_server(door, where.host, where.port))
         except OSError as error:
             await self._close()
             raise ConfigError(
-                f"api.port: {where.host}:{where.port}: {error.strerror or error}",
-                "stop what holds the port, or set another api.port",
+                f"api.port: {where.host}:{where.port}: {_said(error)}",
+                HINTS.get(error.errno or 0, "set another api.port"),
             ) from error
         except ConfigError:
             await self._runner.cleanup()
             raise
         return self
 
+    def _door(self, places: int) -> Door:
+        assert self._runner.server is not None  # the runner is set up
+        return Door(self._runner.server, places, self._limits)
+
     async def __aexit__(self, *_: object) -> None:
         await self._close()
 
     async def _close(self) -> None:
+        for server in self._listening:
+            server.close()
         await self._runner.cleanup()
         Path(self._settings.socket).unlink(missing_ok=True)
 
@@ -71,18 +96,21 @@ class Server:
                     f"api.socket: {path}: there is something else, or another agent serves on it",
                     "set another api.socket",
                 )
-            await web.UnixSite(self._runner, str(path)).start()
+            door = self._door(self._limits.socket_places)
+            loop = asyncio.get_running_loop()
+            self._listening.append(await loop.create_unix_server(door, str(path)))
             path.chmod(SOCKET_MODE)
         except OSError as error:
             raise ConfigError(
                 f"api.socket: {path}: {error.strerror or error}",
-                "name a folder this user may write to",
+                "name a folder this user may write to" if error.errno else "name a shorter path",
             ) from error
 
     @property
     def port(self) -> int:
         """The TCP port that is served, also when the configuration says 0 (any)."""
-        return int(next(a[1] for a in self._runner.addresses if isinstance(a, tuple)))
+        sockets = [sock for server in self._listening for sock in server.sockets]
+        return int(next(s.getsockname()[1] for s in sockets if s.family != socket.AF_UNIX))
 
     async def _health(self, _: web.Request) -> web.Response:
         health = self._status.health(self._guard.active_requests)
@@ -105,6 +133,11 @@ def _answers(path: Path) -> bool:
     with socket.socket(socket.AF_UNIX) as probe:
         probe.settimeout(1.0)
         return probe.connect_ex(str(path)) != errno.ECONNREFUSED
+
+
+def _said(error: OSError) -> str:
+    """What the system says; the loop's own text repeats the address."""
+    return os.strerror(error.errno) if error.errno else str(error)
 
 
 def _json(document: dict[str, Any], status: int = 200) -> web.Response:

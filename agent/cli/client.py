@@ -7,27 +7,28 @@ from pathlib import Path
 from typing import Any, Self
 
 from agent import config_file
-from agent.errors import AgentUnreachable, HoldfastError
+from agent.errors import AgentSilent, AgentUnreachable, HoldfastError
 
-TIMEOUT_S = 10.0
+TIMEOUT_S = 10.0  # for each step: to be let in, and to be answered
 
 
 class _Connection(http.client.HTTPConnection):
-    def __init__(self, path: Path) -> None:
-        super().__init__("localhost", timeout=TIMEOUT_S)
+    def __init__(self, path: Path, timeout_s: float) -> None:
+        super().__init__("localhost", timeout=timeout_s)
         self._path = path
 
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(TIMEOUT_S)
+        self.sock.settimeout(self.timeout)
         self.sock.connect(str(self._path))
 
 
 class Client:
     """Asks the agent that runs on a configuration."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, timeout_s: float = TIMEOUT_S) -> None:
         self._path = path
+        self._timeout_s = timeout_s
 
     @classmethod
     def of(cls, config: Path) -> Self:
@@ -35,7 +36,11 @@ class Client:
         return cls(Path(config_file.load(config).api.socket))
 
     def get(self, route: str) -> dict[str, Any]:
-        """The document at `route`. Raises AgentUnreachable, or HoldfastError with its refusal."""
+        """The document at `route`.
+
+        Raises AgentUnreachable when no agent runs, AgentSilent when one does not answer, and
+        HoldfastError with the agent's refusal, or when its answer cannot be read.
+        """
         return self._ask("GET", route)
 
     def post(self, route: str) -> dict[str, Any]:
@@ -43,23 +48,63 @@ class Client:
         return self._ask("POST", route)
 
     def _ask(self, method: str, route: str) -> dict[str, Any]:
-        connection = _Connection(self._path)
+        connection = _Connection(self._path, self._timeout_s)
         try:
-            connection.request(method, route)
-            response = connection.getresponse()
-            document: dict[str, Any] = json.loads(response.read())
+            self._connect(connection)
+            status, body = self._answer(connection, method, route)
+        finally:
+            connection.close()
+        try:
+            document = json.loads(body)
+        except ValueError:  # no JSON, or no text at all
+            document = None
+        if not isinstance(document, dict):
+            raise self._unreadable(f"with status {status} and no JSON document")
+        if "error" in document:
+            raise HoldfastError(str(document["error"]), str(document.get("hint", "")))
+        return document
+
+    def _connect(self, connection: _Connection) -> None:
+        try:
+            connection.connect()
         except PermissionError as error:
             raise HoldfastError(
                 f"{self._path}: permission denied: an agent may run, but this user may not ask it",
                 "use sudo, or join the group of the socket",
             ) from error
-        except (OSError, http.client.HTTPException, json.JSONDecodeError) as error:
+        except (TimeoutError, BlockingIOError) as error:  # so many wait already that none may join
+            raise self._silent() from error
+        except OSError as error:
             raise AgentUnreachable(
                 f"no agent answers on {self._path}: {error}",
                 "start it (`holdfast run`, or systemctl start holdfast) and look at its log",
             ) from error
-        finally:
-            connection.close()
-        if "error" in document:
-            raise HoldfastError(document["error"], document.get("hint", ""))
-        return document
+
+    def _answer(self, connection: _Connection, method: str, route: str) -> tuple[int, bytes]:
+        """Status and body of the answer."""
+        try:
+            connection.request(method, route)
+            response = connection.getresponse()
+            return response.status, response.read()
+        except TimeoutError as error:
+            raise self._silent() from error
+        except (OSError, http.client.IncompleteRead) as error:
+            raise AgentSilent(
+                f"an agent holds {self._path} but ended the connection without an answer",
+                "try again: it may be ending, or too many ask at once",
+            ) from error
+        except http.client.HTTPException as error:
+            raise self._unreadable(f"with what is no HTTP ({error!r})") from error
+
+    def _silent(self) -> AgentSilent:
+        return AgentSilent(
+            f"an agent holds {self._path} but does not answer within {self._timeout_s:g} s "
+            "(it may hang)",
+            "look at its log; restart it",
+        )
+
+    def _unreadable(self, how: str) -> HoldfastError:
+        return HoldfastError(
+            f"the agent on {self._path} answered {how}, which cannot be read",
+            "see that command and agent are of one version, and that no other program serves there",
+        )

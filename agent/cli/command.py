@@ -9,6 +9,7 @@ import os
 import sys
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import quote
 
 import typer
 
@@ -46,7 +47,7 @@ def run(config: Config = DEFAULT) -> None:
 def status(config: Config = DEFAULT, json: Json = False) -> None:
     """Show the device's state in one screen.
 
-    Exit code: 0 healthy, 4 degraded, 5 unhealthy, 3 no agent runs (then the last snapshot).
+    Exit code: 0 healthy, 4 degraded, 5 unhealthy, 3 no agent answers (then the last snapshot).
     """
     from agent.cli.status import show
 
@@ -58,7 +59,8 @@ def restart(name: str, config: Config = DEFAULT) -> None:
     """Kill a domain's process; the agent starts the next one and nothing is lost."""
     from agent.cli.client import Client
 
-    Client.of(config).post(f"/api/v1/domains/{name}/restart")
+    raw = os.fsencode(name)  # any bytes there can be on a command line
+    Client.of(config).post(f"/api/v1/domains/{quote(raw, safe='')}/restart")
     typer.echo(f"domain {name} is being restarted")
 
 

@@ -12,8 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from agent import config_file
-from agent.cli.client import Client
-from agent.errors import AgentUnreachable
+from agent.cli.client import TIMEOUT_S, Client
+from agent.errors import AgentSilent, AgentUnreachable
 from agent.records import Balance
 
 CODES = {"healthy": 0, "degraded": 4, "unhealthy": 5}
@@ -21,13 +21,16 @@ COLOURS = {"healthy": "green", "degraded": "yellow", "unhealthy": "red"}
 MARKS = {"critical": "red", "warning": "yellow", "note": "dim"}
 
 
-def show(config: Path, as_json: bool) -> int:
+def show(config: Path, as_json: bool, timeout_s: float = TIMEOUT_S) -> int:
     """Print the state; the exit code. Raises AgentUnreachable when there is not even a snapshot."""
     settings = config_file.load(config)
+    alarm = ""
     try:
-        document = Client(Path(settings.api.socket)).get("/api/v1/status")
+        document = Client(Path(settings.api.socket), timeout_s).get("/api/v1/status")
         code = CODES[document["status"]]
-    except AgentUnreachable:
+    except AgentUnreachable as error:
+        silent = isinstance(error, AgentSilent)
+        alarm = "THE AGENT DOES NOT ANSWER." if silent else "NO AGENT RUNS."
         snapshot = _snapshot(Path(settings.store.path).with_name("status.json"))
         if snapshot is None:
             raise
@@ -36,7 +39,7 @@ def show(config: Path, as_json: bool) -> int:
     if as_json:
         print(json.dumps(document))
     else:
-        _print(document)
+        _print(document, alarm)
     return code
 
 
@@ -51,11 +54,12 @@ def _snapshot(path: Path) -> dict[str, Any] | None:
     return document
 
 
-def _print(document: dict[str, Any]) -> None:
+def _print(document: dict[str, Any], alarm: str) -> None:
+    """Show a state; an `alarm` says why it is only the last one known."""
     console = Console(highlight=False)
-    if "snapshot_age_s" in document:
+    if alarm:
         age = _span(document["snapshot_age_s"])
-        console.print(f"[red]NO AGENT RUNS.[/] What follows is its last state, {age} old.")
+        console.print(f"[red]{alarm}[/] What follows is its last state, {age} old.")
     word = document["status"]
     console.print(
         f"[bold {COLOURS[word]}]{word}[/]  {document['device']}  up {_span(document['uptime'])}"

@@ -13,7 +13,8 @@ from agent.protocol import envelope
 from agent.records import Drop, Record
 
 ZSTD_LEVEL = 1  # faster than the store can be read, and smaller than gzip 1
-CONTENT_BYTES_MAX = 256 << 20
+CONTENT_BYTES_MAX = 64 << 20  # a hundred times what a batch is; what a receiver must have room for
+_STEP_BYTES = 1 << 20
 
 
 class Header(Struct, frozen=True, kw_only=True):
@@ -77,9 +78,7 @@ def decode(payload: bytes) -> tuple[Header, list[Event]]:
     """A payload as header and events, digest and count checked. Raises ProtocolError."""
     header, compressed = envelope.unseal(payload, Header)
     try:
-        content = zstandard.ZstdDecompressor().decompress(
-            compressed, max_output_size=CONTENT_BYTES_MAX
-        )
+        content = _decompressed(compressed)
     except zstandard.ZstdError as error:
         raise ProtocolError(f"the batch's content is damaged: {error}") from error
     if hashlib.sha256(content).hexdigest() != header.digest:
@@ -89,6 +88,33 @@ def decode(payload: bytes) -> tuple[Header, list[Event]]:
     if len(events) != header.count or (ends and ends != [header.first, header.last]):
         raise ProtocolError("the batch's records are not those that its header says")
     return header, events
+
+
+def _decompressed(compressed: bytes) -> bytes:
+    """The content of a frame, never more than CONTENT_BYTES_MAX. Raises ZstdError, ProtocolError.
+
+    A frame may say how large it is, and lie; `max_output_size` bounds only one that does not say.
+    """
+    size = zstandard.frame_content_size(compressed)
+    if size > CONTENT_BYTES_MAX:
+        raise _too_large()
+    if size >= 0:  # it cannot grow beyond that: zstd gives it a buffer of this size
+        content: bytes = zstandard.ZstdDecompressor().decompress(compressed)
+        return content
+    unpacker = zstandard.ZstdDecompressor(max_window_size=CONTENT_BYTES_MAX)
+    grown = bytearray()
+    with unpacker.stream_reader(compressed) as reader:
+        while step := reader.read(_STEP_BYTES):
+            grown += step
+            if len(grown) > CONTENT_BYTES_MAX:
+                raise _too_large()
+    return bytes(grown)
+
+
+def _too_large() -> ProtocolError:
+    return ProtocolError(
+        f"the batch's content is larger than {CONTENT_BYTES_MAX >> 20} MiB", "send smaller batches"
+    )
 
 
 def _event(device: str, epoch: str, record: Record) -> Event:

@@ -117,6 +117,9 @@ class Link:
             ended, fault = group.split((LinkError, StoreError))
             if fault or not ended:
                 raise
+            task = asyncio.current_task()
+            if task and task.cancelling():  # TaskGroup preferred its child's error to our end
+                raise asyncio.CancelledError from group
             first = _first(ended)
             return str(first), getattr(first, "hint", "") or _PATIENCE
         return "closed", _PATIENCE

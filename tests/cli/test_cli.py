@@ -216,6 +216,22 @@ def test_domains_restart_of_an_unknown_domain_names_the_known_ones(agent: Device
     assert "known: audio" in done.stderr
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["two words", "größe", "a/b", "a?b=c#d", "%41", "\n", "..", ".", "", "\N{SPEAKER}", "\udcff"],
+)
+def test_domains_restart_of_any_name_is_refused_with_those_that_exist(
+    agent: Device, name: str
+) -> None:
+    done = holdfast("domains", "restart", "--config", str(agent.config), "--", name)
+    assert done.returncode == 1, done.stderr
+    assert "no domain " in done.stderr
+    if name.isprintable():
+        assert repr(name) in done.stderr
+    assert "try: known: audio" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_domains_restart_without_an_agent_ends_with_3(device: Device) -> None:
     done = holdfast("domains", "restart", "audio", "--config", str(device.config))
     assert done.returncode == 3

@@ -37,6 +37,7 @@ class Judge:
     """Listens to one device on a broker; start and stop it as often as you like."""
 
     def __init__(self, path: Path, port: int, device: str, prefix: str = "holdfast/v1") -> None:
+        self.acking = True  # a cloud that stores and does not say so is one that lost its acks
         self.repeats = 0  # records that came again
         self.faults: list[str] = []  # what no device may send
         self._port = port
@@ -81,7 +82,8 @@ class Judge:
                 return
             self._db.commit()
             word = ack.encode(self._ack(epoch))
-        client.publish(f"{self._root}/ack", word, 1, retain=True)
+        if self.acking:
+            client.publish(f"{self._root}/ack", word, 1, retain=True)
 
     def _store_batch(self, payload: bytes) -> str:
         header, events = batch.decode(payload)

@@ -1,9 +1,13 @@
 """What device and cloud speak: everything comes back as it was, everything else is refused."""
 
+import hashlib
+import tracemalloc
 import zlib
+from collections.abc import Callable
 
 import msgspec
 import pytest
+import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -63,6 +67,74 @@ def test_a_flipped_byte_never_passes_as_another_batch(place: int, flip: int) -> 
     payload[place % len(payload)] ^= flip
     with pytest.raises(ProtocolError):
         batch.decode(bytes(payload))
+
+
+def packed(content: bytes) -> bytes:
+    """A frame that says how large it is."""
+    return zstandard.ZstdCompressor().compress(content)
+
+
+def packed_unsaid(content: bytes) -> bytes:
+    """A frame that does not say how large it is."""
+    packer = zstandard.ZstdCompressor().compressobj()
+    return packer.compress(content) + packer.flush()
+
+
+def batch_of(frame: bytes, content: bytes) -> bytes:
+    """A batch without records whose content is `frame`, its digest that of `content`."""
+    header = batch.Header(
+        device="dev",
+        epoch="e1",
+        stream="x.segments",
+        first=1,
+        last=1,
+        count=0,
+        digest=hashlib.sha256(content).hexdigest(),
+    )
+    return envelope.seal(header, frame)
+
+
+@pytest.mark.parametrize("pack", [packed, packed_unsaid])
+@pytest.mark.parametrize("excess", [1, 200 << 20])
+def test_a_small_payload_that_grows_beyond_the_limit_is_refused(
+    pack: Callable[[bytes], bytes], excess: int
+) -> None:
+    content = b"[" + bytes([32]) * (batch.CONTENT_BYTES_MAX + excess - 2) + b"]"
+    payload = batch_of(pack(content), content)
+    assert len(payload) < 1 << 20
+    del content
+    tracemalloc.start()
+    try:
+        with pytest.raises(ProtocolError, match="larger than 64 MiB"):
+            batch.decode(payload)
+        assert tracemalloc.get_traced_memory()[1] < 2 * batch.CONTENT_BYTES_MAX
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("pack", [packed, packed_unsaid])
+def test_content_up_to_the_limit_comes_back(pack: Callable[[bytes], bytes]) -> None:
+    content = b"[" + bytes([32]) * (batch.CONTENT_BYTES_MAX - 2) + b"]"
+    assert batch.decode(batch_of(pack(content), content))[1] == []
+
+
+@pytest.mark.parametrize("said", [0, 5, 100, 1 << 40])
+def test_a_frame_that_lies_about_its_size_is_refused(said: int) -> None:
+    content = b"[" + bytes([32]) * 300_000 + b"]"
+    frame = bytearray(packed(content))
+    assert frame[4] == 0b1010_0000, "in one segment, its size in 4 bytes"
+    frame[4] |= 0b1100_0000  # now in 8 bytes
+    frame[5:9] = said.to_bytes(8, "little")
+    with pytest.raises(ProtocolError):
+        batch.decode(batch_of(bytes(frame), content))
+
+
+@pytest.mark.parametrize("pack", [packed, packed_unsaid])
+@pytest.mark.parametrize("left", [0, 3, 6, 10, -1])
+def test_a_frame_that_is_cut_off_is_refused(pack: Callable[[bytes], bytes], left: int) -> None:
+    frame = pack(b"[]" + bytes([32]) * 1000)
+    with pytest.raises(ProtocolError):
+        batch.decode(batch_of(frame[:left], b"[]" + bytes([32]) * 1000))
 
 
 def test_an_ack_comes_back_and_its_bounds_hold() -> None:

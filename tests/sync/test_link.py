@@ -25,6 +25,7 @@ from agent.protocol.presence import Heartbeat
 from agent.records import Position, Range, RecordType
 from agent.store import streams
 from agent.store.store import Store
+from agent.sync.connection import Connection
 from agent.sync.link import Link
 from agent.sync.uplink import Uplink
 from tests.e2e.judge import Judge
@@ -792,3 +793,24 @@ def first_waits(folder: Path, seed: int) -> list[float]:
         return waits[:6]
 
     return asyncio.run(play())
+
+
+async def test_a_stop_while_the_connection_ends_is_not_lost(
+    tmp_path: Path, broker: Mosquitto
+) -> None:
+    """Python's TaskGroup then raises the error of its child, and the cancellation is gone."""
+    rig = Rig(tmp_path, broker.url, heartbeat_s=0.01)
+    made: list[Connection] = []
+    connection = rig.link._connection
+    rig.link._connection = lambda: made.append(connection()) or made[-1]
+    async with rig.store:
+        for turns in range(4):
+            task = asyncio.create_task(rig.link.run())
+            await eventually(lambda: rig.link.connected_since, "connected")
+            made[-1]._close("the network is gone")
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            task.cancel()
+            done, _ = await asyncio.wait([task], timeout=DEADLINE_S)
+            assert done, f"it runs on, {turns} turns of the loop after the end"
+            rig.link.connected_since = None

@@ -1,1 +1,1 @@
-"""Recipe of the speech model: data, noise, training, INT8 export, model card and samples."""
+"""Recipe of the speech model: sounds, noise, training, INT8 export, model card and samples."""

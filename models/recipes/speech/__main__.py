@@ -1,6 +1,6 @@
-"""Everything, in order: data, noise, samples, training, export, model card."""
+"""Everything, in order: sounds, noise, samples, training, export, model card."""
 
-from . import card, data, export, noise, samples, train
+from . import card, export, noise, samples, sounds, train
 
-for step in (data, noise, samples, train, export, card):
+for step in (sounds, noise, samples, train, export, card):
     step.main()

@@ -13,13 +13,13 @@ import torch
 import yaml
 
 from . import stress
-from .data import MUSIC, SOURCES
 from .framing import Stream
 from .layout import BINS, HOP, WINDOW, layout, parser
 from .measures import area, attenuation_db, si_sdr
 from .mixtures import Mixer, Scene
 from .network import STATE, Network
 from .runtime import OUTPUTS, enhanced, session
+from .sounds import MUSIC, SOURCES
 
 SEED = 555
 SCENE_HOPS = 750  # 12 s

@@ -20,12 +20,12 @@ from onnxruntime.quantization import (
 )
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from .data import MUSIC, SOURCES
 from .framing import Stream
 from .layout import BINS, HOP, RATE_HZ, WINDOW, Layout, layout, parser
 from .mixtures import Mixer
 from .network import STATE, Network, StreamingNetwork
 from .runtime import calls, session
+from .sounds import MUSIC, SOURCES
 
 SEED = 31337
 OPSET = 18

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from .data import Prompt, read_speech
 from .layout import HOP, RATE_HZ
 from .noise import read_bank, unit
 from .rooms import convolved, response, tilt
+from .sounds import Prompt, read_speech
 
 LABEL_RANGE_DB = 28.0  # a frame is speech if it is less than this below the loud frames
 HANGOVER = 8  # frames that still count as speech after the last loud one: 128 ms

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 from scipy.signal import butter, sosfilt
 
-from .data import Prompt, read_speech
 from .layout import RATE_HZ, layout, parser
+from .sounds import Prompt, read_speech
 
 SECONDS = 20
 TAKES = {"train": 26, "test": 4}  # takes of every kind

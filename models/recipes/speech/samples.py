@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from .data import SOURCES
 from .layout import HOP, RATE_HZ, layout, parser
 from .mixtures import Mixer, levelled
 from .noise import SECONDS
+from .sounds import SOURCES
 
 SEED = 77
 SNR_DB = 5.0
