@@ -176,11 +176,12 @@ class Database:
             return self._connection
         connection = sqlite3.connect(self.path, isolation_level=None, timeout=BUSY_TIMEOUT_S)
         try:
+            schema.check(connection)
             connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute(f"PRAGMA synchronous = {self._synchronous}")
-            connection.execute("PRAGMA foreign_keys = ON")
             schema.migrate(connection, int(self._clock.wall() * 1e6))
+            connection.execute("PRAGMA foreign_keys = ON")
             self.epoch = schema.epoch(connection)
         except (sqlite3.Error, StoreError):
             connection.close()

@@ -75,13 +75,15 @@ class Intake:
 
 def append_all(connection: sqlite3.Connection, items: list[Item]) -> list[int]:
     """Append what several calls brought, in their order; the last seq of each."""
-    counts: dict[str, int] = {}
+    counts: dict[str, tuple[int, int]] = {}
     for stream, _, records in items:
-        counts[stream] = counts.get(stream, 0) + len(records)
+        count, size = counts.get(stream, (0, 0))
+        size += sum(len(record.body) + len(record.blob) for record in records)
+        counts[stream] = count + len(records), size
     keys = {stream: streams.stream_id(connection, stream) for stream in counts}
     after = {
-        stream: streams.take_seqs(connection, keys[stream], count) - 1
-        for stream, count in counts.items()
+        stream: streams.take_seqs(connection, keys[stream], *new) - 1
+        for stream, new in counts.items()
     }
     lasts, rows = [], []
     for stream, stamp, records in items:

@@ -23,7 +23,7 @@ class Ledger:
             counted = dict(
                 connection.execute(
                     "SELECT name, (SELECT count(*) FROM records WHERE stream = streams.id)"
-                    " FROM streams"
+                    " FROM streams WHERE epoch = ''"
                 ).fetchall()
             )
             found = []
@@ -42,9 +42,11 @@ class Ledger:
 def _balances(connection: sqlite3.Connection) -> dict[str, Balance]:
     dropped: dict[str, dict[str, int]] = {}
     for name, reason, count in connection.execute(
-        "SELECT name, reason, sum(last - first + 1) FROM drops"
-        " JOIN streams ON streams.id = drops.stream GROUP BY name, reason"
+        "SELECT name, reason, count FROM dropped"
+        " JOIN streams ON streams.id = stream WHERE epoch = ''"
     ):
         dropped.setdefault(name, {})[reason] = count
-    rows = connection.execute("SELECT name, produced, delivered, held FROM streams ORDER BY name")
+    rows = connection.execute(
+        "SELECT name, produced, delivered, held FROM streams WHERE epoch = '' ORDER BY name"
+    )
     return {name: Balance(p, d, h, dropped.get(name, {})) for name, p, d, h in rows}

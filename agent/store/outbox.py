@@ -92,7 +92,8 @@ class Outbox:
         def operation(connection: sqlite3.Connection) -> bytes:
             rows = connection.execute(
                 "SELECT start, data FROM chunks"
-                " WHERE stream = (SELECT id FROM streams WHERE name = ?) AND seq = ?"
+                " WHERE stream = (SELECT id FROM streams WHERE epoch = '' AND name = ?)"
+                " AND seq = ?"
                 " AND start < ? AND start + length(data) > ? ORDER BY start",
                 (record.stream, record.seq, start + size, start),
             ).fetchall()
@@ -132,7 +133,8 @@ def _ready(connection: sqlite3.Connection, out: dict[str, int]) -> list[_Ready]:
     """Streams that hold something, the one leased longest ago first."""
     names = list(out)
     rows = connection.execute(
-        "SELECT id, name, settled, coalesce(sendable, produced) FROM streams WHERE held > 0"
+        "SELECT id, name, settled, coalesce(sendable, produced) FROM streams"
+        " WHERE epoch = '' AND held > 0"
     )
     ready = [
         _Ready(key, name, max(settled, out.get(name, 0)), through)
@@ -200,7 +202,8 @@ def _deliver(
 ) -> tuple[int, int, int]:
     """Purge and count: how many left, and the settled mark before and after."""
     row = connection.execute(
-        "SELECT id, produced, coalesce(sendable, produced), settled FROM streams WHERE name = ?",
+        "SELECT id, produced, coalesce(sendable, produced), settled FROM streams"
+        " WHERE epoch = '' AND name = ?",
         (stream,),
     ).fetchone()
     key, produced, sendable, before = row or (0, 0, 0, 0)
@@ -218,6 +221,7 @@ def _deliver(
             "UPDATE streams SET delivered = delivered + ?, settled = ? WHERE id = ?",
             (delivered, settled, key),
         )
+        streams.forget_settled(connection, key, settled)
     return delivered, before, settled
 
 

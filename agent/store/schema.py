@@ -7,29 +7,38 @@ from importlib import resources
 from agent.errors import StoreError
 
 
+def check(connection: sqlite3.Connection) -> int:
+    """The file's schema. Raises StoreError, and touches nothing, when a newer Holdfast wrote it."""
+    version, known = int(connection.execute("PRAGMA user_version").fetchone()[0]), len(steps())
+    if version > known:
+        raise StoreError(
+            f"the store has schema {version}, this Holdfast knows up to {known}",
+            "install the newer Holdfast again, or move the store away to begin a new one",
+        )
+    return version
+
+
 def migrate(connection: sqlite3.Connection, created_us: int) -> None:
     """Bring the file to the newest schema this code knows; give a new file its epoch.
 
-    Raises StoreError, and touches nothing, when the file was written by a newer Holdfast.
+    Foreign keys must be off meanwhile: a step may make a table anew under its old name. Raises
+    StoreError as `check` does.
     """
-    scripts = sorted(
-        (f for f in resources.files("agent.store").joinpath("sql").iterdir()),
-        key=lambda f: f.name,
-    )
-    version = connection.execute("PRAGMA user_version").fetchone()[0]
-    if version > len(scripts):
-        raise StoreError(
-            f"the store has schema {version}, this Holdfast knows up to {len(scripts)}",
-            "install the newer Holdfast again, or move the store away to begin a new one",
-        )
-    for number, script in enumerate(scripts[version:], version + 1):
+    version = check(connection)
+    for number, script in enumerate(steps()[version:], version + 1):
         connection.executescript(
-            f"BEGIN IMMEDIATE; {script.read_text()}; PRAGMA user_version = {number}; COMMIT;"
+            f"BEGIN IMMEDIATE; {script}; PRAGMA user_version = {number}; COMMIT;"
         )
     connection.execute(
         "INSERT OR IGNORE INTO meta VALUES ('epoch', ?), ('created_us', ?)",
         (secrets.token_hex(8), str(created_us)),
     )
+
+
+def steps() -> list[str]:
+    """The SQL that makes each version of the schema of the one before, in order."""
+    found = resources.files("agent.store").joinpath("sql").iterdir()
+    return [script.read_text() for script in sorted(found, key=lambda script: script.name)]
 
 
 def epoch(connection: sqlite3.Connection) -> str:

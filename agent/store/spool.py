@@ -154,7 +154,7 @@ class Spool:
         def operation(connection: sqlite3.Connection) -> list[Dead]:
             return connection.execute(
                 "SELECT seq, cause FROM dead WHERE stream ="
-                " (SELECT id FROM streams WHERE name = ?) ORDER BY seq",
+                " (SELECT id FROM streams WHERE epoch = '' AND name = ?) ORDER BY seq",
                 (raw_stream(source),),
             ).fetchall()
 
@@ -166,7 +166,7 @@ class Spool:
         def operation(connection: sqlite3.Connection) -> dict[str, Keep]:
             suffix = raw_stream("")
             rows = connection.execute(
-                "SELECT name, sendable FROM streams WHERE held >"
+                "SELECT name, sendable FROM streams WHERE epoch = '' AND held >"
                 " (SELECT count(*) FROM dead WHERE stream = streams.id) ORDER BY name"
             )
             return {
@@ -184,7 +184,8 @@ class Spool:
             rows = connection.execute(
                 "SELECT seq, body, boot, mono_ns, wall_us, coalesce(data, x'') FROM records"
                 " LEFT JOIN chunks USING (stream, seq)"
-                " WHERE stream = (SELECT id FROM streams WHERE name = ?) AND seq >= ?"
+                " WHERE stream = (SELECT id FROM streams WHERE epoch = '' AND name = ?)"
+                " AND seq >= ?"
                 " ORDER BY seq LIMIT ?",
                 (raw_stream(source), from_seq, count_max),
             )

@@ -1,7 +1,8 @@
 """Appending to a stream and dropping from it, with the ledger in the same transaction.
 
 Limits : seq is gap-free from 1 in each (epoch, stream); a blob lies in chunks of CHUNK_BYTES_MAX.
-Format : tables streams, records, chunks, drops (sql/0001.sql).
+Format : tables streams, records, chunks, drops, dropped (sql/). A stream's counters, `bytes` among
+         them, are those of its rows at every commit.
 Recovery: every function runs inside one transaction of `Database.write`; there is nothing to mend.
 """
 
@@ -18,7 +19,9 @@ CHUNK_BYTES_MAX = 64 * 1024
 
 def stream_id(connection: sqlite3.Connection, name: str, sendable: int | None = None) -> int:
     """The row of stream `name`; a new one begins with this `sendable` mark (None: send all)."""
-    row = connection.execute("SELECT id FROM streams WHERE name = ?", (name,)).fetchone()
+    row = connection.execute(
+        "SELECT id FROM streams WHERE epoch = '' AND name = ?", (name,)
+    ).fetchone()
     if row is None:
         row = connection.execute(
             "INSERT INTO streams (name, sendable) VALUES (?, ?) RETURNING id", (name, sendable)
@@ -35,18 +38,18 @@ def append(
     blob: bytes = b"",
 ) -> int:
     """Hold one more record with its blob; its seq."""
-    seq = take_seqs(connection, stream, 1)
+    seq = take_seqs(connection, stream, 1, len(body) + len(blob))
     insert(connection, [(stream, seq, kind, *astuple(stamp), body, len(blob))])
     insert_blob(connection, stream, seq, blob)
     return seq
 
 
-def take_seqs(connection: sqlite3.Connection, stream: int, count: int) -> int:
-    """Count so many more records as produced and held; the first of their seqs."""
+def take_seqs(connection: sqlite3.Connection, stream: int, count: int, size: int) -> int:
+    """Count so many more records, of `size` bytes in all, as produced and held; the first seq."""
     (produced,) = connection.execute(
-        "UPDATE streams SET produced = produced + ?, held = held + ? WHERE id = ?"
-        " RETURNING produced",
-        (count, count, stream),
+        "UPDATE streams SET produced = produced + ?, held = held + ?, bytes = bytes + ?"
+        " WHERE id = ? RETURNING produced",
+        (count, count, size, stream),
     ).fetchone()
     return int(produced) - count + 1
 
@@ -70,13 +73,20 @@ def insert_blob(connection: sqlite3.Connection, stream: int, seq: int, blob: byt
 def remove(connection: sqlite3.Connection, stream: int, span: Range) -> int:
     """Take the held records of `span` out, blobs too; how many there were."""
     between = (stream, span.first, span.last)
+    count, size = connection.execute(
+        "SELECT count(*), coalesce(sum(length(body) + blob_bytes), 0) FROM records"
+        " WHERE stream = ? AND seq BETWEEN ? AND ?",
+        between,
+    ).fetchone()
+    if not count:
+        return 0
     connection.execute("DELETE FROM chunks WHERE stream = ? AND seq BETWEEN ? AND ?", between)
     connection.execute("DELETE FROM dead WHERE stream = ? AND seq BETWEEN ? AND ?", between)
-    count = connection.execute(
-        "DELETE FROM records WHERE stream = ? AND seq BETWEEN ? AND ?", between
-    ).rowcount
-    connection.execute("UPDATE streams SET held = held - ? WHERE id = ?", (count, stream))
-    return count
+    connection.execute("DELETE FROM records WHERE stream = ? AND seq BETWEEN ? AND ?", between)
+    connection.execute(
+        "UPDATE streams SET held = held - ?, bytes = bytes - ? WHERE id = ?", (count, size, stream)
+    )
+    return int(count)
 
 
 def drop(connection: sqlite3.Connection, stream: int, span: Range, reason: str) -> None:
@@ -96,7 +106,17 @@ def drop_unheld(connection: sqlite3.Connection, stream: int, reason: str) -> int
     return seq
 
 
+def forget_settled(connection: sqlite3.Connection, stream: int, mark: int) -> None:
+    """The far side knows everything up to `mark`: the dropped ranges there need no row any more."""
+    connection.execute("DELETE FROM drops WHERE stream = ? AND last <= ?", (stream, mark))
+
+
 def _note(connection: sqlite3.Connection, stream: int, span: Range, reason: str) -> None:
+    connection.execute(
+        "INSERT INTO dropped VALUES (?, ?, ?)"
+        " ON CONFLICT DO UPDATE SET count = count + excluded.count",
+        (stream, reason, span.last - span.first + 1),
+    )
     grown = connection.execute(
         "UPDATE drops SET last = ? WHERE stream = ? AND last = ? AND reason = ?",
         (span.last, stream, span.first - 1, reason),
