@@ -126,11 +126,32 @@ class Domains(Part, frozen=True):
     audio: Domain = field(default_factory=lambda: Domain(model="speech"))
 
 
+class StreamRule(Part, frozen=True, kw_only=True):
+    """What holds for the streams that `match` (as a shell matches file names); the first counts.
+
+    Of two streams the one of lower `priority` is given up first, and in it every `thin_every`-th
+    record before the oldest. Records older than `age_s_max` of running time are given up.
+    """
+
+    match: str
+    priority: Annotated[int, Meta(ge=0, le=9)] = 5
+    bytes_max: Annotated[int, Meta(ge=65_536)] | None = None
+    age_s_max: Seconds | None = None
+    thin_every: Annotated[int, Meta(ge=2, le=1000)] | None = None
+
+
 class Store(Part, frozen=True):
-    """The one SQLite file. At `bytes_max` new audio is refused, and the refusal is counted."""
+    """The one SQLite file. What is held in it never takes more than `bytes_max`.
+
+    `when_full` says what gives way at a bound: `refuse` the new (files wait, live sound is counted
+    as dropped), or `evict` the old, from `evict_at` of `bytes_max` on. Both stand in the ledger.
+    """
 
     path: str = "var/holdfast.db"
     bytes_max: Annotated[int, Meta(ge=1024**2)] = 2 * 1024**3
+    when_full: Literal["refuse", "evict"] = "refuse"
+    evict_at: Annotated[float, Meta(gt=0, le=1)] = 0.9
+    streams: list[StreamRule] = field(default_factory=list)
 
 
 class Link(Part, frozen=True, kw_only=True):

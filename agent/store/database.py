@@ -1,50 +1,55 @@
 """One connection in one thread, and the group commit.
 
-Limits    : one process (flock on `<file>.lock`), one thread, one connection.
-Format    : SQLite, WAL, synchronous=FULL; auto_vacuum=INCREMENTAL, set at birth.
+Limits    : one thread; GROUP_MAX operations in one commit.
+Format    : file.py says what lies on the disk.
 Durability: `write` returns after the commit that holds its work, fsynced. A commit takes everything
             that arrived while the last one ran, so many producers share one fsync and one producer
             waits for nobody.
-Recovery  : SQLite replays or discards the WAL's tail at open; an operation is wholly there or not.
-            A connection that cannot even roll back is closed, and the file is opened anew.
+Recovery  : a group that fails is run again one by one, so that only what is wrong fails. A fault of
+            ours in the thread ends the store, and with it the agent.
 """
 
 import asyncio
-import fcntl
-import os
 import queue
 import sqlite3
 import threading
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Generic, Self, TypeVar
 
 from agent.clock import Clock
-from agent.errors import StoreError, StoreFull, StoreLocked
-from agent.store import schema
+from agent.errors import StoreError
+from agent.store.bounds import Bounds
+from agent.store.file import File
 
 T = TypeVar("T")
 Bulk = Callable[[sqlite3.Connection, list[Any]], list[Any]]  # items in, as many results out
 GROUP_MAX = 1000  # operations in one commit: bounds the WAL and the wait of the first
-BUSY_TIMEOUT_S = 5.0  # only an outside reader (a backup, a test) can make us wait
+TIDY_S = 1.0  # how often free pages are looked at
 
 
 class Work(Generic[T]):
     """One operation on its way through the thread, or one item for a bulk operation."""
 
-    __slots__ = ("alone", "bulk", "done", "error", "item", "operation", "result", "writes")
+    __slots__ = (
+        *("alone", "bulk", "done", "error", "item", "operation", "producing", "result", "writes"),
+    )
 
     def __init__(
         self,
         operation: Callable[[sqlite3.Connection], T] | None,
         *,
         writes: bool,
+        producing: bool = False,
         alone: bool = False,
         bulk: Bulk | None = None,
         item: Any = None,
     ) -> None:
         self.operation = operation
         self.writes = writes
+        self.producing = producing  # takes room: refused where there is none
         self.alone = alone  # in a commit of its own
         self.bulk = bulk
         self.item = item
@@ -56,18 +61,23 @@ class Work(Generic[T]):
 class Database:
     """The open store file; an async context manager."""
 
-    def __init__(self, path: Path, clock: Clock, synchronous: str = "FULL") -> None:
+    def __init__(
+        self,
+        path: Path,
+        clock: Clock,
+        bounds: Bounds | None = None,
+        synchronous: str = "FULL",
+    ) -> None:
+        """Without `bounds`, whatever comes is held."""
         self.path = path
-        self.epoch = ""
-        self._clock = clock
-        self._synchronous = synchronous
+        self._bounds = bounds
+        self._file = File(path, clock, bounds, synchronous)
         self._queue: queue.SimpleQueue[Work[Any] | None] = queue.SimpleQueue()
-        self._lock_fd = -1
-        self._connection: sqlite3.Connection | None = None
+        self._tidied_at = 0.0
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
-        self._lock_fd = self._lock()
+        self._file.lock()
         self._thread = threading.Thread(target=self._serve, name="store", daemon=True)
         self._opened: asyncio.Future[None] = self._loop.create_future()
         self._over: asyncio.Future[None] = self._loop.create_future()
@@ -75,33 +85,42 @@ class Database:
         try:
             await self._opened
         except Exception:
-            os.close(self._lock_fd)
+            self._file.unlock()
             raise
         return self
 
     async def __aexit__(self, *_: object) -> None:
         self._queue.put(None)
         await asyncio.to_thread(self._thread.join)
-        os.close(self._lock_fd)
+        self._file.unlock()
+
+    @property
+    def epoch(self) -> str:
+        """The identity born with the file."""
+        return self._file.epoch
 
     async def run(self) -> None:
         """Wait until the thread ends; raises what ended it, if it was not told to."""
         await asyncio.shield(self._over)
 
-    async def write(self, operation: Callable[[sqlite3.Connection], T]) -> T:
+    async def write(
+        self, operation: Callable[[sqlite3.Connection], T], *, producing: bool = False
+    ) -> T:
         """Run `operation` in a transaction; return its result after the commit.
 
-        It may run twice (again alone, when a neighbour in its group fails), so it must touch
-        nothing but the connection. Raises StoreFull or StoreError; then nothing of it is kept.
+        `producing`: it brings what takes room, and is refused at a bound. It may run twice (again
+        alone, when a neighbour in its group fails), so it must touch nothing but the connection.
+        Raises StoreFull or StoreError; then nothing of it is kept.
         """
-        return await self._ask(Work(operation, writes=True))
+        return await self._ask(Work(operation, writes=True, producing=producing))
 
     async def put(self, bulk: Bulk, item: Any, *, alone: bool = False) -> Any:
-        """As `write`, but one call of `bulk` does all items that share a commit; the item's result.
+        """As `write` of what takes room, but one call of `bulk` does all items that share a commit.
 
-        `alone` gives it a commit of its own.
+        `alone` gives it a commit of its own. The item's result.
         """
-        return await self._ask(Work(None, writes=True, alone=alone, bulk=bulk, item=item))
+        work: Work[Any] = Work(None, writes=True, producing=True, alone=alone, bulk=bulk, item=item)
+        return await self._ask(work)
 
     async def read(self, operation: Callable[[sqlite3.Connection], T]) -> T:
         """Run `operation`, which must not write, between two commits. Raises StoreError."""
@@ -113,25 +132,6 @@ class Database:
         self._queue.put(work)
         return await work.done
 
-    def _lock(self) -> int:
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            fd = os.open(f"{self.path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
-        except OSError as error:
-            raise StoreError(
-                f"{self.path}: the store cannot be opened: {error.strerror}",
-                f"give this user write access to {self.path.parent}, or set store.path",
-            ) from error
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            os.close(fd)
-            raise StoreLocked(
-                f"{self.path}: another agent holds this store",
-                "stop it first (`holdfast status` shows it), or set another store.path",
-            ) from error
-        return fd
-
     def _serve(self) -> None:
         """The thread: open, then group after group until told to stop.
 
@@ -140,16 +140,15 @@ class Database:
         group: list[Work[Any]] = []
         fault: Exception | None = None
         try:
-            self._open()
+            self._file.open()
             self._loop.call_soon_threadsafe(self._opened.set_result, None)
             running = True
             while running:
                 group, running = self._gather()
                 self._run(group)
                 self._loop.call_soon_threadsafe(_settle, group)
-            self._close()
-        except sqlite3.Error as error:
-            fault = _typed(self.path, error)
+                self._tidy()
+            self._file.close()
         except Exception as error:  # noqa: BLE001 - told to everybody who waits
             fault = error
         self._loop.call_soon_threadsafe(self._end, group, fault)
@@ -169,30 +168,6 @@ class Database:
                 future.exception()  # seen, if nobody asks
             else:
                 future.set_result(None)
-
-    def _open(self) -> sqlite3.Connection:
-        """The open connection; raises sqlite3.Error, StoreError."""
-        if self._connection:
-            return self._connection
-        connection = sqlite3.connect(self.path, isolation_level=None, timeout=BUSY_TIMEOUT_S)
-        try:
-            schema.check(connection)
-            connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute(f"PRAGMA synchronous = {self._synchronous}")
-            schema.migrate(connection, int(self._clock.wall() * 1e6))
-            connection.execute("PRAGMA foreign_keys = ON")
-            self.epoch = schema.epoch(connection)
-        except (sqlite3.Error, StoreError):
-            connection.close()
-            raise
-        self._connection = connection
-        return connection
-
-    def _close(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection:
-            connection.close()
 
     def _gather(self) -> tuple[list[Work[Any]], bool]:
         """Everything that waits now, at least one; False when the last has come."""
@@ -218,58 +193,54 @@ class Database:
                 self._attempt([work])
 
     def _attempt(self, group: list[Work[Any]]) -> bool:
-        """Run the group in one transaction; on failure roll back and note the error on each."""
+        """Run the group in one transaction; on failure note the error on each."""
         try:
-            connection = self._open()
-            connection.execute("BEGIN IMMEDIATE" if group[0].writes else "BEGIN")
-            _perform(connection, group)
-            connection.execute("COMMIT")
+            if group[0].writes:
+                producing = any(work.producing for work in group)
+                self._file.transact(lambda c: self._perform(c, group), producing=producing)
+            else:
+                self._file.read(lambda c: self._perform(c, group))
         except Exception as error:  # noqa: BLE001 - handed to the caller; the thread must live
-            self._roll_back()
-            typed = _typed(self.path, error) if isinstance(error, sqlite3.Error) else error
             for work in group:
-                work.error = typed
+                work.error = error
             return False
         return True
 
-    def _roll_back(self) -> None:
-        try:
-            if self._connection and self._connection.in_transaction:
-                self._connection.execute("ROLLBACK")
-        except sqlite3.Error:  # it is in no known state: the next operation opens the file anew
-            self._close()
+    def _perform(self, connection: sqlite3.Connection, group: list[Work[Any]]) -> None:
+        bulks: dict[Bulk, list[Work[Any]]] = {}
+        for work in group:
+            work.error = None
+            if work.operation:
+                work.result = work.operation(connection)
+            elif work.bulk:
+                bulks.setdefault(work.bulk, []).append(work)
+        for bulk, works in bulks.items():
+            results = bulk(connection, [work.item for work in works])
+            for work, result in zip(works, results, strict=True):
+                work.result = result
+        if self._bounds and group[0].writes:
+            producing = any(work.producing for work in group)
+            self._bounds.enforce(connection, producing=producing)
 
+    def _tidy(self) -> None:
+        """Between two groups: make room, and give free pages back to the disk, a slice each.
 
-def _perform(connection: sqlite3.Connection, group: list[Work[Any]]) -> None:
-    bulks: dict[Bulk, list[Work[Any]]] = {}
-    for work in group:
-        work.error = None
-        if work.operation:
-            work.result = work.operation(connection)
-        elif work.bulk:
-            bulks.setdefault(work.bulk, []).append(work)
-    for bulk, works in bulks.items():
-        results = bulk(connection, [work.item for work in works])
-        for work, result in zip(works, results, strict=True):
-            work.result = result
+        Whoever needs the store next meets what is wrong with it, and is told.
+        """
+        with suppress(sqlite3.Error, StoreError):
+            if self._bounds and self._bounds.room_is_wanted:
+                self._file.transact(self._bounds.make_room)
+            if time.monotonic() - self._tidied_at >= TIDY_S:
+                while self._queue.empty() and self._file.shrink():
+                    pass
+                self._tidied_at = time.monotonic()
 
 
 def _settle(group: list[Work[Any]]) -> None:
     for work in group:
-        if work.done.cancelled():
+        if work.done.done():  # cancelled
             continue
         if work.error is not None:
             work.done.set_exception(work.error)
         else:
             work.done.set_result(work.result)
-
-
-def _typed(path: Path, error: sqlite3.Error) -> StoreError:
-    """SQLite's error as ours, with what to do."""
-    if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
-        return StoreFull(f"{path}: the disk is full", "make room on the disk")
-    if getattr(error, "sqlite_errorcode", None) in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
-        return StoreError(
-            f"{path}: not a sound SQLite file: {error}", "move it away and start again; keep it"
-        )
-    return StoreError(f"{path}: {error}", "check the disk and the rights on the file")

@@ -11,6 +11,7 @@ Recovery: leases live in memory and end with the process or the connection (`rew
 
 import asyncio
 import sqlite3
+import threading
 from collections.abc import Iterable
 
 from msgspec import Struct
@@ -46,7 +47,7 @@ class Settled(Struct, frozen=True):
 
 
 class Outbox:
-    """What the uplink sees of the store; used from the event loop's thread alone."""
+    """What the uplink sees of the store; used from the event loop's thread but for `leased`."""
 
     def __init__(self, database: Database) -> None:
         self.more = asyncio.Event()  # set when there may be something to lease
@@ -54,32 +55,37 @@ class Outbox:
         self._out: dict[str, int] = {}  # by stream, up to where it went out; longest ago first
         self._settled: dict[str, int] = {}  # by stream, as the last ack left it
         self._rewinds = 0
+        self._lock = threading.Lock()  # of the two above, for an instant each time
 
     async def lease(self, records_max: int, bytes_max: int) -> Batch | None:
         """The next records that are not out, from the stream that has waited longest; else None."""
-        while True:
-            out, rewinds = dict(self._out), self._rewinds
 
-            def operation(
-                connection: sqlite3.Connection, out: dict[str, int] = out
-            ) -> Batch | None:
+        def operation(connection: sqlite3.Connection) -> Batch | None:
+            while True:
+                out, rewinds = dict(self._out), self._rewinds
                 ready = _ready(connection, out)
                 batches = (_batch(connection, one, records_max, bytes_max) for one in ready)
-                return next(filter(None, batches), None)
+                batch = next(filter(None, batches), None)
+                with self._lock:
+                    if rewinds != self._rewinds:
+                        continue  # it was chosen behind a mark that holds no longer
+                    if batch:  # noted here, in the store's thread: what is leased is not evicted
+                        self._out.pop(batch.stream, None)  # to the end of the round
+                        self._out[batch.stream] = batch.span.last
+                    return batch
 
-            batch = await self._database.read(operation)
-            if rewinds == self._rewinds:
-                break  # else it was chosen behind a mark that holds no longer
-        if batch:
-            self._out.pop(batch.stream, None)  # to the end of the round
-            self._out[batch.stream] = batch.span.last
-        return batch
+        return await self._database.read(operation)
+
+    def leased(self, stream: str) -> int:
+        """The seq up to which the stream is out; 0: nothing is. For any thread."""
+        return self._out.get(stream, 0)
 
     def rewind(self, stream: str | None = None) -> None:
         """End the leases of one stream, or all: what is not settled can be leased again."""
-        self._rewinds += 1
-        for name in [stream] if stream else list(self._out):
-            self._out.pop(name, None)
+        with self._lock:
+            self._rewinds += 1
+            for name in [stream] if stream else list(self._out):
+                self._out.pop(name, None)
         self.more.set()
 
     def waits(self, stream: str) -> bool:

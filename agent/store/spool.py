@@ -1,7 +1,7 @@
 """The audio that waits: raw sound until it has become segments, segments until they are sent.
 
-Limits  : a raw record's PCM is one chunk (64 KiB, 2 s); `bytes_max` bounds the pages in use, past
-          it new raw audio is refused with StoreFull; segments, acks and the ledger still work.
+Limits  : a raw record's PCM is one chunk (64 KiB, 2 s); past the bounds (bounds.py) new raw audio
+          is refused with StoreFull; segments, acks and the ledger still work.
 Format  : raw records in `{source}.raw`, segments in `{source}.segments`; takes and positions
           beside them say how far each recording is accepted and how far it has become segments.
 Recovery: sound is accepted once its raw record is committed. A crash before its segment is
@@ -16,7 +16,6 @@ from msgspec.structs import astuple
 
 from agent.clock import Clock
 from agent.config import Keep
-from agent.errors import StoreFull
 from agent.records import (
     Position,
     Range,
@@ -41,13 +40,10 @@ Dead = tuple[int, str]  # seq of a raw record that no worker could digest, and w
 class Spool:
     """Raw audio in, segments out, in step with each other."""
 
-    def __init__(
-        self, database: Database, clock: Clock, bytes_max: int, kept: Callable[[], None]
-    ) -> None:
+    def __init__(self, database: Database, clock: Clock, kept: Callable[[], None]) -> None:
         """`kept` is called whenever there is more to send."""
         self._database = database
         self._clock = clock
-        self._bytes_max = bytes_max
         self._kept = kept
 
     async def begin(self, source: str, name: str, identity: str, *, alone: bool = False) -> Take:
@@ -89,11 +85,6 @@ class Spool:
         samples = raw.offset + raw.samples
 
         def operation(connection: sqlite3.Connection) -> None:
-            if pcm and pages_bytes(connection) >= self._bytes_max:  # an end needs no room
-                raise StoreFull(
-                    f"the store has reached store.bytes_max ({self._bytes_max})",
-                    "let the link drain it, or raise the bound",
-                )
             stream = streams.stream_id(connection, raw_stream(take.source), sendable=0)
             body = msgspec.json.encode(raw)
             streams.append(connection, stream, RecordType.RAW, stamp, body, pcm)
@@ -101,7 +92,7 @@ class Spool:
                 "UPDATE takes SET samples = ?, ended = ? WHERE id = ?", (samples, end, take.id)
             )
 
-        await self._database.write(operation)
+        await self._database.write(operation, producing=bool(pcm))  # an end needs no room
         return Take(take.id, take.source, take.name, samples, end)
 
     async def end_absent(self, source: str, present: Collection[tuple[str, str]]) -> None:
@@ -276,11 +267,3 @@ def spans(seqs: Iterable[int]) -> list[Range]:
         else:
             found.append(Range(seq, seq))
     return found
-
-
-def pages_bytes(connection: sqlite3.Connection) -> int:
-    """Bytes of the pages in use, the free ones not counted."""
-    (pages,) = connection.execute("PRAGMA page_count").fetchone()
-    (free,) = connection.execute("PRAGMA freelist_count").fetchone()
-    (size,) = connection.execute("PRAGMA page_size").fetchone()
-    return int((pages - free) * size)

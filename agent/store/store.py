@@ -5,11 +5,12 @@ from typing import Self
 
 from agent.clock import Clock
 from agent.config import Store as Settings
+from agent.store.bounds import Bounds, pages_bytes
 from agent.store.database import Database
 from agent.store.intake import Intake
 from agent.store.ledger import Ledger
 from agent.store.outbox import Outbox
-from agent.store.spool import Spool, pages_bytes
+from agent.store.spool import Spool
 
 
 class Store:
@@ -19,10 +20,11 @@ class Store:
     def __init__(self, settings: Settings, clock: Clock) -> None:
         self.path = Path(settings.path)
         self.bytes_max = settings.bytes_max
-        self._database = Database(self.path, clock)
+        bounds = Bounds(settings, clock, lambda stream: self.outbox.leased(stream))
+        self._database = Database(self.path, clock, bounds)
         self.intake = Intake(self._database, clock)
         self.outbox = Outbox(self._database)
-        self.spool = Spool(self._database, clock, settings.bytes_max, self.outbox.more.set)
+        self.spool = Spool(self._database, clock, self.outbox.more.set)
         self.ledger = Ledger(self._database)
 
     async def __aenter__(self) -> Self:

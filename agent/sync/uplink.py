@@ -84,9 +84,14 @@ class Uplink:
 
     async def run(self, connection: Connection) -> None:
         """Send until the connection ends; whatever was out before it is sent again."""
-        self._outbox.rewind()
-        for wait in self._waits.values():
-            wait.rewind()
+        try:
+            await self._send_all(connection)
+        finally:  # nothing is out any more: what is held may be evicted again
+            self._outbox.rewind()
+            for wait in self._waits.values():
+                wait.rewind()
+
+    async def _send_all(self, connection: Connection) -> None:
         sent: asyncio.Queue[tuple[Batch, list[asyncio.Future[None]]]] = asyncio.Queue()
         async with asyncio.TaskGroup() as group:
             group.create_task(self._impatience())

@@ -1,0 +1,44 @@
+"""How old a record is: by the monotonic clock, carried over reboots, never by wall time.
+
+Limits  : the time in which the machine was off is not seen, so it does not count.
+Format  : table boots. The store's own clock runs on through the boots: it is `base_ns` of a boot
+          plus the monotonic reading in it.
+Recovery: a boot whose end was not seen counts as long as it was seen last, at most SEEN_S short.
+"""
+
+import sqlite3
+
+from agent.records import Stamp
+
+SEEN_S = 10.0  # how often a boot's progress is noted
+
+
+class Ages:
+    """The store's own clock; used in the store's thread alone."""
+
+    def __init__(self) -> None:
+        self._bases: dict[str, int] = {}
+        self._noted_ns = 0
+
+    def begin(self, connection: sqlite3.Connection, now: Stamp) -> None:
+        """The file was opened in this boot."""
+        connection.execute(
+            "INSERT OR IGNORE INTO boots (boot, base_ns, seen_ns)"
+            " SELECT ?, coalesce(max(base_ns + seen_ns), 0), 0 FROM boots",
+            (now.boot,),
+        )
+        self._bases = dict(connection.execute("SELECT boot, base_ns FROM boots").fetchall())
+        self._noted_ns = 0
+
+    def note(self, connection: sqlite3.Connection, now: Stamp) -> None:
+        """This boot was seen alive; written every SEEN_S at most."""
+        if now.mono_ns - self._noted_ns >= SEEN_S * 1e9:
+            connection.execute(
+                "UPDATE boots SET seen_ns = max(seen_ns, ?) WHERE boot = ?", (now.mono_ns, now.boot)
+            )
+            self._noted_ns = now.mono_ns
+
+    def age_s(self, made: Stamp, now: Stamp) -> float:
+        """Seconds of running time since a record was made, with what is known of its boot."""
+        begun = self._bases.get(made.boot, 0) + made.mono_ns
+        return max(0.0, (self._bases[now.boot] + now.mono_ns - begun) / 1e9)

@@ -1,0 +1,189 @@
+"""The bounds of what is held, kept at each commit, and what gives way.
+
+Limits  : bytes in all (pages in use, the spool too), bytes and age by stream, from the config.
+          One commit gives up at most GIVE_UP_MAX records, so that it stays short; where that is not
+          enough, producers are refused while `make_room` goes on in commits of its own.
+Format  : streams.bytes and bytes_max; drops with the reasons `evicted` and `expired`.
+Recovery: each record is given up in the transaction that counts it.
+"""
+
+import sqlite3
+from collections.abc import Callable, Iterator
+from fnmatch import fnmatchcase
+from itertools import islice
+
+from msgspec import Struct
+
+from agent.clock import Clock
+from agent.config import Store as Settings
+from agent.config import StreamRule
+from agent.errors import StoreFull
+from agent.records import Range, Stamp
+from agent.store import streams
+from agent.store.age import Ages
+
+EVICTED, EXPIRED = "evicted", "expired"
+GIVE_UP_MAX = 256
+EXPIRE_S = 1.0  # how often ages are looked at
+DEFAULT = StreamRule(match="*")
+_MORE_ROOM = "let the link drain it, raise the bound, or set store.when_full to evict"
+
+
+class Held(Struct, frozen=True):
+    """A stream of which something is held and not leased: from seq `first` on."""
+
+    key: int
+    name: str
+    first: int
+    bytes: int
+    rule: StreamRule
+
+
+class Bounds:
+    """Used in the store's thread alone."""
+
+    def __init__(self, settings: Settings, clock: Clock, leased: Callable[[str], int]) -> None:
+        """`leased` says up to which seq a stream is out: that is never evicted."""
+        self.room_is_wanted = True  # perhaps: the file may come from a wider configuration
+        self._settings = settings
+        self._clock = clock
+        self._leased = leased
+        self._ages = Ages()
+        self._looked_at = 0.0
+
+    def begin(self, connection: sqlite3.Connection) -> None:
+        """The file was opened: note the boot, and which rule counts for which stream."""
+        self._ages.begin(connection, self._clock.stamp())
+        for key, name in connection.execute("SELECT id, name FROM streams").fetchall():
+            connection.execute(
+                "UPDATE streams SET bytes_max = ? WHERE id = ?", (self.rule(name).bytes_max, key)
+            )
+
+    def rule(self, name: str) -> StreamRule:
+        """The first rule that matches a stream's name."""
+        return next((r for r in self._settings.streams if fnmatchcase(name, r.match)), DEFAULT)
+
+    def enforce(self, connection: sqlite3.Connection, *, producing: bool) -> None:
+        """Before a commit. Raises StoreFull when a producer's work would cross a bound."""
+        now = self._clock.stamp()
+        self._ages.note(connection, now)
+        if self._clock.monotonic() - self._looked_at >= EXPIRE_S:
+            self._looked_at = self._clock.monotonic()
+            self._expire(connection, now)
+        if producing:
+            self._fit_streams(connection)
+            self._fit_all(connection)
+
+    def make_room(self, connection: sqlite3.Connection) -> None:
+        """Give up what is above the bounds, or GIVE_UP_MAX records of it; refuse nobody."""
+        try:
+            self._fit_streams(connection)
+            self._fit_all(connection)
+            self.room_is_wanted = False
+        except StoreFull:
+            self.room_is_wanted = self._settings.when_full == "evict"
+
+    def _fit_all(self, connection: sqlite3.Connection) -> None:
+        bytes_max = self._settings.bytes_max
+        used = pages_bytes(connection)
+        if used > self._settings.evict_at * bytes_max:
+            for _ in self._victims(connection, self._held(connection)):
+                used = pages_bytes(connection)
+                if used <= self._settings.evict_at * bytes_max:
+                    break
+        if used > bytes_max:
+            self.room_is_wanted = True
+            raise StoreFull(f"the store has reached store.bytes_max ({bytes_max})", _MORE_ROOM)
+
+    def _fit_streams(self, connection: sqlite3.Connection) -> None:
+        over = connection.execute(
+            "SELECT id, name, bytes, bytes_max FROM streams WHERE bytes > bytes_max"
+        ).fetchall()
+        for key, name, size, bytes_max in over:
+            held = [one for one in self._held(connection) if one.key == key]
+            for _ in self._victims(connection, held):
+                size = _bytes(connection, key)
+                if size <= bytes_max:
+                    break
+            if size > bytes_max:
+                self.room_is_wanted = True
+                raise StoreFull(f"{name} has reached its bytes_max ({bytes_max})", _MORE_ROOM)
+
+    def _held(self, connection: sqlite3.Connection) -> list[Held]:
+        """What could give way, the least valuable first."""
+        rows = connection.execute(
+            "SELECT id, name, bytes FROM streams WHERE held > 0 AND epoch = ''"
+        )
+        found = [
+            Held(key, name, self._leased(name) + 1, size, self.rule(name))
+            for key, name, size in rows.fetchall()
+        ]
+        return sorted(found, key=lambda one: (one.rule.priority, -one.bytes))
+
+    def _victims(self, connection: sqlite3.Connection, held: list[Held]) -> Iterator[int]:
+        """Give up one record after the other, for as long as the caller asks; their seqs."""
+        if self._settings.when_full == "refuse":
+            return
+        candidates = ((one.key, seq) for one in held for seq in self._in_order(connection, one))
+        for key, seq in islice(candidates, GIVE_UP_MAX):
+            streams.drop(connection, key, Range(seq, seq), EVICTED)
+            yield seq
+
+    def _in_order(self, connection: sqlite3.Connection, one: Held) -> Iterator[int]:
+        """A stream's records as they give way: thinned first, then the oldest."""
+        if one.rule.thin_every:
+            yield from self._thinned(connection, one)
+        while (seq := _oldest(connection, one.key, one.first)) is not None:
+            yield seq
+
+    def _thinned(self, connection: sqlite3.Connection, one: Held) -> Iterator[int]:
+        """Every n-th held record that thinning has not come to yet."""
+        (thinned,) = connection.execute(
+            "SELECT thinned FROM streams WHERE id = ?", (one.key,)
+        ).fetchone()
+        seq = max(thinned, one.first - 1)
+        while True:
+            row = connection.execute(
+                "SELECT seq FROM records WHERE stream = ? AND seq > ? AND seq % ? = 0"
+                " ORDER BY seq LIMIT 1",
+                (one.key, seq, one.rule.thin_every),
+            ).fetchone()
+            if row is None:
+                return
+            (seq,) = row
+            connection.execute("UPDATE streams SET thinned = ? WHERE id = ?", (seq, one.key))
+            yield seq
+
+    def _expire(self, connection: sqlite3.Connection, now: Stamp) -> None:
+        room = GIVE_UP_MAX
+        for one in self._held(connection):
+            limit_s = one.rule.age_s_max
+            while limit_s is not None and room > 0:
+                row = connection.execute(
+                    "SELECT seq, boot, mono_ns, wall_us FROM records"
+                    " WHERE stream = ? AND seq >= ? ORDER BY seq LIMIT 1",
+                    (one.key, one.first),
+                ).fetchone()
+                if row is None or self._ages.age_s(Stamp(*row[1:]), now) <= limit_s:
+                    break
+                streams.drop(connection, one.key, Range(row[0], row[0]), EXPIRED)
+                room -= 1
+
+
+def _oldest(connection: sqlite3.Connection, key: int, first: int) -> int | None:
+    (seq,) = connection.execute(
+        "SELECT min(seq) FROM records WHERE stream = ? AND seq >= ?", (key, first)
+    ).fetchone()
+    return seq if seq is None else int(seq)
+
+
+def _bytes(connection: sqlite3.Connection, key: int) -> int:
+    return int(connection.execute("SELECT bytes FROM streams WHERE id = ?", (key,)).fetchone()[0])
+
+
+def pages_bytes(connection: sqlite3.Connection) -> int:
+    """Bytes of the pages in use, the free ones not counted."""
+    (pages,) = connection.execute("PRAGMA page_count").fetchone()
+    (free,) = connection.execute("PRAGMA freelist_count").fetchone()
+    (size,) = connection.execute("PRAGMA page_size").fetchone()
+    return int((pages - free) * size)
