@@ -36,6 +36,7 @@ from agent.config import Config
 from agent.errors import ConfigError, StoreError
 from agent.health.conditions import Conditions
 from agent.health.status import Status
+from agent.health.storage import Storage
 from agent.host.disk import disk
 from agent.inference.catalog import Catalog
 from agent.inference.domain import Domain
@@ -94,6 +95,7 @@ class App:
         self.listeners: list[Listener] = []
         for source in settings.audio.sources:
             self._add(source)
+        self.storage = Storage(self.store.ledger.balances, self.conditions, self.clock)
         self.status = Status(
             lambda: {"device": self.device, "version": self.version},
             self.conditions,
@@ -137,7 +139,8 @@ class App:
         log.info("stopped")
 
     def _loops(self) -> list[Callable[[], Coroutine[Any, Any, None]]]:
-        loops = [self.store.run, self.domain.run, self.speech.run, self._link, self.status.run]
+        loops = [self.store.run, self.storage.run, self.status.run]
+        loops += [self.domain.run, self.speech.run, self._link]
         if self.broker:
             loops.append(self.broker.run)
         return [*loops, *(x.run for x in self.listeners), *(x.run for x in self.sources)]

@@ -130,7 +130,8 @@ class StreamRule(Part, frozen=True, kw_only=True):
     """What holds for the streams that `match` (as a shell matches file names); the first counts.
 
     Of two streams the one of lower `priority` is given up first, and in it every `thin_every`-th
-    record before the oldest. Records older than `age_s_max` of running time are given up.
+    record before the oldest (where records take a page or more, as those with audio do). Records
+    older than `age_s_max` of running time are given up.
     """
 
     match: str

@@ -9,6 +9,7 @@ A figure is a plain number of this machine on this day; its key ends in its unit
 import argparse
 import os
 import platform
+import sqlite3
 import statistics
 import sys
 from collections.abc import Sequence
@@ -85,5 +86,6 @@ def _versions() -> dict[str, str]:
     return {
         "python": platform.python_version(),
         **{package: version(package) for package in PACKAGES},
+        "sqlite": sqlite3.sqlite_version,
         "machine": f"{platform.machine()}, {os.cpu_count()} CPUs, {sys.platform}",
     }

@@ -46,6 +46,11 @@ class Passage:
         self.released = 0  # samples up to which raw audio was let go of
         self._hop = hop
 
+    def goes_on_with(self, raw: Raw) -> bool:
+        """Whether this is what comes next; not where a take broke off, or sound was evicted."""
+        last = self.steps[-1].raw
+        return (raw.take, raw.offset) == (last.take, last.offset + last.samples)
+
     def position(self, after_seq: int, model: str, *, ended: bool) -> Position:
         """Where another run would have to begin, once everything up to `after_seq` is heard."""
         segmenter = self.segmenter
@@ -123,7 +128,7 @@ class Listener:
         if raw is None:
             await self._pass_over(passage, seq)
             return None
-        if passage is not None and passage.take != raw.take:  # broken off without an end
+        if passage is not None and not passage.goes_on_with(raw):
             await self._end(passage, b"", seq - 1)
             passage = None
         if passage is None:

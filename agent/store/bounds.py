@@ -24,6 +24,7 @@ from agent.store.age import Ages
 
 EVICTED, EXPIRED = "evicted", "expired"
 GIVE_UP_MAX = 256
+PAGE_BYTES = 4096  # smaller records share pages, and thinning them would free none
 EXPIRE_S = 1.0  # how often ages are looked at
 DEFAULT = StreamRule(match="*")
 _MORE_ROOM = "let the link drain it, raise the bound, or set store.when_full to evict"
@@ -36,6 +37,7 @@ class Held(Struct, frozen=True):
     name: str
     first: int
     bytes: int
+    bytes_mean: float  # of a record
     rule: StreamRule
 
 
@@ -50,14 +52,23 @@ class Bounds:
         self._leased = leased
         self._ages = Ages()
         self._looked_at = 0.0
+        self._ruled = 0  # the last stream whose rule is in its row
 
     def begin(self, connection: sqlite3.Connection) -> None:
         """The file was opened: note the boot, and which rule counts for which stream."""
         self._ages.begin(connection, self._clock.stamp())
-        for key, name in connection.execute("SELECT id, name FROM streams").fetchall():
+        self._ruled = 0
+        self._rule_new(connection)
+
+    def _rule_new(self, connection: sqlite3.Connection) -> None:
+        """Streams get ids in the order they begin."""
+        for key, name in connection.execute(
+            "SELECT id, name FROM streams WHERE id > ?", (self._ruled,)
+        ).fetchall():
             connection.execute(
                 "UPDATE streams SET bytes_max = ? WHERE id = ?", (self.rule(name).bytes_max, key)
             )
+            self._ruled = max(self._ruled, key)
 
     def rule(self, name: str) -> StreamRule:
         """The first rule that matches a stream's name."""
@@ -96,6 +107,7 @@ class Bounds:
             raise StoreFull(f"the store has reached store.bytes_max ({bytes_max})", _MORE_ROOM)
 
     def _fit_streams(self, connection: sqlite3.Connection) -> None:
+        self._rule_new(connection)
         over = connection.execute(
             "SELECT id, name, bytes, bytes_max FROM streams WHERE bytes > bytes_max"
         ).fetchall()
@@ -112,11 +124,11 @@ class Bounds:
     def _held(self, connection: sqlite3.Connection) -> list[Held]:
         """What could give way, the least valuable first."""
         rows = connection.execute(
-            "SELECT id, name, bytes FROM streams WHERE held > 0 AND epoch = ''"
+            "SELECT id, name, bytes, held FROM streams WHERE held > 0 AND epoch = ''"
         )
         found = [
-            Held(key, name, self._leased(name) + 1, size, self.rule(name))
-            for key, name, size in rows.fetchall()
+            Held(key, name, self._leased(name) + 1, size, size / held, self.rule(name))
+            for key, name, size, held in rows.fetchall()
         ]
         return sorted(found, key=lambda one: (one.rule.priority, -one.bytes))
 
@@ -131,7 +143,7 @@ class Bounds:
 
     def _in_order(self, connection: sqlite3.Connection, one: Held) -> Iterator[int]:
         """A stream's records as they give way: thinned first, then the oldest."""
-        if one.rule.thin_every:
+        if one.rule.thin_every and one.bytes_mean >= PAGE_BYTES:
             yield from self._thinned(connection, one)
         while (seq := _oldest(connection, one.key, one.first)) is not None:
             yield seq

@@ -110,7 +110,8 @@ class Database:
 
         `producing`: it brings what takes room, and is refused at a bound. It may run twice (again
         alone, when a neighbour in its group fails), so it must touch nothing but the connection.
-        Raises StoreFull or StoreError; then nothing of it is kept.
+        Raises StoreFull: nothing of it is kept; or StoreError: neither, unless the machine dies
+        before the next commit, for what a failed fsync left in the WAL may then come back.
         """
         return await self._ask(Work(operation, writes=True, producing=producing))
 
@@ -230,6 +231,8 @@ class Database:
         with suppress(sqlite3.Error, StoreError):
             if self._bounds and self._bounds.room_is_wanted:
                 self._file.transact(self._bounds.make_room)
+            if self._file.short_of_room:
+                self._file.relieve()
             if time.monotonic() - self._tidied_at >= TIDY_S:
                 while self._queue.empty() and self._file.shrink():
                     pass

@@ -8,6 +8,7 @@ Recovery: SQLite replays or discards the WAL's tail at open; a transaction is wh
           once there is room; until then nothing new is accepted.
 """
 
+import errno
 import fcntl
 import os
 import sqlite3
@@ -19,7 +20,7 @@ from typing import TypeVar
 
 from agent.clock import Clock
 from agent.errors import StoreError, StoreFull, StoreLocked
-from agent.store import schema
+from agent.store import bounds, schema
 from agent.store.bounds import Bounds
 
 T = TypeVar("T")
@@ -27,23 +28,26 @@ WAL_BYTES_MAX = 8 << 20  # what stays of the WAL's file after a checkpoint
 FREE_PAGES = 256  # so many are kept for what comes next, and a quarter of the file
 SHRINK_PAGES = 64  # given back in one slice, of a millisecond or two
 BUSY_TIMEOUT_S = 5.0  # only an outside reader (a backup, a test) can make us wait
-RESERVE_BYTES = 4 << 20
+RESERVE_BYTES = 8 << 20  # twice what the WAL may hold that is not in the file yet
+RELIEVE_S = 0.1
+RELIEVE_PAGES = 64
 RESERVE_S = 1.0  # how often it is tried to take the reserve again
 
 
 class File:
     """Used in the store's thread alone, but for `lock` and `unlock`."""
 
-    def __init__(self, path: Path, clock: Clock, bounds: Bounds | None, synchronous: str) -> None:
+    def __init__(self, path: Path, clock: Clock, rules: Bounds | None, synchronous: str) -> None:
         self.path = path
         self.epoch = ""
         self._clock = clock
-        self._bounds = bounds
+        self._bounds = rules
         self._synchronous = synchronous
         self._connection: sqlite3.Connection | None = None
         self._reserve = path.with_name(f"{path.name}.reserve")
         self._reserve_is_whole = False
         self._reserve_tried_at = -RESERVE_S
+        self._relieved_at = 0.0
         self._lock_fd = -1
 
     def lock(self) -> None:
@@ -52,9 +56,12 @@ class File:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             fd = os.open(f"{self.path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
         except OSError as error:
-            raise StoreError(
+            kind, remedy = StoreError, f"give this user write access to {self.path.parent}"
+            if error.errno == errno.ENOSPC:
+                kind, remedy = StoreFull, "make room on the disk"
+            raise kind(
                 f"{self.path}: the store cannot be opened: {error.strerror}",
-                f"give this user write access to {self.path.parent}, or set store.path",
+                f"{remedy}, or set store.path",
             ) from error
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -68,7 +75,8 @@ class File:
 
     def unlock(self) -> None:
         """Let others in again."""
-        os.close(self._lock_fd)
+        with suppress(OSError):  # a dead disk says so here too
+            os.close(self._lock_fd)
 
     def open(self) -> sqlite3.Connection:
         """The open connection. Raises StoreError."""
@@ -121,6 +129,31 @@ class File:
             return False
         connection.execute(f"PRAGMA incremental_vacuum({SHRINK_PAGES})").fetchall()
         return True
+
+    @property
+    def short_of_room(self) -> bool:
+        """Whether the reserve had to be given up, and could not be taken again yet."""
+        return self._reserve_tried_at >= 0 and not self._reserve_is_whole
+
+    def relieve(self) -> None:
+        """While the disk is full, every RELIEVE_S: give back what there is, WAL and free pages.
+
+        Moving pages takes room itself, so only while there is some.
+        """
+        now = time.monotonic()
+        if now - self._relieved_at < RELIEVE_S:
+            return
+        self._relieved_at = now
+        connection = self.open()
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        if self._room() >= 4 * RELIEVE_PAGES * bounds.PAGE_BYTES:
+            connection.execute(f"PRAGMA incremental_vacuum({RELIEVE_PAGES})").fetchall()
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+    def _room(self) -> int:
+        """Bytes that are free on the disk for this user."""
+        space = os.statvfs(self.path.parent)
+        return space.f_bavail * space.f_frsize
 
     def _opened(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self.path, isolation_level=None, timeout=BUSY_TIMEOUT_S)
@@ -199,8 +232,7 @@ class File:
             return True
         if code & 0xFF != sqlite3.SQLITE_IOERR:  # its WAL index could not grow, for one
             return False
-        space = os.statvfs(self.path.parent)
-        return space.f_bavail * space.f_frsize < RESERVE_BYTES // 16
+        return self._room() < RESERVE_BYTES // 16
 
     def _typed(self, error: sqlite3.Error) -> StoreError:
         """SQLite's error as ours, with what to do."""

@@ -22,7 +22,8 @@ from agent.config import Keep, Segments
 from agent.inference.catalog import Catalog
 from agent.inference.domain import Domain
 from agent.inference.speech import Speech
-from agent.records import RATE_HZ, Record, RecordType, Segment, Take
+from agent.records import RATE_HZ, Range, Record, RecordType, Segment, Take
+from agent.store import streams
 from tests.audio.bed import SOURCE, Bed, running, soon
 from tests.outside import ROOT
 
@@ -301,3 +302,25 @@ async def test_a_damaged_row_is_a_dead_letter_and_hearing_goes_on_behind_it(
         await soon(lambda: one_is_held(bed), "the rest is heard")
     assert await bed.store.spool.dead(SOURCE) == [(damaged, "its row in the store is damaged")]
     assert len(await segments(bed)) > 1
+
+
+async def test_a_take_with_a_hole_in_it_is_heard_on_both_sides_of_the_hole(
+    bed: Bed, speech: Speech
+) -> None:
+    """Raw audio that was evicted: what comes behind is not taken for what followed."""
+    sound = soundfile.read(SAMPLES[0], dtype="int16")[0]
+    take = await bed.store.spool.begin(SOURCE, "a.wav", "1")
+    await feed(bed, await feed(bed, take, sound, end=False), sound)
+    rows = await bed.raw()
+    first, last = rows[5][0], rows[9][0]
+    hole = Range(first, last)
+    await bed.store._database.write(lambda c: streams.drop(c, 1, hole, "evicted"))
+    gap = range(rows[5][1].offset, rows[10][1].offset)
+    async with running(listener(bed, speech)):
+        await soon(lambda: all_is_heard(bed), "all is heard")
+    found = await segments(bed)
+    assert found
+    for segment in found:
+        inside = range(segment.start, segment.start + segment.samples)
+        assert inside.stop <= gap.start or inside.start >= gap.stop
+    do_not_overlap(found)

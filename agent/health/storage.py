@@ -1,0 +1,67 @@
+"""What the store gives up is said: a condition for each bound that is being enforced."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from agent.clock import Clock
+from agent.errors import StoreError
+from agent.health.conditions import Conditions
+from agent.records import Balance
+
+LOOK_S = 5.0
+CALM_S = 300.0  # without one more record given up, after which it is over
+TOLD = {
+    "evicted": (
+        "store_evicting",
+        "records were given up for want of room",
+        "bring the link back, raise store.bytes_max or the stream's, or lower what is kept",
+    ),
+    "expired": (
+        "store_expiring",
+        "records were given up because they were too old",
+        "bring the link back, or raise the rule's age_s_max",
+    ),
+}
+
+
+class Storage:
+    """Watches the ledger for what bounds took."""
+
+    def __init__(
+        self,
+        balances: Callable[[], Awaitable[dict[str, Balance]]],
+        conditions: Conditions,
+        clock: Clock,
+    ) -> None:
+        self._balances = balances
+        self._conditions = conditions
+        self._clock = clock
+        self._seen: dict[tuple[str, str], int] = {}  # (stream, reason): records
+        self._at: dict[tuple[str, str], float] = {}  # when there were more, monotonic
+
+    async def run(self) -> None:
+        """Look every LOOK_S, for ever; what was given up before the start counts as seen."""
+        first = True
+        while True:
+            try:
+                self.look(await self._balances(), first=first)
+                first = False
+            except StoreError:  # the parts that need the store say so
+                pass
+            await asyncio.sleep(LOOK_S)
+
+    def look(self, ledger: dict[str, Balance], *, first: bool = False) -> None:
+        """Compare the ledger with the last one."""
+        now = self._clock.monotonic()
+        for stream, balance in ledger.items():
+            for reason, (name, cause, remedy) in TOLD.items():
+                key, count = (stream, reason), balance.dropped.get(reason, 0)
+                more = count - self._seen.get(key, 0)
+                self._seen[key] = count
+                if more and not first:
+                    self._at[key] = now
+                    said = f"{count} {cause} so far"
+                    self._conditions.hold(name, stream, "warning", said, remedy)
+                elif key in self._at and now - self._at[key] > CALM_S:
+                    del self._at[key]
+                    self._conditions.clear(name, stream)
