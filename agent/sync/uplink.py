@@ -90,6 +90,7 @@ class Uplink:
             self._outbox.rewind()
             for wait in self._waits.values():
                 wait.rewind()
+                wait.patience_s = self._settings.ack_timeout_s  # it was the link's fault
 
     async def _send_all(self, connection: Connection) -> None:
         sent: asyncio.Queue[tuple[Batch, list[asyncio.Future[None]]]] = asyncio.Queue()
