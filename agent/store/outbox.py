@@ -58,21 +58,23 @@ class Outbox:
         self._lock = threading.Lock()  # of the two above, for an instant each time
 
     async def lease(self, records_max: int, bytes_max: int) -> Batch | None:
-        """The next records that are not out, from the stream that has waited longest; else None."""
+        """The next records that are not out, from the stream that has waited longest; else None.
+
+        None, too, when leases were ended meanwhile: then `more` is set.
+        """
+        rewinds = self._rewinds
 
         def operation(connection: sqlite3.Connection) -> Batch | None:
-            while True:
-                out, rewinds = dict(self._out), self._rewinds
-                ready = _ready(connection, out)
-                batches = (_batch(connection, one, records_max, bytes_max) for one in ready)
-                batch = next(filter(None, batches), None)
-                with self._lock:
-                    if rewinds != self._rewinds:
-                        continue  # it was chosen behind a mark that holds no longer
-                    if batch:  # noted here, in the store's thread: what is leased is not evicted
-                        self._out.pop(batch.stream, None)  # to the end of the round
-                        self._out[batch.stream] = batch.span.last
-                    return batch
+            ready = _ready(connection, dict(self._out))
+            batches = (_batch(connection, one, records_max, bytes_max) for one in ready)
+            batch = next(filter(None, batches), None)
+            with self._lock:
+                if batch is None or rewinds != self._rewinds:
+                    return None  # who asked may be gone, and would never send it
+                # Noted here, in the store's thread: what is leased is not evicted.
+                self._out.pop(batch.stream, None)  # to the end of the round
+                self._out[batch.stream] = batch.span.last
+                return batch
 
         return await self._database.read(operation)
 
