@@ -22,6 +22,7 @@ def main(path: str) -> int:
         logs.begin(settings.log_level)
         app.run(settings)
     except HoldfastError as error:
+        logs.end()  # what was logged before comes before
         return error.told()
     finally:
         logs.end()
