@@ -52,7 +52,7 @@ def main(fd: str, parent: str, engine: str, options: str) -> None:
             wire.send(sock, wire.Failure(str(error)))
         except ConnectionError:
             raise
-        except Exception as error:
+        except Exception as error:  # whatever it is, the agent is to name it before we end of it
             wire.send(sock, wire.Failure(f"the worker ended: {error!r}"))
             raise  # its traceback goes to standard error
 

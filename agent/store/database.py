@@ -84,7 +84,7 @@ class Database:
         self._thread.start()
         try:
             await self._opened
-        except Exception:
+        except Exception:  # whatever kept it from opening: the lock goes back
             self._file.unlock()
             raise
         return self

@@ -99,7 +99,7 @@ class File:
         """Run `step` in a transaction of its own; its result after the commit.
 
         `producing`: it brings what takes room, and gets none of the reserve. Raises StoreFull and
-        StoreError, and what `step` raises; then nothing of it is kept.
+        StoreError, and what `step` raises; then nothing of it is kept, but see `Database.write`.
         """
         if producing and not self._reserve_taken():
             raise StoreFull(f"{self.path}: the disk is full", "make room on the disk")
@@ -181,7 +181,7 @@ class File:
             connection.execute(begin)
             outcome = step(connection)
             connection.execute("COMMIT")
-        except BaseException:
+        except BaseException:  # whatever ended the step: no transaction stays open
             self._roll_back(connection)
             raise
         return outcome
