@@ -74,7 +74,6 @@ class App:
         self.uplink = Uplink(
             settings.link,
             self.device,
-            lambda: self.store.epoch,
             self.store.outbox,
             self.conditions,
             self.clock,
@@ -202,7 +201,7 @@ class App:
             uptime_s=self.status.uptime_s,
             status=self.conditions.status(),
             conditions=msgspec.to_builtins(self.conditions.all()),
-            ledger=await self.store.ledger.balances(),
+            ledger=await self.store.ledger.by_epoch(),
         )
 
     async def _link_state(self) -> dict[str, Any]:

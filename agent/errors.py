@@ -10,6 +10,7 @@
     ├── ProtocolError                 1   what the other side said makes no sense
     ├── StoreError                   73   the store cannot be opened or written
     │   ├── StoreFull                73   the configured bound is reached
+    │   ├── StoreDamaged             73   what was kept is not what lies on the disk
     │   └── StoreLocked              75   another agent holds this store
     └── AgentUnreachable              3   no agent runs behind the socket
         └── AgentSilent               3   one holds the socket, and does not answer
@@ -77,6 +78,10 @@ class StoreError(HoldfastError):
 
 class StoreFull(StoreError):
     """The bound `store.bytes_max` or the disk itself is reached; nothing was written."""
+
+
+class StoreDamaged(StoreError):
+    """What lies on the disk is not what was written there."""
 
 
 class StoreLocked(StoreError):

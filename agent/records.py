@@ -70,7 +70,10 @@ class Segment(Struct, frozen=True):
 
 
 class Record(Struct, frozen=True):
-    """One row of a stream as the store gives it out; `body` is JSON, its blob has `blob_bytes`."""
+    """One row of a stream as the store gives it out; `body` is JSON, its blob has `blob_bytes`.
+
+    `key` is the store's own: where the row and its blob lie.
+    """
 
     stream: str
     seq: int
@@ -78,6 +81,7 @@ class Record(Struct, frozen=True):
     stamp: Stamp
     body: bytes
     blob_bytes: int = 0
+    key: tuple[int, int] = (0, 0)
 
 
 class Position(Struct, frozen=True):
@@ -123,6 +127,19 @@ class Balance(Struct, frozen=True):
     def balanced(self) -> bool:
         """Whether the equation holds."""
         return self.produced == self.delivered + self.held + sum(self.dropped.values())
+
+    def plus(self, other: "Balance") -> "Balance":
+        """Both in one."""
+        reasons = [
+            *self.dropped,
+            *(reason for reason in other.dropped if reason not in self.dropped),
+        ]
+        return Balance(
+            self.produced + other.produced,
+            self.delivered + other.delivered,
+            self.held + other.held,
+            {one: self.dropped.get(one, 0) + other.dropped.get(one, 0) for one in reasons},
+        )
 
 
 def segments_stream(source: str) -> str:

@@ -31,6 +31,7 @@ import sqlite3
 import statistics
 import tempfile
 import time
+import zlib
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ from msgspec import Struct
 from agent.clock import Clock
 from agent.config import Store as Settings
 from agent.records import RecordType
-from agent.store import schema
+from agent.store import schema, streams
 from agent.store.bounds import Bounds
 from agent.store.database import Database, Work
 from agent.store.intake import Intake, New
@@ -98,7 +99,7 @@ class Observed(Database):
 
     def __init__(self, path: Path, slow_s: float = 0.0) -> None:
         clock = Clock()
-        super().__init__(path, clock, Bounds(Settings(path=str(path)), clock, lambda _: 0))
+        super().__init__(path, clock, Bounds(Settings(path=str(path)), clock, lambda *_: 0))
         self.slow_s = slow_s
         self.commits: list[tuple[int, float]] = []
 
@@ -122,16 +123,16 @@ class Bare:
 
     def run(self, groups: list[int]) -> Run:
         """One transaction a group."""
-        commits_s, stamp = [], Clock().stamp()
-        head, tail = (stamp.boot, stamp.mono_ns, stamp.wall_us), (RECORD.body, 0)
+        commits_s, stamp, crc = [], Clock().stamp(), zlib.crc32(RECORD.body)
+        head, tail = (RECORD.type, stamp.boot, stamp.mono_ns, stamp.wall_us), (0, 0, RECORD.body)
         execute, began = self._connection.execute, time.perf_counter()
         for size in groups:
             commit = time.perf_counter()
             first, self._seq = self._seq + 1, self._seq + size
             execute("BEGIN IMMEDIATE")
             self._connection.executemany(
-                "INSERT INTO records VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                [(1, seq, RECORD.type, *head, *tail) for seq in range(first, first + size)],
+                "INSERT INTO records VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                [(1 << 40 | seq, *head, crc, *tail) for seq in range(first, first + size)],
             )
             execute("COMMIT")
             if self._slow_s:
@@ -161,12 +162,9 @@ def filled(path: Path, rows: int) -> None:
     connection = opened(path)
     connection.execute("BEGIN")
     stamp = Clock().stamp()
-    connection.executemany(
-        "INSERT INTO records VALUES (1, ?, ?, ?, ?, ?, ?, 0)",
-        (
-            (seq, RECORD.type, stamp.boot, stamp.mono_ns, stamp.wall_us, RECORD.body)
-            for seq in range(1, rows + 1)
-        ),
+    streams.insert(
+        connection,
+        (streams.row(1, seq, RECORD.type, stamp, RECORD.body, 0, 0) for seq in range(1, rows + 1)),
     )
     connection.execute("UPDATE streams SET produced = ?, held = ?", (rows, rows))
     connection.execute("COMMIT")

@@ -1,4 +1,4 @@
-"""The acknowledgement: what the far side's database holds of one epoch of a device.
+"""The acknowledgement: what the far side's database holds of a device.
 
 It is whole and cumulative, so the last one counts and none is missed; it is published retained, so
 a device that comes back reads it at once.
@@ -32,10 +32,9 @@ class StreamAck(Struct, frozen=True, omit_defaults=True):
 
 
 class Ack(Struct, frozen=True):
-    """What is stored of one epoch, by stream."""
+    """What is stored of a device: by epoch, then by stream."""
 
-    epoch: str
-    streams: dict[str, StreamAck]
+    epochs: dict[str, dict[str, StreamAck]]
 
 
 def encode(ack: Ack) -> bytes:
@@ -48,11 +47,17 @@ def decode(payload: bytes) -> Ack:
     if len(payload) > BYTES_MAX:
         raise ProtocolError(f"an ack of {len(payload)} bytes; expected {BYTES_MAX} at most")
     ack = from_json(payload, Ack)
-    if len(ack.streams) > STREAMS_MAX:
-        raise ProtocolError(f"an ack of {len(ack.streams)} streams; expected {STREAMS_MAX} at most")
-    for name, stream in ack.streams.items():
-        if len(stream.ranges) > RANGES_MAX or len(stream.parts) > PARTS_MAX:
-            raise ProtocolError(f"the ack of {name} lists too much", "fewer ranges, a higher mark")
-        if any(not 1 <= r.first <= r.last < 2**63 for r in stream.ranges):
-            raise ProtocolError(f"the ack of {name} has a range that is none")
+    count = sum(len(streams) for streams in ack.epochs.values())
+    if count > STREAMS_MAX:
+        raise ProtocolError(f"an ack of {count} streams; expected {STREAMS_MAX} at most")
+    for streams in ack.epochs.values():
+        for name, stream in streams.items():
+            _check(name, stream)
     return ack
+
+
+def _check(name: str, stream: StreamAck) -> None:
+    if len(stream.ranges) > RANGES_MAX or len(stream.parts) > PARTS_MAX:
+        raise ProtocolError(f"the ack of {name} lists too much", "fewer ranges, a higher mark")
+    if any(not 1 <= r.first <= r.last < 2**63 for r in stream.ranges):
+        raise ProtocolError(f"the ack of {name} has a range that is none")

@@ -18,11 +18,15 @@ class Presence(Struct, frozen=True, kw_only=True):
 
 
 class Heartbeat(Struct, frozen=True, kw_only=True):
-    """How the device is, every few seconds: status, conditions and the whole ledger."""
+    """How the device is, every few seconds: status, conditions and the whole ledger.
+
+    `ledger` is by epoch, then by stream: `epoch` is the one that grows, others were saved from
+    store files that were damaged.
+    """
 
     device: str
     epoch: str
     uptime_s: float
     status: str
     conditions: list[dict[str, Any]]
-    ledger: dict[str, Balance]
+    ledger: dict[str, dict[str, Balance]]

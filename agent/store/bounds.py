@@ -44,8 +44,8 @@ class Held(Struct, frozen=True):
 class Bounds:
     """Used in the store's thread alone."""
 
-    def __init__(self, settings: Settings, clock: Clock, leased: Callable[[str], int]) -> None:
-        """`leased` says up to which seq a stream is out: that is never evicted."""
+    def __init__(self, settings: Settings, clock: Clock, leased: Callable[[str, str], int]) -> None:
+        """`leased` says of an epoch and a name up to which seq it is out: that is never evicted."""
         self.room_is_wanted = True  # perhaps: the file may come from a wider configuration
         self._settings = settings
         self._clock = clock
@@ -123,12 +123,10 @@ class Bounds:
 
     def _held(self, connection: sqlite3.Connection) -> list[Held]:
         """What could give way, the least valuable first."""
-        rows = connection.execute(
-            "SELECT id, name, bytes, held FROM streams WHERE held > 0 AND epoch = ''"
-        )
+        rows = connection.execute("SELECT id, epoch, name, bytes, held FROM streams WHERE held > 0")
         found = [
-            Held(key, name, self._leased(name) + 1, size, size / held, self.rule(name))
-            for key, name, size, held in rows.fetchall()
+            Held(key, name, self._leased(epoch, name) + 1, size, size / held, self.rule(name))
+            for key, epoch, name, size, held in rows.fetchall()
         ]
         return sorted(found, key=lambda one: (one.rule.priority, -one.bytes))
 
@@ -156,9 +154,9 @@ class Bounds:
         seq = max(thinned, one.first - 1)
         while True:
             row = connection.execute(
-                "SELECT seq FROM records WHERE stream = ? AND seq > ? AND seq % ? = 0"
-                " ORDER BY seq LIMIT 1",
-                (one.key, seq, one.rule.thin_every),
+                "SELECT seq FROM records WHERE id > ? AND id <= ? AND seq % ? = 0"
+                " ORDER BY id LIMIT 1",
+                (*streams.keys(one.key, Range(seq, streams.SEQ_MAX)), one.rule.thin_every),
             ).fetchone()
             if row is None:
                 return
@@ -173,8 +171,8 @@ class Bounds:
             while limit_s is not None and room > 0:
                 row = connection.execute(
                     "SELECT seq, boot, mono_ns, wall_us FROM records"
-                    " WHERE stream = ? AND seq >= ? ORDER BY seq LIMIT 1",
-                    (one.key, one.first),
+                    " WHERE id BETWEEN ? AND ? ORDER BY id LIMIT 1",
+                    streams.keys(one.key, Range(one.first, streams.SEQ_MAX)),
                 ).fetchone()
                 if row is None or self._ages.age_s(Stamp(*row[1:]), now) <= limit_s:
                     break
@@ -183,10 +181,11 @@ class Bounds:
 
 
 def _oldest(connection: sqlite3.Connection, key: int, first: int) -> int | None:
-    (seq,) = connection.execute(
-        "SELECT min(seq) FROM records WHERE stream = ? AND seq >= ?", (key, first)
+    row = connection.execute(
+        "SELECT seq FROM records WHERE id BETWEEN ? AND ? ORDER BY id LIMIT 1",
+        streams.keys(key, Range(first, streams.SEQ_MAX)),
     ).fetchone()
-    return seq if seq is None else int(seq)
+    return row and int(row[0])
 
 
 def _bytes(connection: sqlite3.Connection, key: int) -> int:

@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from agent.clock import Clock
 from agent.records import RecordType, Stamp
-from agent.store import streams
+from agent.store import blobs, streams
 from agent.store.database import Database
 
 
@@ -91,11 +91,8 @@ def append_all(connection: sqlite3.Connection, items: list[Item]) -> list[int]:
         for record in records:
             seq += 1
             body, blob = record.body, record.blob
-            rows.append(
-                (key, seq, record.type, stamp.boot, stamp.mono_ns, stamp.wall_us, body, len(blob))
-            )
-            if blob:
-                streams.insert_blob(connection, key, seq, blob)
+            number = blobs.insert(connection, blob)
+            rows.append(streams.row(key, seq, record.type, stamp, body, number, len(blob)))
         after[stream] = seq
         lasts.append(seq)
     streams.insert(connection, rows)

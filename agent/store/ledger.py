@@ -5,6 +5,8 @@ import sqlite3
 from agent.records import Balance
 from agent.store.database import Database
 
+ByEpoch = dict[str, dict[str, Balance]]  # by epoch, then by stream
+
 
 class Ledger:
     """Reads the counters that every transaction keeps in step with the rows."""
@@ -12,41 +14,54 @@ class Ledger:
     def __init__(self, database: Database) -> None:
         self._database = database
 
+    async def by_epoch(self) -> ByEpoch:
+        """The ledger of each stream of each epoch: this file's own, and those saved into it."""
+        own = self._database.epoch
+        return await self._database.read(lambda connection: _balances(connection, own))
+
     async def balances(self) -> dict[str, Balance]:
-        """The ledger of each stream of this epoch, by name."""
-        return await self._database.read(_balances)
+        """The ledger of each stream, summed over the epochs."""
+        total: dict[str, Balance] = {}
+        for streams in (await self.by_epoch()).values():
+            for name, balance in streams.items():
+                total[name] = balance.plus(total[name]) if name in total else balance
+        return total
 
     async def faults(self) -> list[str]:
         """What does not add up, one sentence each, by counting every row; empty when all does."""
+        own = self._database.epoch
 
         def operation(connection: sqlite3.Connection) -> list[str]:
-            counted = dict(
-                connection.execute(
-                    "SELECT name, (SELECT count(*) FROM records WHERE stream = streams.id)"
-                    " FROM streams WHERE epoch = ''"
+            counted = {
+                (epoch or own, name): count
+                for epoch, name, count in connection.execute(
+                    "SELECT epoch, name, (SELECT count(*) FROM records"
+                    " WHERE records.id BETWEEN streams.id << 40 AND (streams.id + 1 << 40) - 1)"
+                    " FROM streams"
                 ).fetchall()
-            )
+            }
             found = []
-            for name, balance in _balances(connection).items():
-                if not balance.balanced:
-                    found.append(f"{name}: {balance} does not balance")
-                if counted[name] != balance.held:
-                    found.append(
-                        f"{name}: ledger says {balance.held} held, rows are {counted[name]}"
-                    )
+            for epoch, streams in _balances(connection, own).items():
+                for name, balance in streams.items():
+                    if not balance.balanced:
+                        found.append(f"{name}: {balance} does not balance")
+                    rows = counted[epoch, name]
+                    if rows != balance.held:
+                        found.append(f"{name}: ledger says {balance.held} held, rows are {rows}")
             return found
 
         return await self._database.read(operation)
 
 
-def _balances(connection: sqlite3.Connection) -> dict[str, Balance]:
-    dropped: dict[str, dict[str, int]] = {}
-    for name, reason, count in connection.execute(
-        "SELECT name, reason, count FROM dropped"
-        " JOIN streams ON streams.id = stream WHERE epoch = ''"
+def _balances(connection: sqlite3.Connection, own: str) -> ByEpoch:
+    dropped: dict[int, dict[str, int]] = {}
+    for stream, reason, count in connection.execute("SELECT stream, reason, count FROM dropped"):
+        dropped.setdefault(stream, {})[reason] = count
+    found: ByEpoch = {own: {}}
+    for key, epoch, name, produced, delivered, held in connection.execute(
+        "SELECT id, epoch, name, produced, delivered, held FROM streams ORDER BY name"
     ):
-        dropped.setdefault(name, {})[reason] = count
-    rows = connection.execute(
-        "SELECT name, produced, delivered, held FROM streams WHERE epoch = '' ORDER BY name"
-    )
-    return {name: Balance(p, d, h, dropped.get(name, {})) for name, p, d, h in rows}
+        found.setdefault(epoch or own, {})[name] = Balance(
+            produced, delivered, held, dropped.get(key, {})
+        )
+    return found

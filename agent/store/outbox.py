@@ -12,30 +12,51 @@ Recovery: leases live in memory and end with the process or the connection (`rew
 import asyncio
 import sqlite3
 import threading
+import zlib
 from collections.abc import Iterable
 
 from msgspec import Struct
 
-from agent.errors import ProtocolError
+from agent.errors import ProtocolError, StoreDamaged
 from agent.records import Drop, Range, Record, Stamp
-from agent.store import streams
+from agent.store import blobs, streams
 from agent.store.database import Database
 
+CORRUPTION = "corruption"  # why what the disk does not give back was dropped
 EVENT_BYTES = 512  # what a batch adds to a record's body, generously
 DROP_BYTES = 64  # a dropped range in a batch's header, at most
+
+
+Name = tuple[str, str]  # a stream's whole name: its epoch and what it is called
 
 
 class Batch(Struct, frozen=True):
     """Leased records of one stream in seq order, and the dropped ranges up to the last of them.
 
+    The epoch is this file's own, or that of a former file whose records were saved into this one.
+
     It speaks of every seq in `span`: one of its records, in one of its drops, or delivered before.
     A batch of dropped ranges alone has no records.
     """
 
+    epoch: str
     stream: str
     records: list[Record]
     drops: list[Drop]
     span: Range
+
+    @property
+    def name(self) -> Name:
+        """The stream's whole name."""
+        return self.epoch, self.stream
+
+
+class _Damaged(Exception):
+    """A record's body is not what was written: its stream's row, its seq."""
+
+    def __init__(self, stream: int, seq: int) -> None:
+        super().__init__()
+        self.stream, self.seq = stream, seq
 
 
 class Settled(Struct, frozen=True):
@@ -52,79 +73,95 @@ class Outbox:
     def __init__(self, database: Database) -> None:
         self.more = asyncio.Event()  # set when there may be something to lease
         self._database = database
-        self._out: dict[str, int] = {}  # by stream, up to where it went out; longest ago first
-        self._settled: dict[str, int] = {}  # by stream, as the last ack left it
+        self._out: dict[Name, int] = {}  # up to where a stream went out; longest ago first
+        self._settled: dict[Name, int] = {}  # as the last ack left it
         self._rewinds = 0
         self._lock = threading.Lock()  # of the two above, for an instant each time
 
     async def lease(self, records_max: int, bytes_max: int) -> Batch | None:
         """The next records that are not out, from the stream that has waited longest; else None.
 
-        None, too, when leases were ended meanwhile: then `more` is set.
+        None, too, when leases were ended meanwhile: then `more` is set. A record that is damaged on
+        the disk is given up (`corruption`).
         """
+        while True:
+            try:
+                return await self._lease(records_max, bytes_max)
+            except _Damaged as damaged:
+                await self._give_up(damaged.stream, damaged.seq)
+
+    async def _lease(self, records_max: int, bytes_max: int) -> Batch | None:
         rewinds = self._rewinds
 
         def operation(connection: sqlite3.Connection) -> Batch | None:
-            ready = _ready(connection, dict(self._out))
+            ready = _ready(connection, self._database.epoch, dict(self._out))
             batches = (_batch(connection, one, records_max, bytes_max) for one in ready)
             batch = next(filter(None, batches), None)
             with self._lock:
                 if batch is None or rewinds != self._rewinds:
                     return None  # who asked may be gone, and would never send it
                 # Noted here, in the store's thread: what is leased is not evicted.
-                self._out.pop(batch.stream, None)  # to the end of the round
-                self._out[batch.stream] = batch.span.last
+                self._out.pop(batch.name, None)  # to the end of the round
+                self._out[batch.name] = batch.span.last
                 return batch
 
         return await self._database.read(operation)
 
-    def leased(self, stream: str) -> int:
-        """The seq up to which the stream is out; 0: nothing is. For any thread."""
-        return self._out.get(stream, 0)
+    async def _give_up(self, stream: int, seq: int) -> None:
+        def operation(connection: sqlite3.Connection) -> None:
+            if streams.holds(connection, stream, seq):
+                streams.drop(connection, stream, Range(seq, seq), CORRUPTION)
 
-    def rewind(self, stream: str | None = None) -> None:
+        await self._database.write(operation)
+
+    def leased(self, epoch: str, stream: str) -> int:
+        """The seq up to which the stream is out; 0: nothing is. For any thread."""
+        return self._out.get((epoch or self._database.epoch, stream), 0)
+
+    def rewind(self, name: Name | None = None) -> None:
         """End the leases of one stream, or all: what is not settled can be leased again."""
         with self._lock:
             self._rewinds += 1
-            for name in [stream] if stream else list(self._out):
-                self._out.pop(name, None)
+            for one in [name] if name else list(self._out):
+                self._out.pop(one, None)
         self.more.set()
 
-    def waits(self, stream: str) -> bool:
+    def waits(self, name: Name) -> bool:
         """Whether something of the stream is out and not settled."""
-        return self._settled.get(stream, 0) < self._out.get(stream, 0)
+        return self._settled.get(name, 0) < self._out.get(name, 0)
 
     async def blob(self, record: Record, start: int, size: int) -> bytes:
-        """`size` bytes of a record's blob from byte `start`; empty once the record is purged."""
+        """`size` bytes of a record's blob from byte `start`; empty once the record is purged.
+
+        A record whose blob is damaged on the disk is given up (`corruption`).
+        """
 
         def operation(connection: sqlite3.Connection) -> bytes:
-            rows = connection.execute(
-                "SELECT start, data FROM chunks"
-                " WHERE stream = (SELECT id FROM streams WHERE epoch = '' AND name = ?)"
-                " AND seq = ?"
-                " AND start < ? AND start + length(data) > ? ORDER BY start",
-                (record.stream, record.seq, start + size, start),
-            ).fetchall()
-            joined = b"".join(data for _, data in rows)
-            return joined[start - rows[0][0] :][:size] if rows else b""
+            if not streams.holds(connection, record.key[0], record.seq):
+                return b""  # and its blob's number may be another's
+            return blobs.read(connection, record.key[1], start, size)
 
-        return await self._database.read(operation)
+        try:
+            return await self._database.read(operation)
+        except StoreDamaged:
+            await self._give_up(record.key[0], record.seq)
+            return b""
 
-    async def acknowledge(self, epoch: str, stream: str, spans: Iterable[Range]) -> Settled:
+    async def acknowledge(self, name: Name, spans: Iterable[Range]) -> Settled:
         """The far side knows these seqs: purge what is held of them and count it delivered.
 
-        Nothing changes for another epoch (a former life of this device). Raises ProtocolError
-        when a range goes beyond what was ever produced: then somebody is wrong about us.
+        Nothing changes for an epoch of which nothing is held (a former life of this device). Raises
+        ProtocolError when a range goes beyond what was ever produced: then somebody is wrong
+        about us.
         """
-        if epoch != self._database.epoch:
-            return Settled(0, 0, moved=False)
         wanted = sorted(spans, key=lambda span: span.first)
+        row_name = (name[0] if name[0] != self._database.epoch else "", name[1])
 
         def operation(connection: sqlite3.Connection) -> tuple[int, int, int]:
-            return _deliver(connection, stream, wanted)
+            return _deliver(connection, row_name, wanted)
 
         delivered, before, settled = await self._database.write(operation)
-        self._settled[stream] = settled
+        self._settled[name] = settled
         return Settled(delivered, settled, moved=settled > before)
 
 
@@ -132,22 +169,21 @@ class _Ready(Struct, frozen=True):
     """A stream that may have something to send: what is above `after`, up to `through`."""
 
     key: int
-    name: str
+    name: Name
     after: int
     through: int
 
 
-def _ready(connection: sqlite3.Connection, out: dict[str, int]) -> list[_Ready]:
-    """Streams that hold something, the one leased longest ago first."""
+def _ready(connection: sqlite3.Connection, own: str, out: dict[Name, int]) -> list[_Ready]:
+    """Streams that hold something, the one leased longest ago first; `own` is the file's epoch."""
     names = list(out)
     rows = connection.execute(
-        "SELECT id, name, settled, coalesce(sendable, produced) FROM streams"
-        " WHERE epoch = '' AND held > 0"
+        "SELECT id, epoch, name, settled, coalesce(sendable, produced) FROM streams WHERE held > 0"
     )
-    ready = [
-        _Ready(key, name, max(settled, out.get(name, 0)), through)
-        for key, name, settled, through in rows
-    ]
+    ready = []
+    for key, epoch, called, settled, through in rows:
+        name = (epoch or own, called)
+        ready.append(_Ready(key, name, max(settled, out.get(name, 0)), through))
     ready.sort(key=lambda one: names.index(one.name) if one.name in out else -1)
     return [one for one in ready if one.after < one.through]
 
@@ -168,23 +204,26 @@ def _batch(
     elif last == of.through:
         return None  # ranges alone wait for the next record, unless there are too many of them
     told = [drop for drop in drops if drop.first <= last]
-    return Batch(of.name, records, told, Range(of.after + 1, last))
+    return Batch(*of.name, records, told, Range(of.after + 1, last))
 
 
 def _records(
     connection: sqlite3.Connection, of: _Ready, last: int, records_max: int, room: int
 ) -> list[Record]:
     rows = connection.execute(
-        "SELECT seq, type, boot, mono_ns, wall_us, body, blob_bytes FROM records"
-        " WHERE stream = ? AND seq BETWEEN ? AND ? ORDER BY seq LIMIT ?",
-        (of.key, of.after + 1, last, records_max),
+        "SELECT seq, type, boot, mono_ns, wall_us, crc, blob, blob_bytes, body FROM records"
+        " WHERE id BETWEEN ? AND ? ORDER BY id LIMIT ?",
+        (*streams.keys(of.key, Range(of.after + 1, last)), records_max),
     )
     records: list[Record] = []
-    for seq, kind, boot, mono_ns, wall_us, body, blob_bytes in rows:
+    for seq, kind, boot, mono_ns, wall_us, crc, blob, blob_bytes, body in rows:
+        if zlib.crc32(body) != crc:
+            raise _Damaged(of.key, seq)
         room -= len(body) + EVENT_BYTES
         if room < 0 and records:
             break
-        records.append(Record(of.name, seq, kind, Stamp(boot, mono_ns, wall_us), body, blob_bytes))
+        stamp, key = Stamp(boot, mono_ns, wall_us), (of.key, blob)
+        records.append(Record(of.name[1], seq, kind, stamp, body, blob_bytes, key))
     return records
 
 
@@ -206,19 +245,21 @@ _NOT_SETTLED = (
 
 
 def _deliver(
-    connection: sqlite3.Connection, stream: str, spans: list[Range]
+    connection: sqlite3.Connection, name: Name, spans: list[Range]
 ) -> tuple[int, int, int]:
     """Purge and count: how many left, and the settled mark before and after."""
     row = connection.execute(
         "SELECT id, produced, coalesce(sendable, produced), settled FROM streams"
-        " WHERE epoch = '' AND name = ?",
-        (stream,),
+        " WHERE epoch = ? AND name = ?",
+        name,
     ).fetchone()
+    if row is None and name[0]:
+        return 0, 0, 0
     key, produced, sendable, before = row or (0, 0, 0, 0)
     beyond = max((span.last for span in spans), default=0)
     if beyond > produced:
         raise ProtocolError(
-            f"an ack names {stream} up to {beyond}, but only {produced} were ever produced",
+            f"an ack names {name[1]} up to {beyond}, but only {produced} were ever produced",
             "two devices may share one id, or the far side mixes epochs",
         )
     known = [Range(s.first, min(s.last, sendable)) for s in spans if s.first <= sendable]
@@ -249,9 +290,14 @@ def _settled(
 def _delivered_through(connection: sqlite3.Connection, key: int, mark: int, sendable: int) -> int:
     """How far from `mark` on every seq was delivered: up to the next that is held or dropped."""
     held, dropped = connection.execute(
-        "SELECT (SELECT min(seq) FROM records WHERE stream = :stream AND seq > :mark),"
+        "SELECT (SELECT seq FROM records WHERE id > :above AND id <= :last ORDER BY id LIMIT 1),"
         f" (SELECT max(first, :mark + 1) FROM drops WHERE {_NOT_SETTLED} ORDER BY first LIMIT 1)",
-        {"stream": key, "mark": mark},
+        {
+            "stream": key,
+            "mark": mark,
+            "above": streams.key(key, mark),
+            "last": streams.key(key, streams.SEQ_MAX),
+        },
     ).fetchone()
     nearest: list[int] = [seq - 1 for seq in (held, dropped) if seq is not None]
     return min([*nearest, max(mark, sendable)])

@@ -2,6 +2,7 @@
 
 import secrets
 import sqlite3
+import zlib
 from importlib import resources
 
 from agent.errors import StoreError
@@ -25,6 +26,7 @@ def migrate(connection: sqlite3.Connection, created_us: int) -> None:
     StoreError as `check` does.
     """
     version = check(connection)
+    connection.create_function("crc32", 1, zlib.crc32, deterministic=True)  # a step's
     for number, script in enumerate(steps()[version:], version + 1):
         connection.executescript(
             f"BEGIN IMMEDIATE; {script}; PRAGMA user_version = {number}; COMMIT;"

@@ -9,6 +9,7 @@ Recovery: sound is accepted once its raw record is committed. A crash before its
 """
 
 import sqlite3
+import zlib
 from collections.abc import Callable, Collection, Iterable, Sequence
 
 import msgspec
@@ -16,6 +17,7 @@ from msgspec.structs import astuple
 
 from agent.clock import Clock
 from agent.config import Keep
+from agent.errors import StoreDamaged
 from agent.records import (
     Position,
     Range,
@@ -27,7 +29,7 @@ from agent.records import (
     raw_stream,
     segments_stream,
 )
-from agent.store import streams
+from agent.store import blobs, streams
 from agent.store.database import Database
 
 PROCESSED = "processed"  # raw audio that has become segments, or was found to hold no speech
@@ -172,18 +174,21 @@ class Spool:
         """Up to `count_max` raw records from `from_seq` on, in order, with their PCM."""
 
         def operation(connection: sqlite3.Connection) -> list[Heard]:
+            row = connection.execute(
+                "SELECT id FROM streams WHERE epoch = '' AND name = ?", (raw_stream(source),)
+            ).fetchone()
+            if row is None:
+                return []
             rows = connection.execute(
-                "SELECT seq, body, boot, mono_ns, wall_us, coalesce(data, x'') FROM records"
-                " LEFT JOIN chunks USING (stream, seq)"
-                " WHERE stream = (SELECT id FROM streams WHERE epoch = '' AND name = ?)"
-                " AND seq >= ?"
-                " ORDER BY seq LIMIT ?",
-                (raw_stream(source), from_seq, count_max),
+                "SELECT seq, boot, mono_ns, wall_us, crc, blob, blob_bytes, body FROM records"
+                " WHERE id BETWEEN ? AND ? ORDER BY id LIMIT ?",
+                (*streams.keys(row[0], Range(from_seq, streams.SEQ_MAX)), count_max),
             )
-            return [
-                (seq, _raw(body), Stamp(boot, mono_ns, wall_us), pcm)
-                for seq, body, boot, mono_ns, wall_us, pcm in rows
-            ]
+            heard = []
+            for seq, *stamp, crc, blob, size, body in rows.fetchall():
+                raw, pcm = _sound(connection, crc, blob, size, body)
+                heard.append((seq, raw, Stamp(*stamp), pcm))
+            return heard
 
         return await self._database.read(operation)
 
@@ -229,11 +234,18 @@ class Spool:
         return seqs
 
 
-def _raw(body: bytes) -> Raw | None:
+def _sound(
+    connection: sqlite3.Connection, crc: int, blob: int, size: int, body: bytes
+) -> tuple[Raw | None, bytes]:
+    """What a raw record is, and its PCM; None for one that is damaged."""
     try:
-        return msgspec.json.decode(body, type=Raw)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return None
+        pcm = blobs.read(connection, blob, 0, size) if size else b""
+        raw = msgspec.json.decode(body, type=Raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, StoreDamaged):
+        return None, b""
+    if zlib.crc32(body) != crc or len(pcm) != size:
+        return None, b""
+    return raw, pcm
 
 
 def _bury(connection: sqlite3.Connection, source: str, dead: Dead | None) -> None:
@@ -249,10 +261,10 @@ def _release(connection: sqlite3.Connection, source: str, next_seq: int, raw: Ke
         connection.execute("UPDATE streams SET sendable = ? WHERE id = ?", (next_seq - 1, stream))
         return
     held = connection.execute(
-        "SELECT seq FROM records WHERE stream = :stream AND seq < :next"
-        " AND seq > (SELECT sendable FROM streams WHERE id = :stream)"
-        " AND seq NOT IN (SELECT seq FROM dead WHERE stream = :stream) ORDER BY seq",
-        {"stream": stream, "next": next_seq},
+        "SELECT seq FROM records WHERE id < :next"
+        " AND id > (SELECT id << 40 | sendable FROM streams WHERE id = :stream)"
+        " AND seq NOT IN (SELECT seq FROM dead WHERE stream = :stream) ORDER BY id",
+        {"stream": stream, "next": streams.key(stream, next_seq)},
     )
     for span in spans(seq for (seq,) in held.fetchall()):
         streams.drop(connection, stream, span, PROCESSED)

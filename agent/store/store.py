@@ -20,7 +20,7 @@ class Store:
     def __init__(self, settings: Settings, clock: Clock) -> None:
         self.path = Path(settings.path)
         self.bytes_max = settings.bytes_max
-        bounds = Bounds(settings, clock, lambda stream: self.outbox.leased(stream))
+        bounds = Bounds(settings, clock, lambda *name: self.outbox.leased(*name))
         self._database = Database(self.path, clock, bounds)
         self.intake = Intake(self._database, clock)
         self.outbox = Outbox(self._database)

@@ -1,20 +1,34 @@
 """Appending to a stream and dropping from it, with the ledger in the same transaction.
 
-Limits : seq is gap-free from 1 in each (epoch, stream); a blob lies in chunks of CHUNK_BYTES_MAX.
-Format : tables streams, records, chunks, drops, dropped (sql/). A stream's counters, `bytes` among
-         them, are those of its rows at every commit.
+Limits : seq is gap-free from 1 in each (epoch, stream), up to SEQ_MAX (a thousand a second for 34
+         years).
+Format : tables streams, records, drops, dropped (sql/). A record's key is stream << 40 | seq. A
+         stream's counters, `bytes` among them, are those of its rows at every commit.
 Recovery: every function runs inside one transaction of `Database.write`; there is nothing to mend.
 """
 
 import sqlite3
-from collections.abc import Sequence
+import zlib
+from collections.abc import Iterable
 from typing import Any
 
 from msgspec.structs import astuple
 
 from agent.records import Range, RecordType, Stamp
+from agent.store import blobs
 
-CHUNK_BYTES_MAX = 64 * 1024
+_SEQ_BITS = 40
+SEQ_MAX = (1 << _SEQ_BITS) - 1
+
+
+def key(stream: int, seq: int) -> int:
+    """The key of a record in `records`."""
+    return stream << _SEQ_BITS | seq
+
+
+def keys(stream: int, span: Range) -> tuple[int, int]:
+    """The first and the last key of a span; one that reaches beyond SEQ_MAX is cut there."""
+    return key(stream, min(span.first, SEQ_MAX)), key(stream, min(span.last, SEQ_MAX))
 
 
 def stream_id(connection: sqlite3.Connection, name: str, sendable: int | None = None) -> int:
@@ -39,8 +53,8 @@ def append(
 ) -> int:
     """Hold one more record with its blob; its seq."""
     seq = take_seqs(connection, stream, 1, len(body) + len(blob))
-    insert(connection, [(stream, seq, kind, *astuple(stamp), body, len(blob))])
-    insert_blob(connection, stream, seq, blob)
+    number = blobs.insert(connection, blob)
+    insert(connection, [row(stream, seq, kind, stamp, body, number, len(blob))])
     return seq
 
 
@@ -54,35 +68,44 @@ def take_seqs(connection: sqlite3.Connection, stream: int, count: int, size: int
     return int(produced) - count + 1
 
 
-def insert(connection: sqlite3.Connection, rows: Sequence[tuple[Any, ...]]) -> None:
-    """Rows of `records`, their columns in the table's order."""
-    connection.executemany("INSERT INTO records VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
+def row(
+    stream: int, seq: int, kind: str, stamp: Stamp, body: bytes, blob: int, blob_bytes: int
+) -> tuple[Any, ...]:
+    """What `insert` takes: `blob` is a blob's number, or NONE."""
+    return (key(stream, seq), kind, *astuple(stamp), zlib.crc32(body), blob, blob_bytes, body)
 
 
-def insert_blob(connection: sqlite3.Connection, stream: int, seq: int, blob: bytes) -> None:
-    """A record's blob, in chunks."""
-    connection.executemany(
-        "INSERT INTO chunks (stream, seq, start, data) VALUES (?, ?, ?, ?)",
-        (
-            (stream, seq, start, blob[start : start + CHUNK_BYTES_MAX])
-            for start in range(0, len(blob), CHUNK_BYTES_MAX)
-        ),
-    )
+def insert(connection: sqlite3.Connection, rows: Iterable[tuple[Any, ...]]) -> None:
+    """Rows of `records`, as `row` makes them."""
+    connection.executemany("INSERT INTO records VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
+
+
+def holds(connection: sqlite3.Connection, stream: int, seq: int) -> bool:
+    """Whether this record is held."""
+    found = connection.execute("SELECT 1 FROM records WHERE id = ?", (key(stream, seq),))
+    return found.fetchone() is not None
 
 
 def remove(connection: sqlite3.Connection, stream: int, span: Range) -> int:
     """Take the held records of `span` out, blobs too; how many there were."""
-    between = (stream, span.first, span.last)
-    count, size = connection.execute(
-        "SELECT count(*), coalesce(sum(length(body) + blob_bytes), 0) FROM records"
-        " WHERE stream = ? AND seq BETWEEN ? AND ?",
+    between = keys(stream, span)
+    count, size, with_blob = connection.execute(
+        "SELECT count(*), coalesce(sum(length(body) + blob_bytes), 0), sum(blob > 0) FROM records"
+        " WHERE id BETWEEN ? AND ?",
         between,
     ).fetchone()
     if not count:
         return 0
-    connection.execute("DELETE FROM chunks WHERE stream = ? AND seq BETWEEN ? AND ?", between)
-    connection.execute("DELETE FROM dead WHERE stream = ? AND seq BETWEEN ? AND ?", between)
-    connection.execute("DELETE FROM records WHERE stream = ? AND seq BETWEEN ? AND ?", between)
+    if with_blob:
+        found = connection.execute(
+            "SELECT blob FROM records WHERE id BETWEEN ? AND ? AND blob > 0", between
+        )
+        blobs.remove(connection, [blob for (blob,) in found.fetchall()])
+    connection.execute(
+        "DELETE FROM dead WHERE stream = ? AND seq BETWEEN ? AND ?",
+        (stream, span.first, span.last),
+    )
+    connection.execute("DELETE FROM records WHERE id BETWEEN ? AND ?", between)
     connection.execute(
         "UPDATE streams SET held = held - ?, bytes = bytes - ? WHERE id = ?", (count, size, stream)
     )

@@ -11,7 +11,6 @@ stream's acks do not answer for another.
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
 
 from agent.clock import Clock
 from agent.config import Link as Settings
@@ -20,7 +19,7 @@ from agent.health.conditions import Conditions
 from agent.protocol import ack, batch, blob
 from agent.protocol.topics import Topics
 from agent.records import Range, Record
-from agent.store.outbox import Batch, Outbox
+from agent.store.outbox import Batch, Name, Outbox
 from agent.sync.connection import Connection
 
 log = logging.getLogger("link")
@@ -64,7 +63,6 @@ class Uplink:
         self,
         settings: Settings,
         device: str,
-        epoch: Callable[[], str],
         outbox: Outbox,
         conditions: Conditions,
         clock: Clock,
@@ -72,13 +70,12 @@ class Uplink:
         self.acked_at: float | None = None  # monotonic
         self._settings = settings
         self._device = device
-        self._epoch = epoch
         self._topics = Topics(settings.topic_prefix, device)
         self._outbox = outbox
         self._conditions = conditions
         self._clock = clock
-        self._parts: dict[tuple[str, int], int] = {}  # (stream, seq): bytes the far side has
-        self._waits: dict[str, Wait] = {}  # by stream
+        self._parts: dict[tuple[Name, int], int] = {}  # (stream, seq): bytes the far side has
+        self._waits: dict[Name, Wait] = {}  # by stream
         self._word: ack.Ack | None = None  # the newest of the ingest, until it is taken
         self._told = asyncio.Event()
 
@@ -106,15 +103,14 @@ class Uplink:
                     sent.put_nowait((leased, pubacks))
 
     def heard(self, payload: bytes) -> None:
-        """An ack came. It is whole, so the newest of this epoch is enough."""
+        """An ack came. What it says of an epoch is whole, so the newest of each is enough."""
         try:
             word = ack.decode(payload)
         except ProtocolError as error:
             self._refuse(error)
             return
-        if word.epoch == self._epoch():
-            self._word = word
-            self._told.set()
+        self._word = ack.Ack({**self._word.epochs, **word.epochs} if self._word else word.epochs)
+        self._told.set()
 
     async def _next(self, connection: Connection) -> Batch:
         """The next lease; waits until there is one."""
@@ -125,7 +121,7 @@ class Uplink:
             if out < self._settings.unacked_bytes_max:
                 leased = await self._outbox.lease(self._settings.batch_records_max, room)
                 if leased:
-                    wait = self._waits.setdefault(leased.stream, Wait(self._settings.ack_timeout_s))
+                    wait = self._waits.setdefault(leased.name, Wait(self._settings.ack_timeout_s))
                     wait.add(leased, self._clock.monotonic())
                     return leased
             await self._outbox.more.wait()
@@ -135,10 +131,8 @@ class Uplink:
         pubacks = []
         for record in leased.records:
             if record.blob_bytes:
-                pubacks += await self._send_blob(connection, record)
-        payload = batch.encode(
-            self._device, self._epoch(), leased.stream, leased.records, leased.drops
-        )
+                pubacks += await self._send_blob(connection, leased.name, record)
+        payload = batch.encode(self._device, *leased.name, leased.records, leased.drops)
         pubacks.append(await connection.publish(self._topics.up(leased.stream), payload))
         blob_bytes = sum(record.blob_bytes for record in leased.records)
         log.info(
@@ -149,13 +143,13 @@ class Uplink:
         return pubacks
 
     async def _send_blob(
-        self, connection: Connection, record: Record
+        self, connection: Connection, name: Name, record: Record
     ) -> list[asyncio.Future[None]]:
         """The pieces of a blob from the byte where the far side's copy ends."""
         size = min(PIECE_BYTES_MAX, connection.payload_bytes_max - HEADER_ROOM_BYTES)
         topic = self._topics.blob(record.stream)
         pubacks = []
-        start = self._parts.get((record.stream, record.seq), 0)
+        start = self._parts.get((name, record.seq), 0)
         if start > record.blob_bytes:
             start = 0  # the far side is wrong about it
         while start < record.blob_bytes:
@@ -164,14 +158,14 @@ class Uplink:
                 break
             header = blob.Header(
                 device=self._device,
-                epoch=self._epoch(),
-                stream=record.stream,
+                epoch=name[0],
+                stream=name[1],
                 seq=record.seq,
                 start=start,
                 size=record.blob_bytes,
             )
             pubacks.append(await connection.publish(topic, blob.encode(header, data)))
-            start = max(start + len(data), self._parts.get((record.stream, record.seq), 0))
+            start = max(start + len(data), self._parts.get((name, record.seq), 0))
         return pubacks
 
     async def _count(
@@ -188,7 +182,7 @@ class Uplink:
                 if connection.ended.done():
                     raise
                 continue  # the broker refused it, which is a condition; its time will run out
-            await self._acknowledge(leased.stream, [leased.span])
+            await self._acknowledge(leased.name, [leased.span])
 
     async def _hear(self) -> None:
         """`ack_from: ingest`: purge what the far database holds."""
@@ -198,17 +192,20 @@ class Uplink:
             word, self._word = self._word, None
             if word is None:
                 continue
+            streams = {
+                (epoch, stream): of
+                for epoch, streams in word.epochs.items()
+                for stream, of in streams.items()
+            }
             self._parts = {
-                (stream, seq): size
-                for stream, of in word.streams.items()
-                for seq, size in of.parts.items()
+                (name, seq): size for name, of in streams.items() for seq, size in of.parts.items()
             }
             if self._settings.ack_from == "broker":
                 continue
             refused: ProtocolError | None = None
-            for stream, of in word.streams.items():
+            for name, of in streams.items():
                 try:
-                    await self._acknowledge(stream, [Range(1, of.mark), *of.ranges])
+                    await self._acknowledge(name, [Range(1, of.mark), *of.ranges])
                 except ProtocolError as error:
                     refused = error
             if refused:
@@ -219,37 +216,37 @@ class Uplink:
     def _refuse(self, error: ProtocolError) -> None:
         self._conditions.hold("ack_refused", "link", "warning", str(error), error.hint)
 
-    async def _acknowledge(self, stream: str, spans: list[Range]) -> None:
-        settled = await self._outbox.acknowledge(self._epoch(), stream, spans)
-        wait = self._waits.get(stream)
+    async def _acknowledge(self, name: Name, spans: list[Range]) -> None:
+        settled = await self._outbox.acknowledge(name, spans)
+        wait = self._waits.get(name)
         if wait and settled.moved:  # the rest of it gets its time
             wait.settle(settled.mark)
             self._outbox.more.set()  # there is room again
             wait.patience_s, wait.missed = self._settings.ack_timeout_s, False
-            wait.since = self._clock.monotonic() if self._outbox.waits(stream) else None
+            wait.since = self._clock.monotonic() if self._outbox.waits(name) else None
             self._tell_missing()
         if settled.delivered:
             self.acked_at = self._clock.monotonic()
             word = "%s: %d acknowledged by the %s"
-            log.info(word, stream, settled.delivered, self._settings.ack_from)
+            log.info(word, name[1], settled.delivered, self._settings.ack_from)
 
     async def _impatience(self) -> None:
         """Send again what nobody answers."""
         while True:
             await asyncio.sleep(min(1.0, self._settings.ack_timeout_s / 4))
             now = self._clock.monotonic()
-            for stream, wait in self._waits.items():
+            for name, wait in self._waits.items():
                 if wait.since is None or now - wait.since < wait.patience_s:
                     continue
-                if self._outbox.waits(stream):
+                if self._outbox.waits(name):
                     wait.missed = True
                     self._tell_missing()
                     wait.patience_s = min(wait.patience_s * 2, RETRY_S_MAX)
                 wait.rewind()
-                self._outbox.rewind(stream)
+                self._outbox.rewind(name)
 
     def _tell_missing(self) -> None:
-        missed = {name: wait.patience_s for name, wait in self._waits.items() if wait.missed}
+        missed = {name[1]: wait.patience_s for name, wait in self._waits.items() if wait.missed}
         if not missed:
             self._conditions.clear("ack_missing", "link")
             return

@@ -81,7 +81,8 @@ class Judge:
                 self._db.commit()
                 return
             self._db.commit()
-            word = ack.encode(self._ack(epoch))
+            epochs = {one for (one,) in self._db.execute("SELECT DISTINCT epoch FROM records")}
+            word = ack.encode(ack.Ack({one: self._ack(one) for one in {epoch, *epochs}}))
         if self.acking:
             client.publish(f"{self._root}/ack", word, 1, retain=True)
 
@@ -127,14 +128,14 @@ class Judge:
             key,
         ).fetchone()[0]
 
-    def _ack(self, epoch: str) -> ack.Ack:
+    def _ack(self, epoch: str) -> dict[str, ack.StreamAck]:
         names = self._db.execute(
             "SELECT DISTINCT stream FROM records WHERE epoch = :epoch"
             " UNION SELECT DISTINCT stream FROM pieces WHERE epoch = :epoch"
             " UNION SELECT DISTINCT stream FROM drops WHERE epoch = :epoch",
             {"epoch": epoch},
         ).fetchall()
-        return ack.Ack(epoch, {name: self._stream_ack(epoch, name) for (name,) in names})
+        return {name: self._stream_ack(epoch, name) for (name,) in names}
 
     def _stream_ack(self, epoch: str, stream: str) -> ack.StreamAck:
         spans = [(seq, seq) for (seq,) in self._db.execute(COMPLETE, (epoch, stream))]

@@ -138,7 +138,7 @@ def test_a_frame_that_is_cut_off_is_refused(pack: Callable[[bytes], bytes], left
 
 
 def test_an_ack_comes_back_and_its_bounds_hold() -> None:
-    word = ack.Ack("e1", {"x.segments": ack.StreamAck(4, [Range(6, 9)], {10: 65_536})})
+    word = ack.Ack({"e1": {"x.segments": ack.StreamAck(4, [Range(6, 9)], {10: 65_536})}})
     assert ack.decode(ack.encode(word)) == word
     wrong = [
         ack.StreamAck(-1),
@@ -149,7 +149,7 @@ def test_an_ack_comes_back_and_its_bounds_hold() -> None:
     ]
     for stream in wrong:
         with pytest.raises(ProtocolError):
-            ack.decode(ack.encode(ack.Ack("e1", {"x": stream})))
+            ack.decode(ack.encode(ack.Ack({"e1": {"x": stream}})))
 
 
 def test_topics_lie_below_the_device() -> None:
@@ -160,10 +160,10 @@ def test_topics_lie_below_the_device() -> None:
 
 def test_an_ack_beyond_its_bounds_is_refused() -> None:
     for word in (
-        ack.Ack("e", {str(i): ack.StreamAck() for i in range(1001)}),
-        ack.Ack("e" * (1 << 20), {}),
-        ack.Ack("e", {"x": ack.StreamAck(0, [Range(1, 2**63)])}),
-        ack.Ack("e", {"x": ack.StreamAck(0, [], {1: 2**63})}),
+        ack.Ack({"e": {str(i): ack.StreamAck() for i in range(1001)}}),
+        ack.Ack({"e" * (1 << 20): {}}),
+        ack.Ack({"e": {"x": ack.StreamAck(0, [Range(1, 2**63)])}}),
+        ack.Ack({"e": {"x": ack.StreamAck(0, [], {1: 2**63})}}),
     ):
         with pytest.raises(ProtocolError):
             ack.decode(ack.encode(word))

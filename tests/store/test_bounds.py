@@ -47,7 +47,8 @@ def made(folder: Path, clock: Clock | None = None, **settings: Any) -> Store:
 async def seqs(store: Store, stream: str) -> list[int]:
     rows = await store._database.read(
         lambda c: c.execute(
-            "SELECT seq FROM records JOIN streams ON id = stream WHERE name = ? ORDER BY seq",
+            "SELECT seq FROM records JOIN streams ON streams.id = stream"
+            " WHERE name = ? ORDER BY seq",
             (stream,),
         ).fetchall()
     )
@@ -83,7 +84,7 @@ async def test_by_default_the_new_is_refused_and_the_old_stays(tmp_path: Path) -
         assert held == list(range(1, len(held) + 1))
         assert await store.used_bytes() <= store.bytes_max
         batch = await store.outbox.lease(100, 1 << 20)
-        await store.outbox.acknowledge(store.epoch, "a", [batch.span])
+        await store.outbox.acknowledge((store.epoch, "a"), [batch.span])
         await fill(store, "a", 50)
         assert await store.ledger.faults() == []
 
@@ -92,7 +93,7 @@ async def test_the_stream_of_low_priority_goes_first_whole(tmp_path: Path) -> No
     rules = [{"match": "dull.*", "priority": 1}, {"match": "*", "priority": 7}]
     async with made(tmp_path, streams=rules) as store:
         await fill(store, "dull.a", 300)
-        await fill(store, "alarms", 700)
+        await fill(store, "alarms", 750)
         ledger = await store.ledger.balances()
         assert ledger["alarms"].dropped == {}
         assert ledger["dull.a"].dropped["evicted"] > 150
@@ -182,7 +183,7 @@ async def test_pages_return_to_the_disk(tmp_path: Path) -> None:
         full = store.path.stat().st_size
         assert full > 20_000_000
         while batch := await store.outbox.lease(2000, 1 << 30):
-            await store.outbox.acknowledge(store.epoch, "a", [batch.span])
+            await store.outbox.acknowledge((store.epoch, "a"), [batch.span])
         async with asyncio.timeout(DEADLINE_S):
             while store.path.stat().st_size > full / 4:
                 await store.ledger.balances()

@@ -21,7 +21,8 @@ def record(number: int, blob: bytes = b"") -> New:
 async def rows(store: Store, stream: str) -> list[tuple[int, bytes]]:
     return await store._database.read(
         lambda c: c.execute(
-            "SELECT seq, body FROM records JOIN streams ON id = stream WHERE name = ? ORDER BY seq",
+            "SELECT seq, body FROM records JOIN streams ON streams.id = stream"
+            " WHERE name = ? ORDER BY seq",
             (stream,),
         ).fetchall()
     )
@@ -81,7 +82,7 @@ async def test_sync_has_a_commit_of_its_own(store: Store) -> None:
 
 
 async def test_a_failure_in_a_group_costs_only_its_own(store: Store) -> None:
-    wrong = [New(RecordType.SEGMENT, "no bytes", b"")]  # type: ignore[arg-type]
+    wrong = [New(None, b"{}")]  # type: ignore[arg-type]
     calls = [store.intake.append("s", wrong if i == 3 else [record(i)]) for i in range(6)]
     done = await asyncio.gather(*calls, return_exceptions=True)
     assert [isinstance(one, StoreError) for one in done] == [i == 3 for i in range(6)]

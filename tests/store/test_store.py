@@ -97,7 +97,7 @@ async def test_keep_all_sends_raw_audio_once_it_was_heard(store: Store) -> None:
     assert batch is not None
     assert (batch.stream, batch.span) == ("x.raw", Range(1, 2))
     assert await store.outbox.blob(batch.records[0], 0, 1 << 20) == PCM
-    assert await store.outbox.acknowledge(store.epoch, "x.raw", [Range(1, 3)]) == Settled(
+    assert await store.outbox.acknowledge((store.epoch, "x.raw"), [Range(1, 3)]) == Settled(
         2, 2, moved=True
     )
     assert [row[0] for row in await store.spool.waiting("x", 1, 9)] == [3], "not heard, not gone"
@@ -110,18 +110,18 @@ async def test_a_lease_is_out_until_it_is_acknowledged_or_rewound(store: Store) 
     assert first is not None
     assert second is not None
     assert (first.span, second.span) == (Range(1, 2), Range(3, 4))
-    assert await store.outbox.acknowledge(store.epoch, "x.segments", [Range(3, 3)]) == Settled(
+    assert await store.outbox.acknowledge((store.epoch, "x.segments"), [Range(3, 3)]) == Settled(
         1, 0, moved=False
     )
-    assert store.outbox.waits("x.segments")
+    assert store.outbox.waits((store.epoch, "x.segments"))
     store.outbox.rewind()
     again = await store.outbox.lease(10, 10_000)
     assert again is not None
     assert [record.seq for record in again.records] == [1, 2, 4, 5]
-    assert await store.outbox.acknowledge(store.epoch, "x.segments", [Range(1, 5)]) == Settled(
+    assert await store.outbox.acknowledge((store.epoch, "x.segments"), [Range(1, 5)]) == Settled(
         4, 5, moved=True
     )
-    assert not store.outbox.waits("x.segments")
+    assert not store.outbox.waits((store.epoch, "x.segments"))
     assert await store.ledger.faults() == []
 
 
@@ -143,7 +143,7 @@ async def test_streams_take_turns(store: Store) -> None:
 
 async def test_an_ack_of_another_epoch_changes_nothing(store: Store) -> None:
     await fill(store, 2)
-    assert await store.outbox.acknowledge("0" * 16, "x.segments", [Range(1, 2)]) == Settled(
+    assert await store.outbox.acknowledge(("0" * 16, "x.segments"), [Range(1, 2)]) == Settled(
         0, 0, moved=False
     )
     assert (await store.ledger.balances())["x.segments"].held == 2
@@ -152,9 +152,9 @@ async def test_an_ack_of_another_epoch_changes_nothing(store: Store) -> None:
 async def test_an_ack_beyond_what_was_produced_is_refused_whole(store: Store) -> None:
     await fill(store, 2)
     with pytest.raises(ProtocolError, match="only 2 were ever produced"):
-        await store.outbox.acknowledge(store.epoch, "x.segments", [Range(1, 2), Range(3, 9)])
+        await store.outbox.acknowledge((store.epoch, "x.segments"), [Range(1, 2), Range(3, 9)])
     with pytest.raises(ProtocolError):
-        await store.outbox.acknowledge(store.epoch, "unknown", [Range(1, 1)])
+        await store.outbox.acknowledge((store.epoch, "unknown"), [Range(1, 1)])
     assert (await store.ledger.balances())["x.segments"].held == 2
 
 
@@ -255,7 +255,7 @@ async def main(path, seed):
                 print("kept", flush=True)
             if i % 7 == 6:
                 batch = await store.outbox.lease(1, 1000)
-                await store.outbox.acknowledge(store.epoch, batch.stream, [batch.span])
+                await store.outbox.acknowledge((store.epoch, batch.stream), [batch.span])
                 print("acked", flush=True)
 
 asyncio.run(main(*sys.argv[1:]))
@@ -324,7 +324,7 @@ def test_the_outbox_is_a_queue_that_forgets_only_what_was_acked(
                         spans = [Range(first, min(first + more, produced))]
                         if first <= produced:
                             gone = {s for s in held if first <= s <= first + more}
-                            got = await store.outbox.acknowledge(store.epoch, "x.segments", spans)
+                            got = await store.outbox.acknowledge((store.epoch, "x.segments"), spans)
                             assert got.delivered == len(gone)
                             held -= gone
                     case ("rewind",):
@@ -352,7 +352,7 @@ async def test_what_was_the_uplinks_stays_so_when_raw_audio_is_no_longer_sent(
     batch = await store.outbox.lease(10, 10_000)
     assert batch is not None
     assert [record.seq for record in batch.records] == [1, 2]
-    await store.outbox.acknowledge(store.epoch, "x.raw", [batch.span])
+    await store.outbox.acknowledge((store.epoch, "x.raw"), [batch.span])
     assert (await store.ledger.balances())["x.raw"].delivered == 2
 
 
@@ -386,12 +386,12 @@ async def test_a_lost_batch_of_dropped_ranges_is_told_again(store: Store) -> Non
     await fill(store, 1)  # 6
     first = await store.outbox.lease(10, 10_000)
     assert first.drops == [Drop(3, 5, "full")]
-    await store.outbox.acknowledge(store.epoch, "x.segments", [Range(1, 2)])
+    await store.outbox.acknowledge((store.epoch, "x.segments"), [Range(1, 2)])
     store.outbox.rewind()
     again = await store.outbox.lease(10, 10_000)
     assert (again.span, again.drops) == (Range(3, 6), [Drop(3, 5, "full")])
     # A far side that began anew knows nothing of 1-2: delivered, so nobody waits for them.
-    await store.outbox.acknowledge(store.epoch, "x.segments", [Range(3, 6)])
+    await store.outbox.acknowledge((store.epoch, "x.segments"), [Range(3, 6)])
     await fill(store, 1)
     assert (await store.outbox.lease(10, 10_000)).span == Range(7, 7)
 

@@ -81,9 +81,7 @@ class Rig:
         self.conditions_told: list[dict[str, str]] = []
         self.store = Store(config.Store(path=str(folder / "s.db")), self.clock)
         epoch = lambda: self.store.epoch  # noqa: E731
-        self.uplink = Uplink(
-            self.settings, "dev", epoch, self.store.outbox, self.conditions, self.clock
-        )
+        self.uplink = Uplink(self.settings, "dev", self.store.outbox, self.conditions, self.clock)
         self.link = Link(
             *(self.settings, url, "dev", epoch, self.uplink, self._beat),
             *(self.conditions, self.clock, random.Random(1), "0.0.0"),
@@ -96,7 +94,7 @@ class Rig:
             uptime_s=0,
             status="healthy",
             conditions=self.conditions_told,
-            ledger=await self.store.ledger.balances(),
+            ledger=await self.store.ledger.by_epoch(),
         )
 
     def holds(self, name: str) -> bool:
@@ -196,7 +194,7 @@ async def test_without_an_ack_nothing_is_purged_and_it_is_sent_again(
         await eventually(lambda: len(listener.at("up")) >= 2, "sent again")
         await eventually(lambda: rig.holds("ack_missing"), "the condition")
         assert await rig.held() == 3
-        word = ack.Ack(rig.store.epoch, {"x.segments": ack.StreamAck(3)})
+        word = ack.Ack({rig.store.epoch: {"x.segments": ack.StreamAck(3)}})
         listener.client.publish("holdfast/v1/dev/ack", ack.encode(word), 1, retain=True)
         await emptied(rig)
         await eventually(lambda: not rig.holds("ack_missing"), "the condition is over")
@@ -208,7 +206,7 @@ async def test_an_ack_that_waits_at_the_broker_is_read_at_once(
     rig = Rig(tmp_path, broker.url)
     async with rig.store:
         await rig.fill(5)
-        word = ack.Ack(rig.store.epoch, {"x.segments": ack.StreamAck(2, [Range(4, 4)])})
+        word = ack.Ack({rig.store.epoch: {"x.segments": ack.StreamAck(2, [Range(4, 4)])}})
     listener.client.publish("holdfast/v1/dev/ack", ack.encode(word), 1, retain=True)
     async with linked(Rig(tmp_path, broker.url)) as rig:
         async with asyncio.timeout(DEADLINE_S):
@@ -216,13 +214,13 @@ async def test_an_ack_that_waits_at_the_broker_is_read_at_once(
                 await asyncio.sleep(0.01)
 
 
-STREAM = b'{"epoch":"e","streams":{"x.segments":'
+STREAM = b'{"epochs":{"e":{"x.segments":'
 
 
 @pytest.mark.parametrize(
     "said",
     [
-        *(b"", b"{}", b"\xff\xfe", b'{"epoch":1,"streams":{}}', b"[]", b'{"x":' + b"[" * 100_000),
+        *(b"", b"{}", b"\xff\xfe", b'{"epochs":1}', b"[]", b'{"x":' + b"[" * 100_000),
         *(STREAM + b'{"mark":-1}}}', STREAM + b'{"mark":%d}}}' % 10**30),
         *(STREAM + b'{"parts":{"1":-5}}}}', STREAM + b'{"parts":{"1":%d}}}}' % -(10**30)),
         STREAM + b'{"ranges":[[1,%d]]}}}' % 10**30,
@@ -238,19 +236,19 @@ async def test_a_wrong_ack_is_a_condition_and_harms_nothing(
         listener.client.publish("holdfast/v1/dev/ack", said, 1)
         if said:  # an empty retained message is how a topic is cleared
             await eventually(lambda: rig.holds("ack_refused"), "the condition")
-        beyond = ack.Ack(rig.store.epoch, {"x.segments": ack.StreamAck(99)})
+        beyond = ack.Ack({rig.store.epoch: {"x.segments": ack.StreamAck(99)}})
         listener.client.publish("holdfast/v1/dev/ack", ack.encode(beyond), 1)
         await eventually(lambda: rig.holds("ack_refused"), "the condition")
         assert await rig.held() == 2
         rig.conditions.clear("ack_refused", "link")
         mixed = {"a.unknown": ack.StreamAck(1), "x.segments": ack.StreamAck(1)}
-        word = ack.encode(ack.Ack(rig.store.epoch, mixed))
+        word = ack.encode(ack.Ack({rig.store.epoch: mixed}))
         listener.client.publish("holdfast/v1/dev/ack", word, 1)
         await eventually(lambda: rig.holds("ack_refused"), "the unknown stream is told")
         async with asyncio.timeout(DEADLINE_S):
             while await rig.held() != 1:  # and hides no other
                 await asyncio.sleep(0.01)
-        good = ack.Ack(rig.store.epoch, {"x.segments": ack.StreamAck(2)})
+        good = ack.Ack({rig.store.epoch: {"x.segments": ack.StreamAck(2)}})
         listener.client.publish("holdfast/v1/dev/ack", ack.encode(good), 1)
         await emptied(rig)
         await eventually(lambda: not rig.holds("ack_refused"), "the condition is over")
@@ -263,7 +261,7 @@ async def test_a_blob_goes_on_at_the_byte_where_the_far_copy_ends(
     async with rig.store:
         await rig.fill(1, BLOB)
         parts = {1: 131_072}
-        word = ack.Ack(rig.store.epoch, {"x.segments": ack.StreamAck(0, [], parts)})
+        word = ack.Ack({rig.store.epoch: {"x.segments": ack.StreamAck(0, [], parts)}})
     listener.client.publish("holdfast/v1/dev/ack", ack.encode(word), 1, retain=True)
     async with linked(Rig(tmp_path, broker.url, ack_timeout_s=0.3)) as rig:
         await eventually(lambda: len(listener.at("up")) >= 3, "sent, and sent again twice")
@@ -566,7 +564,7 @@ async def test_a_lost_batch_is_sent_again_while_another_streams_acks_come(
             while batches_of_y() < 2:
                 await rig.fill(1)
                 acked += 1
-                word = ack.Ack(rig.store.epoch, {"x.segments": ack.StreamAck(acked)})
+                word = ack.Ack({rig.store.epoch: {"x.segments": ack.StreamAck(acked)}})
                 listener.client.publish("holdfast/v1/dev/ack", ack.encode(word), 1)
                 await asyncio.sleep(0.05)
         await eventually(lambda: rig.says("y.segments"), "the condition names the stream")
@@ -578,9 +576,9 @@ async def test_an_ack_of_another_epoch_does_not_displace_the_right_one(
 ) -> None:
     async with linked(Rig(tmp_path, broker.url)) as rig:
         await rig.fill(3)
-        good = ack.encode(ack.Ack(rig.store.epoch, {"x.segments": ack.StreamAck(3)}))
+        good = ack.encode(ack.Ack({rig.store.epoch: {"x.segments": ack.StreamAck(3)}}))
         rig.uplink.heard(good)
-        rig.uplink.heard(ack.encode(ack.Ack("0" * 16, {"x.segments": ack.StreamAck(9)})))
+        rig.uplink.heard(ack.encode(ack.Ack({"0" * 16: {"x.segments": ack.StreamAck(9)}})))
         await emptied(rig)
 
 
@@ -723,7 +721,7 @@ async def test_what_is_out_without_an_ack_is_bounded(
         acked = 0
         while acked < 40:
             acked += 1
-            word = ack.Ack(rig.store.epoch, {"x.segments": ack.StreamAck(acked)})
+            word = ack.Ack({rig.store.epoch: {"x.segments": ack.StreamAck(acked)}})
             listener.client.publish("holdfast/v1/dev/ack", ack.encode(word), 1)
             out = min(acked + 3, 40)
             await eventually(lambda out=out: len(sent(listener)) >= out, "the next goes out")

@@ -7,6 +7,7 @@
 import asyncio
 import hashlib
 import sqlite3
+import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path
@@ -154,7 +155,7 @@ def _sound(db: sqlite3.Connection) -> list[str]:
         "PRAGMA integrity_check": [("ok",)],
         "PRAGMA foreign_key_check": [],
         "PRAGMA auto_vacuum": [(2,)],
-        "SELECT stream, seq FROM chunks EXCEPT SELECT stream, seq FROM records": [],
+        "SELECT id >> 12 FROM chunks EXCEPT SELECT blob FROM records": [],
         "SELECT stream, seq FROM dead EXCEPT SELECT stream, seq FROM records": [],
     }
     answers = {sql: db.execute(sql).fetchall() for sql in asked}
@@ -163,15 +164,17 @@ def _sound(db: sqlite3.Connection) -> list[str]:
 
 def _held(db: sqlite3.Connection) -> Held:
     blobs: dict[tuple[str, int], bytes] = defaultdict(bytes)
-    for stream, seq, start, data in db.execute(
-        "SELECT name, seq, start, data FROM chunks JOIN streams ON streams.id = stream"
-        " ORDER BY stream, seq, start"
+    for stream, seq, number, crc, data in db.execute(
+        "SELECT name, seq, chunks.id & 4095, chunks.crc, data FROM chunks"
+        " JOIN records ON blob = chunks.id >> 12 JOIN streams ON streams.id = stream"
+        " ORDER BY chunks.id"
     ):
-        assert start == len(blobs[stream, seq])
+        assert number * 65_536 == len(blobs[stream, seq])
+        assert zlib.crc32(data) == crc
         blobs[stream, seq] += data
     held: Held = defaultdict(dict)
     for stream, seq, body, size in db.execute(
-        "SELECT name, seq, body, blob_bytes FROM records JOIN streams ON id = stream"
+        "SELECT name, seq, body, blob_bytes FROM records JOIN streams ON streams.id = stream"
     ):
         assert size == len(blobs[stream, seq])
         held[stream][seq] = (body, blobs[stream, seq])

@@ -183,7 +183,7 @@ async def drain(store: Store, cloud: Cloud, chance: random.Random) -> None:
         span = Range(batch.span.first, last)
         say("acking", batch.stream, *(span.first, span.last))
         settled = await insist(
-            "ack", lambda b=batch, s=span: store.outbox.acknowledge(store.epoch, b.stream, [s])
+            "ack", lambda b=batch, s=span: store.outbox.acknowledge((store.epoch, b.stream), [s])
         )
         say("acked", batch.stream, span.first, span.last, settled.mark)
 
