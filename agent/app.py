@@ -94,7 +94,9 @@ class App:
         self.listeners: list[Listener] = []
         for source in settings.audio.sources:
             self._add(source)
-        self.storage = Storage(self.store.ledger.balances, self.conditions, self.clock)
+        self.storage = Storage(
+            self.store.ledger.balances, self.store.salvage.reports, self.conditions, self.clock
+        )
         self.status = Status(
             lambda: {"device": self.device, "version": self.version},
             self.conditions,
@@ -138,7 +140,7 @@ class App:
         log.info("stopped")
 
     def _loops(self) -> list[Callable[[], Coroutine[Any, Any, None]]]:
-        loops = [self.store.run, self.storage.run, self.status.run]
+        loops = [self.store.run, self.store.salvage.run, self.storage.run, self.status.run]
         loops += [self.domain.run, self.speech.run, self._link]
         if self.broker:
             loops.append(self.broker.run)

@@ -11,6 +11,7 @@
     ├── StoreError                   73   the store cannot be opened or written
     │   ├── StoreFull                73   the configured bound is reached
     │   ├── StoreDamaged             73   what was kept is not what lies on the disk
+    │   ├── EpochOver                73   the file was damaged, a new one has begun
     │   └── StoreLocked              75   another agent holds this store
     └── AgentUnreachable              3   no agent runs behind the socket
         └── AgentSilent               3   one holds the socket, and does not answer
@@ -82,6 +83,10 @@ class StoreFull(StoreError):
 
 class StoreDamaged(StoreError):
     """What lies on the disk is not what was written there."""
+
+
+class EpochOver(StoreError):
+    """The store's file was damaged and put aside; what was known of it is not true of the new."""
 
 
 class StoreLocked(StoreError):

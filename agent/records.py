@@ -69,10 +69,18 @@ class Segment(Struct, frozen=True):
     codec: str = "flac"
 
 
+class Key(Struct, frozen=True):
+    """The store's own name of a record: the epoch of the file, the stream's row, its blob."""
+
+    epoch: str
+    stream: int
+    blob: int
+
+
 class Record(Struct, frozen=True):
     """One row of a stream as the store gives it out; `body` is JSON, its blob has `blob_bytes`.
 
-    `key` is the store's own: where the row and its blob lie.
+    `key` says where it lies.
     """
 
     stream: str
@@ -81,7 +89,7 @@ class Record(Struct, frozen=True):
     stamp: Stamp
     body: bytes
     blob_bytes: int = 0
-    key: tuple[int, int] = (0, 0)
+    key: Key = Key("", 0, 0)
 
 
 class Position(Struct, frozen=True):

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from agent.audio import codec
 from agent.audio.segmenter import Segmenter, Stretch
 from agent.config import Keep, Segments
-from agent.errors import PoisonError, StoreError
+from agent.errors import EpochOver, PoisonError, StoreError
 from agent.health.conditions import Conditions
 from agent.inference.speech import FRESH, Speech, lag
 from agent.records import RATE_HZ, Position, Raw, Segment, Stamp
@@ -100,6 +100,8 @@ class Listener:
         while True:
             try:
                 await self._listen()
+            except EpochOver:
+                log.info("%s: hearing goes on in a new store file", self.source)
             except StoreError as error:
                 self._conditions.hold(
                     "hearing_stopped", self.source, "critical", str(error), error.hint

@@ -1,4 +1,4 @@
-"""What the store gives up is said: a condition for each bound that is being enforced."""
+"""What befalls the store is said: bounds that take records, files that were damaged."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -7,6 +7,7 @@ from agent.clock import Clock
 from agent.errors import StoreError
 from agent.health.conditions import Conditions
 from agent.records import Balance
+from agent.store.salvage import Report
 
 LOOK_S = 5.0
 CALM_S = 300.0  # without one more record given up, after which it is over
@@ -25,15 +26,18 @@ TOLD = {
 
 
 class Storage:
-    """Watches the ledger for what bounds took."""
+    """Watches the ledger for what bounds took, and what was put aside."""
 
     def __init__(
         self,
         balances: Callable[[], Awaitable[dict[str, Balance]]],
+        aside: Callable[[], Awaitable[list[Report]]],
         conditions: Conditions,
         clock: Clock,
     ) -> None:
         self._balances = balances
+        self._aside = aside
+        self._told: set[str] = set()  # files that lie aside
         self._conditions = conditions
         self._clock = clock
         self._seen: dict[tuple[str, str], int] = {}  # (stream, reason): records
@@ -45,10 +49,28 @@ class Storage:
         while True:
             try:
                 self.look(await self._balances(), first=first)
+                self.tell(await self._aside())
                 first = False
             except StoreError:  # the parts that need the store say so
                 pass
             await asyncio.sleep(LOOK_S)
+
+    def tell(self, aside: list[Report]) -> None:
+        """A condition for each damaged file, until somebody has looked at it and removed it."""
+        for one in aside:
+            more = "" if one.exact else " at least"
+            saved = "being saved, so far" if one.state != "done" else "saved from it:"
+            self._conditions.hold(
+                "store_quarantined",
+                one.name,
+                "warning",
+                f"{one.cause}; {saved} {one.saved} records, lost{more}: {one.lost}",
+                "look at the disk's health; copy the file if somebody should look at it, then "
+                "remove it",
+            )
+        for name in self._told - {one.name for one in aside}:
+            self._conditions.clear("store_quarantined", name)
+        self._told = {one.name for one in aside}
 
     def look(self, ledger: dict[str, Balance], *, first: bool = False) -> None:
         """Compare the ledger with the last one."""

@@ -74,6 +74,7 @@ class Database:
         self._file = File(path, clock, bounds, synchronous)
         self._queue: queue.SimpleQueue[Work[Any] | None] = queue.SimpleQueue()
         self._tidied_at = 0.0
+        self.anew = asyncio.Event()  # set when a damaged file was put aside and a new one began
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
@@ -109,7 +110,8 @@ class Database:
         """Run `operation` in a transaction; return its result after the commit.
 
         `producing`: it brings what takes room, and is refused at a bound. It may run twice (again
-        alone, when a neighbour in its group fails), so it must touch nothing but the connection.
+        alone, when a neighbour in its group fails; and on a new file, of another epoch, when this
+        one is found damaged), so it must touch nothing but the connection.
         Raises StoreFull: nothing of it is kept; or StoreError: neither, unless the machine dies
         before the next commit, for what a failed fsync left in the WAL may then come back.
         """
@@ -143,13 +145,17 @@ class Database:
         try:
             self._file.open()
             self._loop.call_soon_threadsafe(self._opened.set_result, None)
+            epoch = self._file.epoch
             running = True
             while running:
                 group, running = self._gather()
                 self._run(group)
                 self._loop.call_soon_threadsafe(_settle, group)
                 self._tidy()
-            self._file.close()
+                if self._file.epoch != epoch:
+                    epoch = self._file.epoch
+                    self._loop.call_soon_threadsafe(self.anew.set)
+            self._file.end()
         except Exception as error:  # noqa: BLE001 - told to everybody who waits
             fault = error
         self._loop.call_soon_threadsafe(self._end, group, fault)
@@ -234,9 +240,10 @@ class Database:
             if self._file.short_of_room:
                 self._file.relieve()
             if time.monotonic() - self._tidied_at >= TIDY_S:
+                self._tidied_at = time.monotonic()
+                self._file.look_after()
                 while self._queue.empty() and self._file.shrink():
                     pass
-                self._tidied_at = time.monotonic()
 
 
 def _settle(group: list[Work[Any]]) -> None:

@@ -35,7 +35,7 @@ class Ledger:
             counted = {
                 (epoch or own, name): count
                 for epoch, name, count in connection.execute(
-                    "SELECT epoch, name, (SELECT count(*) FROM records"
+                    "SELECT epoch, name, quarantined + (SELECT count(*) FROM records"
                     " WHERE records.id BETWEEN streams.id << 40 AND (streams.id + 1 << 40) - 1)"
                     " FROM streams"
                 ).fetchall()

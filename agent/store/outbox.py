@@ -18,7 +18,7 @@ from collections.abc import Iterable
 from msgspec import Struct
 
 from agent.errors import ProtocolError, StoreDamaged
-from agent.records import Drop, Range, Record, Stamp
+from agent.records import Drop, Key, Range, Record, Stamp
 from agent.store import blobs, streams
 from agent.store.database import Database
 
@@ -52,11 +52,11 @@ class Batch(Struct, frozen=True):
 
 
 class _Damaged(Exception):
-    """A record's body is not what was written: its stream's row, its seq."""
+    """A record's body is not what was written."""
 
-    def __init__(self, stream: int, seq: int) -> None:
+    def __init__(self, key: Key, seq: int) -> None:
         super().__init__()
-        self.stream, self.seq = stream, seq
+        self.key, self.seq = key, seq
 
 
 class Settled(Struct, frozen=True):
@@ -88,7 +88,7 @@ class Outbox:
             try:
                 return await self._lease(records_max, bytes_max)
             except _Damaged as damaged:
-                await self._give_up(damaged.stream, damaged.seq)
+                await self._give_up(damaged.key, damaged.seq)
 
     async def _lease(self, records_max: int, bytes_max: int) -> Batch | None:
         rewinds = self._rewinds
@@ -107,10 +107,10 @@ class Outbox:
 
         return await self._database.read(operation)
 
-    async def _give_up(self, stream: int, seq: int) -> None:
+    async def _give_up(self, key: Key, seq: int) -> None:
         def operation(connection: sqlite3.Connection) -> None:
-            if streams.holds(connection, stream, seq):
-                streams.drop(connection, stream, Range(seq, seq), CORRUPTION)
+            if self._has(connection, key, seq):
+                streams.drop(connection, key.stream, Range(seq, seq), CORRUPTION)
 
         await self._database.write(operation)
 
@@ -137,15 +137,19 @@ class Outbox:
         """
 
         def operation(connection: sqlite3.Connection) -> bytes:
-            if not streams.holds(connection, record.key[0], record.seq):
+            if not self._has(connection, record.key, record.seq):
                 return b""  # and its blob's number may be another's
-            return blobs.read(connection, record.key[1], start, size)
+            return blobs.read(connection, record.key.blob, start, size)
 
         try:
             return await self._database.read(operation)
         except StoreDamaged:
-            await self._give_up(record.key[0], record.seq)
+            await self._give_up(record.key, record.seq)
             return b""
+
+    def _has(self, connection: sqlite3.Connection, key: Key, seq: int) -> bool:
+        """Whether what was leased is still held, and by the file it was leased from."""
+        return key.epoch == self._database.epoch and streams.holds(connection, key.stream, seq)
 
     async def acknowledge(self, name: Name, spans: Iterable[Range]) -> Settled:
         """The far side knows these seqs: purge what is held of them and count it delivered.
@@ -155,9 +159,10 @@ class Outbox:
         about us.
         """
         wanted = sorted(spans, key=lambda span: span.first)
-        row_name = (name[0] if name[0] != self._database.epoch else "", name[1])
 
         def operation(connection: sqlite3.Connection) -> tuple[int, int, int]:
+            epoch, stream = name
+            row_name = ("" if epoch == self._database.epoch else epoch, stream)
             return _deliver(connection, row_name, wanted)
 
         delivered, before, settled = await self._database.write(operation)
@@ -166,24 +171,31 @@ class Outbox:
 
 
 class _Ready(Struct, frozen=True):
-    """A stream that may have something to send: what is above `after`, up to `through`."""
+    """A stream that may have something to send: what is above `after`, up to `through`.
+
+    `file` is the epoch of the file that holds it; a stream of another epoch does not grow.
+    """
 
     key: int
     name: Name
     after: int
     through: int
+    file: str
+    grows: bool
 
 
 def _ready(connection: sqlite3.Connection, own: str, out: dict[Name, int]) -> list[_Ready]:
     """Streams that hold something, the one leased longest ago first; `own` is the file's epoch."""
     names = list(out)
     rows = connection.execute(
-        "SELECT id, epoch, name, settled, coalesce(sendable, produced) FROM streams WHERE held > 0"
+        "SELECT id, epoch, name, settled, coalesce(sendable, produced) FROM streams"
+        " WHERE held > 0 OR (epoch != '' AND settled < produced)"
     )
     ready = []
     for key, epoch, called, settled, through in rows:
         name = (epoch or own, called)
-        ready.append(_Ready(key, name, max(settled, out.get(name, 0)), through))
+        after = max(settled, out.get(name, 0))
+        ready.append(_Ready(key, name, after, through, own, grows=not epoch))
     ready.sort(key=lambda one: names.index(one.name) if one.name in out else -1)
     return [one for one in ready if one.after < one.through]
 
@@ -201,7 +213,7 @@ def _batch(
     records = _records(connection, of, last, records_max, room)
     if records:
         last = records[-1].seq
-    elif last == of.through:
+    elif last == of.through and (of.grows or not drops):
         return None  # ranges alone wait for the next record, unless there are too many of them
     told = [drop for drop in drops if drop.first <= last]
     return Batch(*of.name, records, told, Range(of.after + 1, last))
@@ -218,11 +230,11 @@ def _records(
     records: list[Record] = []
     for seq, kind, boot, mono_ns, wall_us, crc, blob, blob_bytes, body in rows:
         if zlib.crc32(body) != crc:
-            raise _Damaged(of.key, seq)
+            raise _Damaged(Key(of.file, of.key, blob), seq)
         room -= len(body) + EVENT_BYTES
         if room < 0 and records:
             break
-        stamp, key = Stamp(boot, mono_ns, wall_us), (of.key, blob)
+        stamp, key = Stamp(boot, mono_ns, wall_us), Key(of.file, of.key, blob)
         records.append(Record(of.name[1], seq, kind, stamp, body, blob_bytes, key))
     return records
 
@@ -257,7 +269,12 @@ def _deliver(
         return 0, 0, 0
     key, produced, sendable, before = row or (0, 0, 0, 0)
     beyond = max((span.last for span in spans), default=0)
-    if beyond > produced:
+    if beyond > produced and name[0]:  # the far side knows more of it than the damaged file did
+        connection.execute(
+            "UPDATE streams SET produced = ?, delivered = delivered + ? WHERE id = ?",
+            (beyond, beyond - produced, key),
+        )
+    elif beyond > produced:
         raise ProtocolError(
             f"an ack names {name[1]} up to {beyond}, but only {produced} were ever produced",
             "two devices may share one id, or the far side mixes epochs",

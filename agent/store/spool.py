@@ -17,7 +17,7 @@ from msgspec.structs import astuple
 
 from agent.clock import Clock
 from agent.config import Keep
-from agent.errors import StoreDamaged
+from agent.errors import EpochOver, StoreDamaged
 from agent.records import (
     Position,
     Range,
@@ -47,6 +47,7 @@ class Spool:
         self._database = database
         self._clock = clock
         self._kept = kept
+        self._epochs: dict[str, str] = {}  # by source, of the file whose position was asked for
 
     async def begin(self, source: str, name: str, identity: str, *, alone: bool = False) -> Take:
         """The take of this recording: the one that was begun before, else a new one.
@@ -91,7 +92,9 @@ class Spool:
             body = msgspec.json.encode(raw)
             streams.append(connection, stream, RecordType.RAW, stamp, body, pcm)
             connection.execute(
-                "UPDATE takes SET samples = ?, ended = ? WHERE id = ?", (samples, end, take.id)
+                "INSERT INTO takes VALUES (?, ?, ?, '', ?, ?) ON CONFLICT (id)"
+                " DO UPDATE SET samples = excluded.samples, ended = excluded.ended",
+                (take.id, take.source, take.name, samples, end),
             )
 
         await self._database.write(operation, producing=bool(pcm))  # an end needs no room
@@ -132,6 +135,7 @@ class Spool:
         """How far this source's sound has become segments."""
 
         def operation(connection: sqlite3.Connection) -> Position:
+            self._epochs[source] = self._database.epoch
             row = connection.execute(
                 "SELECT take, floor, spoken_until, next_seq, model, memory FROM positions"
                 " WHERE source = ?",
@@ -171,9 +175,13 @@ class Spool:
         return await self._database.read(operation)
 
     async def waiting(self, source: str, from_seq: int, count_max: int) -> list[Heard]:
-        """Up to `count_max` raw records from `from_seq` on, in order, with their PCM."""
+        """Up to `count_max` raw records from `from_seq` on, in order, with their PCM.
+
+        Raises EpochOver when the position that was asked for before is not this file's.
+        """
 
         def operation(connection: sqlite3.Connection) -> list[Heard]:
+            self._same_file(source)
             row = connection.execute(
                 "SELECT id FROM streams WHERE epoch = '' AND name = ?", (raw_stream(source),)
             ).fetchone()
@@ -203,11 +211,13 @@ class Spool:
         """One transaction: the segments with their FLAC, and the position that makes them done.
 
         Raw records before the position are dropped as processed, or handed to the uplink, as
-        `raw` says; `dead`, one of them, is held as a dead letter. The segments' seqs.
+        `raw` says; `dead`, one of them, is held as a dead letter. The segments' seqs. Raises
+        EpochOver as `waiting` does.
         """
         stamp = self._clock.stamp()
 
         def operation(connection: sqlite3.Connection) -> list[int]:
+            self._same_file(source)
             stream = streams.stream_id(connection, segments_stream(source))
             seqs = [
                 streams.append(
@@ -232,6 +242,13 @@ class Spool:
         if seqs or raw == "all":
             self._kept()
         return seqs
+
+    def _same_file(self, source: str) -> None:
+        if self._epochs.setdefault(source, self._database.epoch) != self._database.epoch:
+            raise EpochOver(
+                "the store's file was damaged, and a new one has begun",
+                "nothing has to be done: what the old one still holds is being saved",
+            )
 
 
 def _sound(

@@ -10,12 +10,13 @@ from agent.store.database import Database
 from agent.store.intake import Intake
 from agent.store.ledger import Ledger
 from agent.store.outbox import Outbox
+from agent.store.salvage import Salvage
 from agent.store.spool import Spool
 
 
 class Store:
     """Open with `async with`; `intake` takes records in and `spool` sound, `outbox` gives them out,
-    `ledger` counts."""
+    `ledger` counts, `salvage` saves what a damaged file still holds."""
 
     def __init__(self, settings: Settings, clock: Clock) -> None:
         self.path = Path(settings.path)
@@ -26,6 +27,7 @@ class Store:
         self.outbox = Outbox(self._database)
         self.spool = Spool(self._database, clock, self.outbox.more.set)
         self.ledger = Ledger(self._database)
+        self.salvage = Salvage(self._database, self.path, self.outbox.more.set)
 
     async def __aenter__(self) -> Self:
         await self._database.__aenter__()

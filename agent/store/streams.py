@@ -115,7 +115,7 @@ def remove(connection: sqlite3.Connection, stream: int, span: Range) -> int:
 def drop(connection: sqlite3.Connection, stream: int, span: Range, reason: str) -> None:
     """Give up every record of `span`, all of them held, and count them under `reason`."""
     remove(connection, stream, span)
-    _note(connection, stream, span, reason)
+    note_drop(connection, stream, span, reason)
 
 
 def drop_unheld(connection: sqlite3.Connection, stream: int, reason: str) -> int:
@@ -125,7 +125,7 @@ def drop_unheld(connection: sqlite3.Connection, stream: int, reason: str) -> int
             "UPDATE streams SET produced = produced + 1 WHERE id = ? RETURNING produced", (stream,)
         ).fetchone()[0]
     )
-    _note(connection, stream, Range(seq, seq), reason)
+    note_drop(connection, stream, Range(seq, seq), reason)
     return seq
 
 
@@ -134,12 +134,9 @@ def forget_settled(connection: sqlite3.Connection, stream: int, mark: int) -> No
     connection.execute("DELETE FROM drops WHERE stream = ? AND last <= ?", (stream, mark))
 
 
-def _note(connection: sqlite3.Connection, stream: int, span: Range, reason: str) -> None:
-    connection.execute(
-        "INSERT INTO dropped VALUES (?, ?, ?)"
-        " ON CONFLICT DO UPDATE SET count = count + excluded.count",
-        (stream, reason, span.last - span.first + 1),
-    )
+def note_drop(connection: sqlite3.Connection, stream: int, span: Range, reason: str) -> None:
+    """Count what is not held any more as dropped, and keep its range for the far side."""
+    count_drop(connection, stream, span.last - span.first + 1, reason)
     grown = connection.execute(
         "UPDATE drops SET last = ? WHERE stream = ? AND last = ? AND reason = ?",
         (span.last, stream, span.first - 1, reason),
@@ -148,3 +145,12 @@ def _note(connection: sqlite3.Connection, stream: int, span: Range, reason: str)
         connection.execute(
             "INSERT INTO drops VALUES (?, ?, ?, ?)", (stream, span.first, span.last, reason)
         )
+
+
+def count_drop(connection: sqlite3.Connection, stream: int, count: int, reason: str) -> None:
+    """Count records as dropped of which nobody knows the seqs."""
+    connection.execute(
+        "INSERT INTO dropped VALUES (?, ?, ?)"
+        " ON CONFLICT DO UPDATE SET count = count + excluded.count",
+        (stream, reason, count),
+    )

@@ -163,6 +163,11 @@ class Judge:
             (epoch,) = self._db.execute("SELECT DISTINCT epoch FROM records").fetchone()
             return self._stream_ack(epoch, stream).mark
 
+    def count(self, epoch: str, stream: str) -> int:
+        """How many records of one epoch are stored whole."""
+        with self._lock:
+            return len(self._db.execute(COMPLETE, (epoch, stream)).fetchall())
+
     def seqs(self, stream: str) -> list[int]:
         """What is stored whole of a stream, over its newest epoch."""
         with self._lock:

@@ -1,9 +1,12 @@
 """What bounds take is a condition, as long as they take it."""
 
+import msgspec
+
 from agent.clock import Clock
 from agent.health.conditions import Conditions
 from agent.health.storage import CALM_S, Storage
 from agent.records import Balance
+from agent.store.salvage import Report
 
 
 class Hands(Clock):
@@ -17,6 +20,10 @@ async def nothing() -> dict[str, Balance]:
     return {}
 
 
+async def no_files() -> list[Report]:
+    return []
+
+
 def given_up(**dropped: int) -> dict[str, Balance]:
     return {"x": Balance(100, 0, 100 - sum(dropped.values()), dropped)}
 
@@ -24,7 +31,7 @@ def given_up(**dropped: int) -> dict[str, Balance]:
 def test_what_is_given_up_is_said_until_it_ends() -> None:
     clock = Hands()
     conditions = Conditions(clock)
-    storage = Storage(nothing, conditions, clock)
+    storage = Storage(nothing, no_files, conditions, clock)
     storage.look(given_up(evicted=5), first=True)
     assert conditions.all() == [], "given up before the start"
     storage.look(given_up(evicted=7, expired=1, processed=9))
@@ -38,4 +45,19 @@ def test_what_is_given_up_is_said_until_it_ends() -> None:
     assert [c.name for c in conditions.all()] == ["store_evicting"]
     clock.at_s += CALM_S
     storage.look(given_up(evicted=8, expired=1))
+    assert conditions.all() == []
+
+
+def test_a_damaged_file_is_said_until_it_is_removed() -> None:
+    conditions = Conditions(Hands())
+    storage = Storage(nothing, no_files, conditions, Hands())
+    report = Report("s.db.quarantine-1", "e", "its header is damaged", 1, "reading", 7, 2, True)
+    storage.tell([report])
+    (told,) = conditions.all()
+    assert (told.name, told.subject) == ("store_quarantined", "s.db.quarantine-1")
+    assert told.cause == "its header is damaged; being saved, so far 7 records, lost: 2"
+    storage.tell([msgspec.structs.replace(report, state="done", exact=False)])
+    (told,) = conditions.all()
+    assert told.cause == "its header is damaged; saved from it: 7 records, lost at least: 2"
+    storage.tell([])
     assert conditions.all() == []

@@ -7,6 +7,7 @@ import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -15,7 +16,7 @@ from agent import config
 from agent.clock import Clock
 from agent.errors import ProtocolError, StoreError, StoreFull, StoreLocked
 from agent.records import Drop, Position, Range, Segment
-from agent.store import streams
+from agent.store import head, streams
 from agent.store.database import Database
 from agent.store.outbox import Settled
 from agent.store.store import Store
@@ -214,6 +215,8 @@ async def test_a_newer_store_is_left_alone(tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "s.db") as db:
         db.execute("PRAGMA user_version = 99")
     db.close()
+    newer = msgspec.structs.replace(head.read(tmp_path / "s.db"), version=99)
+    head.write(tmp_path / "s.db", newer)
     with pytest.raises(StoreError, match="schema 99"):
         async with made(tmp_path):
             pass

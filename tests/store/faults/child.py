@@ -10,6 +10,7 @@ from typing import Self
 from tests.outside import ROOT, until
 
 LONG = os.environ.get("HOLDFAST_LONG") == "1"
+SEED = int(os.environ.get("HOLDFAST_SEED", "1"))
 
 
 class Producer:

@@ -13,6 +13,7 @@ import os
 import shutil
 import signal
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
 
@@ -21,6 +22,7 @@ import pytest
 from tests.outside import DEADLINE_S, program, until
 
 PYTHON = "/usr/bin/python3"  # Debian's: python3-fusepy is installed for this one
+SMALL_MB = 48
 SERVER = Path(__file__).with_name("passthrough.py")
 
 
@@ -103,6 +105,29 @@ class Disk:
         self._process.stdin.write(json.dumps({"do": do, **how}) + "\n")
         self._process.stdin.flush()
         return json.loads(self._process.stdout.readline())
+
+
+@contextlib.contextmanager
+def small(kind: str, folder: Path) -> Iterator[Path]:
+    """A filesystem of SMALL_MB, mounted; tmpfs, or ext4 in a file."""
+    place = folder / "small"
+    place.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", f"size={SMALL_MB}m", "tmpfs", str(place)]
+    if kind == "ext4":
+        mkfs, image = program("mkfs.ext4", "e2fsprogs"), folder / "image"
+        with image.open("wb") as file:
+            file.truncate(SMALL_MB << 20)
+        subprocess.run([mkfs, "-q", "-F", str(image)], check=True)
+        command = ["mount", "-o", "loop,errors=remount-ro", str(image), str(place)]
+    if os.geteuid() != 0:
+        absent("not root", "mounting a small filesystem needs root")
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        absent(f"no {kind} can be mounted here: {done.stderr.strip()}", "needs CAP_SYS_ADMIN")
+    try:
+        yield place
+    finally:
+        unmount(place)
 
 
 def unmount(place: Path) -> None:

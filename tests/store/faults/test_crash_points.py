@@ -3,7 +3,6 @@
 HOLDFAST_LONG=1 takes 500 random moments, HOLDFAST_SEED=N those of a failure that was printed.
 """
 
-import os
 import random
 import shutil
 import sqlite3
@@ -16,12 +15,11 @@ import pytest
 
 from tests.outside import until
 from tests.store.faults import tripwire
-from tests.store.faults.child import LONG, Producer
+from tests.store.faults.child import LONG, SEED, Producer
 from tests.store.faults.disk import Disk, needs_fuse
 from tests.store.faults.judge import Promises
 from tests.store.faults.producer import Body, digest
 
-SEED = int(os.environ.get("HOLDFAST_SEED", "1"))
 MOMENTS = 500 if LONG else 25
 LIVES = 10  # on one store, before the next begins empty
 OPENING = [p for p in tripwire.POINTS if p.startswith(("open", "pragma", "migrat"))]

@@ -4,43 +4,24 @@ HOLDFAST_LONG=1 fills it 20 times.
 """
 
 import contextlib
-import os
+import errno
+import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.outside import program
+from agent.clock import Clock
+from agent.config import Store as Settings
+from agent.errors import StoreError
+from agent.records import RecordType
+from agent.store.intake import New
+from agent.store.store import Store
 from tests.store.faults.child import LONG, Producer
-from tests.store.faults.disk import absent, unmount
+from tests.store.faults.disk import Disk, absent, needs_fuse, small
 from tests.store.faults.judge import Promises
 
 FILLS = 20 if LONG else 3
-SIZE_MB = 48
-
-
-@contextlib.contextmanager
-def small(kind: str, folder: Path) -> Iterator[Path]:
-    """A filesystem of SIZE_MB, mounted; tmpfs, or ext4 in a file."""
-    place = folder / "small"
-    place.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", f"size={SIZE_MB}m", "tmpfs", str(place)]
-    if kind == "ext4":
-        mkfs, image = program("mkfs.ext4", "e2fsprogs"), folder / "image"
-        with image.open("wb") as file:
-            file.truncate(SIZE_MB << 20)
-        subprocess.run([mkfs, "-q", "-F", str(image)], check=True)
-        command = ["mount", "-o", "loop", str(image), str(place)]
-    if os.geteuid() != 0:
-        absent("not root", "mounting a small filesystem needs root")
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        absent(f"no {kind} can be mounted here: {done.stderr.strip()}", "needs CAP_SYS_ADMIN")
-    try:
-        yield place
-    finally:
-        unmount(place)
 
 
 def fill(ballast: Path) -> None:
@@ -90,3 +71,40 @@ def test_killed_on_a_full_disk(tmp_path: Path) -> None:
         promises.learn(child.lines())
         (place / "ballast").unlink()
         assert promises.faults(place / "var") == []
+
+
+def test_a_disk_that_turns_read_only(tmp_path: Path) -> None:
+    """ext4 does so when it finds itself damaged. It is told; what was accepted is there after."""
+    with small("ext4", tmp_path) as place:
+        with Producer(place / "var", tmp_path / "said", "1") as child:
+            child.heard(50, "appended")
+            device = subprocess.check_output(["findmnt", "-no", "SOURCE", str(place)], text=True)
+            trigger = Path("/sys/fs/ext4") / Path(device.strip()).name / "trigger_fs_error"
+            if not trigger.exists():
+                absent(f"{trigger} is missing", "needs a kernel with ext4's error trigger")
+            trigger.write_text("a test")
+            child.heard(50, "failed")
+            child.kill()
+        said = " ".join(line for line in child.lines() if line.startswith("failed"))
+        assert "the disk is read-only" in said
+        left = tmp_path / "left"
+        shutil.copytree(place / "var", left)
+    promises = Promises()
+    promises.learn(child.lines())
+    assert promises.faults(left) == []
+
+
+async def test_a_read_only_disk_is_gone_on_from(tmp_path: Path) -> None:
+    needs_fuse()
+    one = [New(RecordType.SEGMENT, b"{}")]
+    with Disk(tmp_path / "disk") as disk:
+        async with Store(Settings(path=str(disk.mount / "s.db")), Clock()) as store:
+            await store.intake.append("a", one)
+            disk.rule("*", ["write", "create", "truncate", "unlink"], errno=errno.EROFS)
+            with pytest.raises(StoreError, match="the disk is read-only") as error:
+                await store.intake.append("a", one)
+            assert "mount it for writing" in error.value.hint
+            assert (await store.ledger.balances())["a"].held == 1, "reading goes on"
+            disk.clear()
+            await store.intake.append("a", one)
+            assert await store.ledger.faults() == []

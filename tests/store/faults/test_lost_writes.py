@@ -5,7 +5,6 @@ HOLDFAST_LONG=1 makes 100 power cuts, HOLDFAST_SEED=N those of a failure that wa
 
 import asyncio
 import errno
-import os
 import random
 from pathlib import Path
 
@@ -18,11 +17,10 @@ from agent.records import RecordType
 from agent.store.intake import New
 from agent.store.store import Store
 from tests.outside import until
-from tests.store.faults.child import LONG, Producer
+from tests.store.faults.child import LONG, SEED, Producer
 from tests.store.faults.disk import Disk, needs_fuse
 from tests.store.faults.judge import Promises
 
-SEED = int(os.environ.get("HOLDFAST_SEED", "1"))
 CUTS = 100 if LONG else 8
 CONTROL_CUTS_MAX = 20
 LIVES = 10  # on one disk, before the next begins empty

@@ -1,0 +1,234 @@
+"""What a damaged store file still holds is saved, under the epoch it was made in.
+
+In the background, slice by slice, each record that is whole is written into the outbox of the file
+that serves now. What is not whole is counted as `corruption`, so the ledger of the former epoch
+balances at every commit: what was not read yet counts as held (streams.quarantined).
+
+Limits  : a slice of wreck.py in one transaction; it keeps to the store's bounds as producers do.
+Format  : streams of that epoch; `sendable` is how far each is read. A row of `salvages` each.
+Recovery: after a crash it goes on behind `sendable`, in the same transaction with the rows.
+"""
+
+import asyncio
+import logging
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+from msgspec import Struct
+
+from agent.errors import StoreError
+from agent.records import Range, Stamp
+from agent.store import blobs, quarantine, streams
+from agent.store.database import Database
+from agent.store.wreck import Former, Slice, Wreck
+from agent.threads import apart
+
+log = logging.getLogger("store")
+CORRUPTION = "corruption"
+RETRY_S = 5.0
+
+
+class Report(Struct, frozen=True):
+    """What became of a damaged file: how many of its held records were saved, how many lost.
+
+    `state` is waiting, reading or done. Not `exact`: at least so many were lost.
+    """
+
+    name: str
+    epoch: str
+    cause: str
+    at_us: int
+    state: str
+    saved: int
+    lost: int
+    exact: bool
+
+
+class Salvage:
+    """Reads what lies aside, one file after the other."""
+
+    def __init__(self, database: Database, store: Path, kept: Callable[[], None]) -> None:
+        """`kept` is called whenever there is more to send."""
+        self._database = database
+        self._store = store
+        self._kept = kept
+
+    async def run(self) -> None:
+        """Save what there is to save, for ever."""
+        while True:
+            self._database.anew.clear()
+            try:
+                for report in await self.reports():
+                    if report.state != "done":
+                        await self._save(report)
+            except StoreError as error:
+                log.warning("saving what a damaged file holds waits: %s; %s", error, error.hint)
+                await asyncio.sleep(RETRY_S)
+            else:
+                await self._database.anew.wait()
+
+    async def reports(self) -> list[Report]:
+        """All files that lie aside and nobody has removed, the oldest first."""
+
+        def operation(connection: sqlite3.Connection) -> list[Report]:
+            rows = connection.execute(
+                "SELECT name, epoch, cause, at_us, state, saved, lost, exact FROM salvages"
+                " ORDER BY at_us, name"
+            )
+            found = [Report(*(*row, bool(exact))) for *row, exact in rows]
+            there = {path.name for path in quarantine.kept(self._store)}
+            return [one for one in found if one.name in there or one.state != "done"]
+
+        return await self._database.read(operation)
+
+    async def _save(self, report: Report) -> None:
+        name = report.name
+        log.warning("%s was put aside: %s; saving what it holds", name, report.cause)
+        wreck = await apart(lambda: Wreck(self._store.with_name(name)))
+        with wreck:
+            epoch = await apart(wreck.epoch)
+            formers = await apart(wreck.streams) if epoch != self._database.epoch else []
+            await self._database.write(lambda c: _begin(c, name, epoch, formers, wreck))
+            for former in formers:
+                whole_name = (former.epoch or epoch, former.name)
+                while await self._save_slice(name, whole_name, former, wreck):
+                    self._kept()
+        await self._database.write(lambda c: _state(c, name, "done"))
+        done = next(one for one in await self.reports() if one.name == name)
+        log.warning("%s: %d records saved, %d lost", name, done.saved, done.lost)
+
+    async def _save_slice(
+        self, file: str, name: tuple[str, str], former: Former, wreck: Wreck
+    ) -> bool:
+        """The next records of a stream; False when there were no more."""
+        key, after = await self._database.read(lambda c: _place(c, name))
+        if after is None:
+            return False
+        if wreck.readable:
+            piece = await apart(lambda: wreck.slice(former.id, after, former.produced))
+        else:
+            piece = Slice(former.produced, [], [])
+
+        def operation(connection: sqlite3.Connection) -> None:
+            _keep(connection, file, key, piece)
+            if piece.through >= former.produced:
+                _finish(connection, file, key)
+
+        await self._database.write(operation, producing=bool(piece.saved))
+        return True
+
+
+def _begin(
+    connection: sqlite3.Connection, file: str, epoch: str, formers: list[Former], wreck: Wreck
+) -> None:
+    """Rows for its streams: all that was held is still to be read."""
+    _state(connection, file, "reading")
+    exact = wreck.readable and bool(formers)
+    connection.execute(
+        "UPDATE salvages SET epoch = ?, exact = ? WHERE name = ?", (epoch, exact, file)
+    )
+    for one in formers:
+        added = connection.execute(
+            "INSERT OR IGNORE INTO streams"
+            " (epoch, name, produced, delivered, held, quarantined, settled, sendable)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                *(one.epoch or epoch, one.name, one.produced, one.delivered),
+                *(one.held, one.held, one.settled, one.settled),
+            ),
+        )
+        if not added.rowcount:
+            continue  # begun before a crash
+        key = added.lastrowid
+        connection.executemany(
+            "INSERT INTO dropped VALUES (?, ?, ?)",
+            [(key, reason, count) for reason, count in one.dropped.items()],
+        )
+        connection.executemany(
+            "INSERT OR IGNORE INTO drops VALUES (?, ?, ?, ?)",
+            [(key, drop.first, drop.last, drop.reason) for drop in wreck.drops(one.id)],
+        )
+
+
+def _state(connection: sqlite3.Connection, file: str, state: str) -> None:
+    connection.execute("UPDATE salvages SET state = ? WHERE name = ?", (state, file))
+
+
+def _place(connection: sqlite3.Connection, name: tuple[str, str]) -> tuple[int, int | None]:
+    """A stream's row, and up to which seq it is read; None: to its end."""
+    row = connection.execute(
+        "SELECT id, sendable FROM streams WHERE epoch = ? AND name = ?", name
+    ).fetchone()
+    return int(row[0]), row[1]
+
+
+def _keep(connection: sqlite3.Connection, file: str, key: int, piece: Slice) -> None:
+    """The records of a slice become held, its holes dropped."""
+    rows, size = [], 0
+    for one in piece.saved:
+        kind, *stamp = one.values
+        blob = blobs.insert(connection, one.blob)
+        size += len(one.body) + len(one.blob)
+        rows.append(streams.row(key, one.seq, kind, Stamp(*stamp), one.body, blob, len(one.blob)))
+    streams.insert(connection, rows)
+    lost = 0
+    for hole in piece.holes:
+        for span in _not_dropped(connection, key, hole):
+            streams.note_drop(connection, key, span, CORRUPTION)
+            lost += span.last - span.first + 1
+    _balance(connection, key, len(rows), lost)
+    connection.execute(
+        "UPDATE streams SET bytes = bytes + ?, sendable = ? WHERE id = ?",
+        (size, piece.through, key),
+    )
+    connection.execute(
+        "UPDATE salvages SET saved = saved + ?, lost = lost + ? WHERE name = ?",
+        (len(rows), lost, file),
+    )
+
+
+def _balance(connection: sqlite3.Connection, key: int, saved: int, lost: int) -> None:
+    """What was read is no longer to be read; what was lost is not held.
+
+    A hole may cover records that were delivered out of turn: then these count as lost too, and
+    delivered is the rest.
+    """
+    connection.execute(
+        "UPDATE streams SET held = held - quarantined + ?1 + max(0, quarantined - ?1 - ?2),"
+        " quarantined = max(0, quarantined - ?1 - ?2) WHERE id = ?3",
+        (saved, lost, key),
+    )
+    connection.execute(
+        "UPDATE streams SET delivered = produced - held -"
+        " (SELECT coalesce(sum(count), 0) FROM dropped WHERE stream = streams.id) WHERE id = ?",
+        (key,),
+    )
+
+
+def _finish(connection: sqlite3.Connection, file: str, key: int) -> None:
+    """What was held and did not come is lost, nobody knows which seqs; all is the uplink's."""
+    (missing,) = connection.execute(
+        "SELECT quarantined FROM streams WHERE id = ?", (key,)
+    ).fetchone()
+    if missing:
+        streams.count_drop(connection, key, missing, CORRUPTION)
+        _balance(connection, key, 0, missing)
+        connection.execute("UPDATE salvages SET lost = lost + ? WHERE name = ?", (missing, file))
+    connection.execute("UPDATE streams SET sendable = NULL WHERE id = ?", (key,))
+
+
+def _not_dropped(connection: sqlite3.Connection, key: int, hole: Range) -> list[Range]:
+    """The parts of a hole that are not dropped for another reason already."""
+    found, first = [], hole.first
+    for begin, end in connection.execute(
+        "SELECT first, last FROM drops WHERE stream = ? AND first <= ? AND last >= ?"
+        " ORDER BY first",
+        (key, hole.last, hole.first),
+    ).fetchall():
+        if begin > first:
+            found.append(Range(first, begin - 1))
+        first = max(first, end + 1)
+    if first <= hole.last:
+        found.append(Range(first, hole.last))
+    return found

@@ -1,0 +1,268 @@
+"""A damaged store file: the store accepts again at once, and all that is whole reaches the cloud.
+
+Each kind of damage is done to a file of realistic content; then a cloud drains what there is. What
+does not come is counted as lost, record by record; what comes is what was accepted.
+"""
+
+import asyncio
+import contextlib
+import random
+import sqlite3
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from agent.clock import Clock
+from agent.config import Store as Settings
+from agent.records import Range, RecordType
+from agent.store.intake import New
+from agent.store.store import Store
+from tests.outside import DEADLINE_S
+from tests.store.faults import corrupt
+from tests.store.faults.child import LONG, SEED
+
+Whole = dict[tuple[str, str, int], tuple[bytes, bytes]]  # by epoch, stream, seq: body, blob
+STREAMS = ("a.segments", "b.segments", "c.raw")
+KINDS: dict[str, corrupt.Damage] = {
+    "the header": corrupt.header,
+    "the schema": corrupt.schema,
+    **{f"a leaf of {table}": corrupt.leaf(table) for table in ("records", "chunks")},
+    **{f"the leaf of {table}": corrupt.leaf(table) for table in ("streams", "meta", "dropped")},
+    "an inner page of records": corrupt.interior("records"),
+    "an inner page of chunks": corrupt.interior("chunks"),
+    "a long row of records": corrupt.overflow("records"),
+    "a long row of chunks": corrupt.overflow("chunks"),
+    "half of the file": lambda db, _: corrupt.truncate(db, 0.5),
+    "all but a third of the file": lambda db, _: corrupt.truncate(db, 0.33),
+    "all of the file": lambda db, _: corrupt.truncate(db, 0),
+    "garbage": corrupt.garbage,
+    "the file is removed": lambda db, _: db.unlink() or "it is gone",
+}
+
+
+def made(folder: Path) -> Store:
+    return Store(Settings(path=str(folder / "s.db")), Clock())
+
+
+async def fill(store: Store, chance: random.Random, count: int) -> Whole:
+    """So many records, some with a blob, some long."""
+    whole: Whole = {}
+    for _ in range(count // 20):
+        name = chance.choice(STREAMS)
+        new = [record(chance) for _ in range(20)]
+        receipt = await store.intake.append(name, new)
+        for seq, one in enumerate(new, receipt.first):
+            whole[store.epoch, name, seq] = one.body, one.blob
+    return whole
+
+
+def record(chance: random.Random) -> New:
+    filler = "x" * (chance.randint(5_000, 9_000) if chance.random() < 0.05 else 300)
+    body = f'{{"n":{chance.getrandbits(60)},"of":"{filler}"}}'.encode()
+    blob = chance.randbytes(chance.randint(1, 90_000)) if chance.random() < 0.05 else b""
+    return New(RecordType.SEGMENT, body, blob)
+
+
+async def used(folder: Path, chance: random.Random) -> tuple[Whole, str]:
+    """A store as it lies after some use: what is held, and its epoch."""
+    async with made(folder) as store:
+        whole = await fill(store, chance, 2000)
+        for _ in range(4):
+            batch = await store.outbox.lease(60, 1 << 20)
+            gone = Range(batch.span.first + 5, batch.span.last)  # out of turn
+            await store.outbox.acknowledge(batch.name, [gone])
+            for seq in range(gone.first, gone.last + 1):
+                whole.pop((*batch.name, seq), None)
+        return whole, store.epoch
+
+
+@contextlib.asynccontextmanager
+async def serving(folder: Path) -> AsyncIterator[Store]:
+    async with made(folder) as store:
+        saving = asyncio.create_task(store.salvage.run())
+        try:
+            yield store
+        finally:
+            saving.cancel()
+            await asyncio.gather(saving, return_exceptions=True)
+
+
+async def drained(store: Store) -> Whole:
+    """All that the outbox gives, acknowledged; until what was put aside is read to its end."""
+    got: Whole = {}
+    async with asyncio.timeout(DEADLINE_S):
+        while True:
+            if await taken(store, got, 500):
+                continue
+            if all(one.state == "done" for one in await store.salvage.reports()):
+                return got
+            await asyncio.sleep(0.01)
+
+
+async def taken(store: Store, got: Whole, count: int) -> bool:
+    """The cloud takes one batch, and acknowledges what came whole; whether there was one."""
+    batch = await store.outbox.lease(count, 1 << 20)
+    if batch is None:
+        return False
+    first = batch.span.first
+    for one in batch.records:
+        blob = await store.outbox.blob(one, 0, one.blob_bytes) if one.blob_bytes else b""
+        if len(blob) != one.blob_bytes:  # it was damaged, or its file is gone
+            await store.outbox.acknowledge(batch.name, [Range(first, one.seq - 1)])
+            store.outbox.rewind(batch.name)
+            return True
+        got[(*batch.name, one.seq)] = one.body, blob
+    await store.outbox.acknowledge(batch.name, [batch.span])
+    return True
+
+
+@pytest.mark.parametrize("seed", range(20 if LONG else 1))
+@pytest.mark.parametrize("kind", KINDS)
+async def test_damage_while_it_was_closed(tmp_path: Path, kind: str, seed: int) -> None:
+    chance = random.Random(f"{SEED}:{kind}:{seed}")
+    whole, epoch = await used(tmp_path, chance)
+    said = KINDS[kind](tmp_path / "s.db", chance)
+    async with serving(tmp_path) as store:
+        receipt = await store.intake.append("a.segments", [New(RecordType.SEGMENT, b"{}")])
+        fresh = (store.epoch, "a.segments", receipt.last)
+        got = await drained(store)
+        await store.ledger.by_epoch()  # whatever it is that is damaged: it is met by now
+        got |= await drained(store)
+        again = await store.intake.append("a.segments", [New(RecordType.SEGMENT, b"{}")])
+        assert again.last >= 1
+        assert fresh in got or store.epoch != fresh[0], said
+        await judged(store, epoch, whole, got, said)
+        assert await store.ledger.faults() == [], said
+
+
+async def judged(store: Store, epoch: str, whole: Whole, got: Whole, said: str) -> None:
+    """What came is what was accepted; what did not is lost, and counted."""
+    old = {key: content for key, content in got.items() if key in whole}
+    assert all(whole[key] == content for key, content in old.items()), said
+    strangers = [key for key in got if key[0] == epoch and key not in whole]
+    assert len(strangers) <= 1, f"{said}: {strangers[:5]} were never accepted, or were acked"
+    missing = len(whole) - len(old)
+    ledger = (await store.ledger.by_epoch()).get(epoch, {})
+    counted = sum(balance.dropped.get("corruption", 0) for balance in ledger.values())
+    reports = await store.salvage.reports()
+    if missing and ledger:
+        assert counted >= missing, f"{said}: {missing} did not come, {counted} are counted"
+    assert missing == 0 or reports or counted, said
+    for report in reports:
+        assert report.state == "done"
+        assert report.cause
+        assert report.epoch in (epoch, "")
+        assert report.lost >= missing or not report.exact, said
+
+
+@pytest.mark.parametrize("kind", ["a leaf of records", "a leaf of chunks"])
+async def test_a_leaf_costs_only_what_was_on_it(tmp_path: Path, kind: str) -> None:
+    chance = random.Random(f"{SEED}:{kind}")
+    whole, epoch = await used(tmp_path, chance)
+    KINDS[kind](tmp_path / "s.db", chance)
+    async with serving(tmp_path) as store:
+        got = await drained(store)
+        assert store.epoch != epoch, "it was met, and put aside"
+        (report,) = await store.salvage.reports()
+        assert (report.epoch, report.state, report.exact) == (epoch, "done", True)
+        missing = len(whole) - len(set(got) & set(whole))
+        assert 0 < missing <= report.lost < 40
+        assert (tmp_path / report.name).exists(), "it is kept"
+
+
+async def test_a_header_costs_nothing(tmp_path: Path) -> None:
+    chance = random.Random(SEED)
+    whole, _ = await used(tmp_path, chance)
+    corrupt.header(tmp_path / "s.db", chance)
+    async with serving(tmp_path) as store:
+        got = await drained(store)
+        assert {key: got.get(key) for key in whole} == whole
+        (report,) = await store.salvage.reports()
+        assert (report.saved, report.lost, report.exact) == (len(whole), 0, True)
+        assert (tmp_path / f"{report.name}.page1").exists(), "what lay there is kept too"
+
+
+async def test_a_flipped_bit_in_the_wal_is_not_a_silent_end(tmp_path: Path) -> None:
+    """SQLite would end its recovery there, forget what was accepted, and give its seqs again."""
+    chance = random.Random(SEED)
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    async with made(tmp_path) as store:
+        await store.intake.append("a.segments", [record(chance)])
+        await store._database.read(lambda c: c.execute("SELECT 1").fetchall())
+        whole = await fill(store, chance, 400)
+        epoch = store.epoch
+        for part in ("", "-wal", ".head"):  # as a kill leaves it
+            (copy / f"s.db{part}").write_bytes((tmp_path / f"s.db{part}").read_bytes())
+    said = corrupt.frame(copy / "s.db-wal", chance)
+    async with serving(copy) as store:
+        assert store.epoch != epoch, said
+        got = await drained(store)
+        assert set(got) & set(whole), "what the WAL holds before that is saved"
+        for name in {key[1] for key in whole}:
+            receipt = await store.intake.append(name, [record(chance)])
+            assert (store.epoch, name, receipt.first) not in whole
+        assert await store.ledger.faults() == []
+
+
+async def test_it_is_gone_on_with_after_a_kill_in_the_middle(tmp_path: Path) -> None:
+    chance = random.Random(SEED)
+    whole, _ = await used(tmp_path, chance)
+    corrupt.leaf("records")(tmp_path / "s.db", chance)
+    got: Whole = {}
+    rounds = 0
+    while rounds < 50:
+        rounds += 1
+        async with made(tmp_path) as store:
+            saving = asyncio.create_task(store.salvage.run())
+            while not saving.done():
+                more = await taken(store, got, 40)
+                assert await store.ledger.faults() == []
+                reports = await store.salvage.reports()
+                if chance.random() < 0.1 or (reports and not more):
+                    break
+            saving.cancel()
+            await asyncio.gather(saving, return_exceptions=True)
+            if reports and reports[0].state == "done":
+                break
+    async with serving(tmp_path) as store:
+        got |= await drained(store)
+        (report,) = await store.salvage.reports()
+        assert await store.ledger.faults() == []
+    missing = len(whole) - len(set(got) & set(whole))
+    assert missing <= report.lost < 40
+    assert rounds > 1
+
+
+async def test_a_cloud_that_has_more_than_the_damaged_file_settles_it(tmp_path: Path) -> None:
+    chance = random.Random(SEED)
+    _, epoch = await used(tmp_path, chance)
+    corrupt.truncate(tmp_path / "s.db", 0)
+    async with serving(tmp_path) as store:
+        await drained(store)
+        (report,) = await store.salvage.reports()
+        assert not report.exact
+        before = (await store.ledger.by_epoch())[epoch]["a.segments"]
+        mark = before.produced + 7
+        await store.outbox.acknowledge((epoch, "a.segments"), [Range(1, mark)])
+        after = (await store.ledger.by_epoch())[epoch]["a.segments"]
+        assert (after.produced, after.balanced) == (mark, True)
+
+
+async def test_damage_that_is_met_while_it_runs(tmp_path: Path) -> None:
+    """Reads fail; what is appended meanwhile is accepted, before and after."""
+    chance = random.Random(SEED)
+    async with serving(tmp_path) as store:
+        whole = await fill(store, chance, 3000)
+        with contextlib.closing(sqlite3.connect(tmp_path / "s.db")) as other:
+            other.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            for _ in range(3):
+                said = corrupt.leaf("records")(tmp_path / "s.db", chance)
+        calls = [store.intake.append("d.segments", [record(chance)]) for _ in range(50)]
+        receipts, got = await asyncio.gather(asyncio.gather(*calls), drained(store))
+        assert sorted(one.first for one in receipts) == sorted({one.first for one in receipts})
+        got |= await drained(store)
+        missing = len(whole) - len(set(got) & set(whole))
+        assert missing < 200, said
+        assert await store.ledger.faults() == []
