@@ -2,9 +2,10 @@
 
     begin      end (in reverse)     why there
     1 store    last                 everything is kept in it; its lock admits one agent
-    2 domain   after its callers    closing it ends the child process
-    3 API      after the loops      health answers from the first moment to the last
-    4 loops    first, all at once   one TaskGroup: an unexpected fault in one ends the agent, and
+    2 flash    before the store     it notes there what was written
+    3 domain   after its callers    closing it ends the child process
+    4 API      after the loops      health answers from the first moment to the last
+    5 loops    first, all at once   one TaskGroup: an unexpected fault in one ends the agent, and
                                     systemd starts it again
 
 Ending needs no draining: what is unfinished is in the store and goes on at the next start.
@@ -25,6 +26,7 @@ from typing import Any
 import msgspec
 
 from agent import config
+from agent.api.metrics import Metrics
 from agent.api.server import Server
 from agent.audio.listener import Listener
 from agent.audio.live import Loop, Microphone
@@ -35,6 +37,7 @@ from agent.clock import Clock
 from agent.config import Config
 from agent.errors import ConfigError, StoreError
 from agent.health.conditions import Conditions
+from agent.health.flash import Flash
 from agent.health.status import Status
 from agent.health.storage import Storage
 from agent.host.disk import disk
@@ -97,6 +100,7 @@ class App:
         self.storage = Storage(
             self.store.ledger.balances, self.store.salvage.reports, self.conditions, self.clock
         )
+        self.flash = Flash(settings.store, self.store.wear, self.conditions, self.clock)
         self.status = Status(
             lambda: {"device": self.device, "version": self.version},
             self.conditions,
@@ -111,7 +115,8 @@ class App:
             },
             self.store.path.with_name("status.json"),
         )
-        self.server = Server(settings.api, self.status, {"audio": self.domain})
+        metrics = Metrics(self.status, self.conditions, self.store, self.flash)
+        self.server = Server(settings.api, self.status, {"audio": self.domain}, metrics.text)
 
     async def run(self) -> None:
         """Begin, run until SIGTERM or SIGINT, end."""
@@ -121,6 +126,7 @@ class App:
             asyncio.get_running_loop().add_signal_handler(name, _stop_or_die, stop)
         async with AsyncExitStack() as parts:
             await parts.enter_async_context(self.store)
+            await parts.enter_async_context(self.flash)
             await self._hear_former_sources()
             await parts.enter_async_context(self.domain)
             await parts.enter_async_context(self.server)
@@ -140,7 +146,8 @@ class App:
         log.info("stopped")
 
     def _loops(self) -> list[Callable[[], Coroutine[Any, Any, None]]]:
-        loops = [self.store.run, self.store.salvage.run, self.storage.run, self.status.run]
+        loops = [self.store.run, self.store.salvage.run, self.storage.run, self.flash.run]
+        loops.append(self.status.run)
         loops += [self.domain.run, self.speech.run, self._link]
         if self.broker:
             loops.append(self.broker.run)
@@ -242,6 +249,7 @@ class App:
             "bytes_max": self.store.bytes_max,
             "disk_free_bytes": space.free_bytes,
             "disk_size_bytes": space.size_bytes,
+            "flash": await self.flash.state(),
         }
 
     async def _source_state(self) -> dict[str, Any]:

@@ -146,6 +146,8 @@ class Store(Part, frozen=True):
 
     `when_full` says what gives way at a bound: `refuse` the new (files wait, live sound is counted
     as dropped), or `evict` the old, from `evict_at` of `bytes_max` on. Both stand in the ledger.
+    `endurance_tb_written` is what the disk is specified for (terabytes of 10^12 bytes): when at the
+    rate seen so far it lasts less than `life_years_min`, a condition says so.
     """
 
     path: str = "var/holdfast.db"
@@ -153,6 +155,8 @@ class Store(Part, frozen=True):
     when_full: Literal["refuse", "evict"] = "refuse"
     evict_at: Annotated[float, Meta(gt=0, le=1)] = 0.9
     streams: list[StreamRule] = field(default_factory=list)
+    endurance_tb_written: Annotated[float, Meta(gt=0, le=1_000_000)] | None = None
+    life_years_min: Annotated[float, Meta(gt=0, le=100)] = 5.0
 
 
 class Link(Part, frozen=True, kw_only=True):

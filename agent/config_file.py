@@ -32,6 +32,8 @@ UNITS = {
     "mib": "mebibytes",
     "gb": "gigabytes",
     "gib": "gibibytes",
+    "tb": "terabytes",
+    "years": "years",
     "percent": "percent",
 }
 

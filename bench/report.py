@@ -35,6 +35,11 @@ class Ratio(Struct, frozen=True):
         lower, middle, upper = statistics.quantiles(pairs, n=4, method="inclusive")
         return cls(_rounded(middle), target, _rounded(upper - lower))
 
+    @classmethod
+    def once(cls, value: float, target: float | None = None) -> "Ratio":
+        """Of what a run does only once: there are no pairs, and no spread."""
+        return cls(_rounded(value), target, 0.0)
+
 
 class Report(Struct, frozen=True):
     """One run of one measurement; its fields are the keys of the JSON object."""

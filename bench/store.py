@@ -16,8 +16,10 @@ await_p50_vs_bare_commit  one producer: median of its awaits over the median of 
                           commits of one row; smaller is better
 append_1m_held_vs_empty   64 producers into a store that holds a million records (`held_rows`; fewer
                           without --full) against the same into an empty one
-audio_chunks_vs_files     64 KiB of sound through Spool.accept, one after the other, against a file
-                          each: write, fsync, rename, fsync of the folder
+audio_chunks_vs_files     64 KiB of sound through Spool.accept against a file each: write, fsync,
+                          rename, fsync of the folder. Eight sources at once, on their side each in
+                          a thread and a folder of its own
+audio_chunks_alone_vs_files  the same with one source: one chunk after the other
 append_1, append_8_vs_bare  for information
 
 *_written_bytes_per_record is what the kernel counted as to be written to disk (write_bytes of
@@ -33,6 +35,7 @@ import tempfile
 import time
 import zlib
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +44,7 @@ from msgspec import Struct
 
 from agent.clock import Clock
 from agent.config import Store as Settings
-from agent.records import RecordType
+from agent.records import RecordType, Take
 from agent.store import schema, streams
 from agent.store.bounds import Bounds
 from agent.store.database import Database, Work
@@ -51,6 +54,7 @@ from bench import report, store_peers
 
 RECORD = New(RecordType.SEGMENT, b"x" * 512)
 CHUNK = os.urandom(64 * 1024)
+AUDIO = {8: "audio_chunks_vs_files", 1: "audio_chunks_alone_vs_files"}  # by sources at once
 SLOW_S = 0.005
 SIDE_S = 0.25  # how long one side of a pair runs, about
 PAIRS, PAIRS_FULL = 9, 60
@@ -271,28 +275,36 @@ def save(folder: Path, count: int) -> None:
     os.close(directory)
 
 
-async def audio(folder: Path, pairs: int) -> tuple[report.Ratio, dict[str, float]]:
-    """Chunks of one recording, one after the other, against files."""
-    files = folder / "files"
-    files.mkdir()
-    async with Observed(folder / "audio.db") as database:
+async def audio(folder: Path, pairs: int, sources: int) -> tuple[report.Ratio, dict[str, float]]:
+    """Chunks of so many recordings at once, each of them one after the other, against files."""
+    places = [folder / f"files-{sources}" / str(number) for number in range(sources)]
+    for place in places:
+        place.mkdir(parents=True)
+    threads, loop = ThreadPoolExecutor(sources), asyncio.get_running_loop()
+    async with Observed(folder / f"audio-{sources}.db") as database:
         spool = Spool(database, Clock(), lambda: None)
-        take = await spool.begin("bench", "bench", "1")
+        takes = [await spool.begin(str(number), "bench", "1") for number in range(sources)]
 
-        async def accept(count: int) -> None:
-            nonlocal take
+        async def record(take: Take, count: int) -> Take:
             for _ in range(count):
                 take = await spool.accept(take, CHUNK)
+            return take
+
+        async def accept(count: int) -> None:
+            takes[:] = await asyncio.gather(*(record(take, count) for take in takes))
 
         async def write(count: int) -> None:
-            save(files, count)
+            await asyncio.gather(
+                *(loop.run_in_executor(threads, save, place, count) for place in places)
+            )
 
         await accept(100)
         count = round(100 * SIDE_S / await seconds(write, 100))
         timed = [(await seconds(accept, count), await seconds(write, count)) for _ in range(pairs)]
-    ours, theirs = (statistics.median(side) for side in zip(*timed, strict=True))
-    ratio = report.Ratio.of([theirs / ours for ours, theirs in timed], 2.0)
-    return ratio, {"audio_chunks_per_s": count / ours, "audio_files_per_s": count / theirs}
+    threads.shutdown()
+    ours, theirs = (sources * count / statistics.median(side) for side in zip(*timed, strict=True))
+    found = {f"audio_{sources}_chunks_per_s": ours, f"audio_{sources}_files_per_s": theirs}
+    return report.Ratio.of([theirs / ours for ours, theirs in timed], 2.0), found
 
 
 async def seconds(work: Callable[[int], Awaitable[None]], count: int) -> float:
@@ -312,8 +324,9 @@ async def measure(folder: Path, *, full: bool) -> report.Report:
         ratios |= more_ratios
         found |= more
     ratios["append_1m_held_vs_empty"] = await held(folder, pairs, rows)
-    ratios["audio_chunks_vs_files"], more = await audio(folder, pairs)
-    found |= more
+    for sources, key in AUDIO.items():
+        ratios[key], more = await audio(folder, pairs, sources)
+        found |= more
     if full:
         async with Observed(folder / "peers.db") as database:
 

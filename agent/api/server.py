@@ -4,6 +4,7 @@ import asyncio
 import errno
 import os
 import socket
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Self
 
@@ -12,6 +13,7 @@ from aiohttp import web
 
 from agent.api.doors import LIMITS, Door, Limits
 from agent.api.guard import Guard, refusal
+from agent.api.metrics import CONTENT_TYPE
 from agent.config import Api as Settings
 from agent.errors import ConfigError
 from agent.health.status import Status
@@ -35,6 +37,7 @@ class Server:
         settings: Settings,
         status: Status,
         domains: dict[str, Domain],
+        metrics: Callable[[], Awaitable[bytes]],
         limits: Limits = LIMITS,
     ) -> None:
         self._limits = limits
@@ -42,12 +45,14 @@ class Server:
         self._settings = settings
         self._status = status
         self._domains = domains
+        self._metrics = metrics
         self._guard = Guard(settings.hosts)
         app = web.Application(middlewares=[self._guard.middleware])
         app.add_routes(
             [
                 web.get("/api/v1/health", self._health),
                 web.get("/api/v1/status", self._whole_status),
+                web.get("/metrics", self._all_metrics),
                 web.post("/api/v1/domains/{name:[^/]*}/restart", self._restart),
             ]
         )
@@ -118,6 +123,9 @@ class Server:
 
     async def _whole_status(self, _: web.Request) -> web.Response:
         return _json(await self._status.document())
+
+    async def _all_metrics(self, _: web.Request) -> web.Response:
+        return web.Response(body=await self._metrics(), headers={"Content-Type": CONTENT_TYPE})
 
     async def _restart(self, request: web.Request) -> web.Response:
         name = request.match_info["name"]

@@ -102,12 +102,30 @@ def _rows(table: Table, document: dict[str, Any]) -> None:
         f"{_size(store['used_bytes'])} of {_size(store['bytes_max'])} used, disk "
         f"{_size(store['disk_free_bytes'])} free",
     )
+    if flash := store.get("flash"):  # a snapshot may be of a former version
+        table.add_row("flash", _flash(flash))
     table.add_row("epoch", store["epoch"])
     sources = ", ".join(
         f"{name} ({s['kind']}{', rejected ' + str(s['rejected']) if s.get('rejected') else ''})"
         for name, s in document["sources"].items()
     )
     table.add_row("sources", sources or "none")
+
+
+def _flash(flash: dict[str, Any]) -> str:
+    """How the disk wears: who writes how much, for how much payload, and how long it lasts."""
+    words = []
+    for source, name in (("process", "agent"), ("device", flash["device"] or "disk")):
+        rate = flash["sources"][source]
+        known = rate and rate["bytes_per_day"] is not None
+        said = f"{_size(rate['bytes_per_day'])}/day" if known else "unknown"
+        words.append(f"{escape(name)} {said}")
+    times, years = flash["write_amplification"], flash["life_years"]
+    words.append("amplification " + ("unknown" if times is None else f"{times:.1f}"))
+    words.append("life unknown" if years is None else f"lasts {years:.1f} years")
+    if flash["life_time"]:
+        words.append(f"life_time {escape(flash['life_time'])}")
+    return ", ".join(words)
 
 
 def _ledger(ledger: dict[str, Any]) -> Table:

@@ -38,6 +38,10 @@ class Ages:
             )
             self._noted_ns = now.mono_ns
 
+    def forget(self) -> None:
+        """What was noted last was rolled back."""
+        self._noted_ns = 0
+
     def age_s(self, made: Stamp, now: Stamp) -> float:
         """Seconds of running time since a record was made, with what is known of its boot."""
         begun = self._bases.get(made.boot, 0) + made.mono_ns

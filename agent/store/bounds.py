@@ -85,14 +85,20 @@ class Bounds:
             self._fit_streams(connection)
             self._fit_all(connection)
 
+    def forget(self) -> None:
+        """A transaction was rolled back: what it did, and was noted here, is to be done again."""
+        self._ruled = 0
+        self._looked_at = -EXPIRE_S
+        self._ages.forget()
+
     def make_room(self, connection: sqlite3.Connection) -> None:
         """Give up what is above the bounds, or GIVE_UP_MAX records of it; refuse nobody."""
-        try:
-            self._fit_streams(connection)
-            self._fit_all(connection)
-            self.room_is_wanted = False
-        except StoreFull:
-            self.room_is_wanted = self._settings.when_full == "evict"
+        self.room_is_wanted = False
+        for fit in (self._fit_streams, self._fit_all):
+            try:
+                fit(connection)
+            except StoreFull:  # some of it is leased, or there is more of it
+                self.room_is_wanted = self._settings.when_full == "evict"
 
     def _fit_all(self, connection: sqlite3.Connection) -> None:
         bytes_max = self._settings.bytes_max

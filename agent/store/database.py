@@ -23,6 +23,7 @@ from agent.clock import Clock
 from agent.errors import StoreError
 from agent.store.bounds import Bounds
 from agent.store.file import File
+from agent.store.latency import Commits
 
 T = TypeVar("T")
 Bulk = Callable[[sqlite3.Connection, list[Any]], list[Any]]  # items in, as many results out
@@ -99,6 +100,11 @@ class Database:
     def epoch(self) -> str:
         """The identity born with the file."""
         return self._file.epoch
+
+    @property
+    def latency(self) -> Commits:
+        """How long commits took, since the start."""
+        return self._file.commits.read()
 
     async def run(self) -> None:
         """Wait until the thread ends; raises what ended it, if it was not told to."""
@@ -239,11 +245,13 @@ class Database:
                 self._file.transact(self._bounds.make_room)
             if self._file.short_of_room:
                 self._file.relieve()
-            if time.monotonic() - self._tidied_at >= TIDY_S:
-                self._tidied_at = time.monotonic()
+            more = time.monotonic() - self._tidied_at >= TIDY_S
+            if more:
                 self._file.look_after()
-                while self._queue.empty() and self._file.shrink():
-                    pass
+            while more and self._queue.empty():
+                more = self._file.shrink()
+                if not more:  # else it goes on as soon as nobody waits
+                    self._tidied_at = time.monotonic()
 
 
 def _settle(group: list[Work[Any]]) -> None:

@@ -30,6 +30,7 @@ from agent.clock import Clock
 from agent.errors import StoreError, StoreFull
 from agent.store import bounds, head, quarantine, schema, wal
 from agent.store.bounds import Bounds
+from agent.store.latency import Latency
 from agent.store.lock import REMEDIES, Lock
 from agent.store.reserve import RESERVE_BYTES, Reserve
 
@@ -53,6 +54,7 @@ class File:
     def __init__(self, path: Path, clock: Clock, rules: Bounds | None, synchronous: str) -> None:
         self.path = path
         self.epoch = ""
+        self.commits = Latency()  # of the transactions that changed something
         self._clock = clock
         self._bounds = rules
         self._synchronous = synchronous
@@ -152,10 +154,13 @@ class File:
         connection = self.open()
         (pages,) = connection.execute("PRAGMA page_count").fetchone()
         (free,) = connection.execute("PRAGMA freelist_count").fetchone()
-        if free <= max(FREE_PAGES, pages // 4):
-            return False
-        connection.execute(f"PRAGMA incremental_vacuum({SHRINK_PAGES})").fetchall()
-        return True
+        if free > max(FREE_PAGES, pages // 4):
+            _give_back(connection, SHRINK_PAGES)
+            return True
+        size = os.fstat(self._lock.fd).st_size
+        if size > pages * bounds.PAGE_BYTES:  # that it is shorter lies in the WAL
+            connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+        return False
 
     @property
     def short_of_room(self) -> bool:
@@ -174,7 +179,7 @@ class File:
         connection = self.open()
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         if self._room() >= 4 * RELIEVE_PAGES * bounds.PAGE_BYTES:
-            connection.execute(f"PRAGMA incremental_vacuum({RELIEVE_PAGES})").fetchall()
+            _give_back(connection, RELIEVE_PAGES)
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
     def look_after(self) -> None:
@@ -271,6 +276,11 @@ class File:
             kind = StoreFull if error.errno == errno.ENOSPC else StoreError
             remedy = REMEDIES.get(error.errno or 0, "check the disk")
             raise kind(f"{self.path}: {error.strerror}", remedy) from error
+        if page and known is None and page[: len(head.MAGIC)] != head.MAGIC:
+            raise StoreError(
+                f"{self.path}: not a SQLite file, and nothing says that it ever was a store",
+                "set another store.path, or move the file away",
+            )
         if not page and known:
             damage = "the file is empty"
         if damage:
@@ -334,6 +344,7 @@ class File:
         self, step: Callable[[sqlite3.Connection], T], begin: str = "BEGIN IMMEDIATE"
     ) -> T:
         connection = self.open()
+        begun, changes = time.perf_counter(), connection.total_changes
         try:
             connection.execute(begin)
             outcome = step(connection)
@@ -341,9 +352,13 @@ class File:
         except BaseException:  # whatever ended the step: no transaction stays open
             self._roll_back(connection)
             raise
+        if connection.total_changes != changes:
+            self.commits.add(time.perf_counter() - begun)
         return outcome
 
     def _roll_back(self, connection: sqlite3.Connection) -> None:
+        if self._bounds:
+            self._bounds.forget()
         try:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
@@ -383,3 +398,9 @@ class File:
 def _corrupt(error: sqlite3.Error) -> bool:
     """Whether SQLite says that what it reads is no sound file."""
     return getattr(error, "sqlite_errorcode", 0) & 0xFF in CORRUPT
+
+
+def _give_back(connection: sqlite3.Connection, pages: int) -> None:
+    """So many free pages, in one transaction."""
+    # `execute` would step once, which is one page: sqlite3 sees no columns, so it fetches no rows.
+    connection.executescript(f"PRAGMA incremental_vacuum({pages});")

@@ -20,9 +20,10 @@ from agent.store import schema
 
 WRITE_S = 600.0
 PAGE_BYTES = 4096
+MAGIC = b"SQLite format 3\0"
 # Of SQLite's header (www.sqlite.org/fileformat.html): where, how many bytes, what may be there.
 _FIXED = {
-    "magic": (0, 16, (int.from_bytes(b"SQLite format 3\0", "big"),)),
+    "magic": (0, 16, (int.from_bytes(MAGIC, "big"),)),
     "page size": (16, 2, (PAGE_BYTES,)),
     "write version": (18, 1, (1, 2)),
     "read version": (19, 1, (1, 2)),

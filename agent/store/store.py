@@ -8,15 +8,17 @@ from agent.config import Store as Settings
 from agent.store.bounds import Bounds, pages_bytes
 from agent.store.database import Database
 from agent.store.intake import Intake
+from agent.store.latency import Commits
 from agent.store.ledger import Ledger
 from agent.store.outbox import Outbox
 from agent.store.salvage import Salvage
 from agent.store.spool import Spool
+from agent.store.wear import Wear
 
 
 class Store:
     """Open with `async with`; `intake` takes records in and `spool` sound, `outbox` gives them out,
-    `ledger` counts, `salvage` saves what a damaged file still holds."""
+    `ledger` counts, `wear` adds up what was written, `salvage` saves what a damaged file holds."""
 
     def __init__(self, settings: Settings, clock: Clock) -> None:
         self.path = Path(settings.path)
@@ -28,6 +30,7 @@ class Store:
         self.spool = Spool(self._database, clock, self.outbox.more.set)
         self.ledger = Ledger(self._database)
         self.salvage = Salvage(self._database, self.path, self.outbox.more.set)
+        self.wear = Wear(self._database)
 
     async def __aenter__(self) -> Self:
         await self._database.__aenter__()
@@ -44,6 +47,11 @@ class Store:
     def epoch(self) -> str:
         """The identity born with the file."""
         return self._database.epoch
+
+    @property
+    def commits(self) -> Commits:
+        """How long commits took, since the start; for any thread."""
+        return self._database.latency
 
     async def used_bytes(self) -> int:
         """Bytes of the pages in use, what `bytes_max` bounds."""

@@ -61,9 +61,9 @@ def append(
 def take_seqs(connection: sqlite3.Connection, stream: int, count: int, size: int) -> int:
     """Count so many more records, of `size` bytes in all, as produced and held; the first seq."""
     (produced,) = connection.execute(
-        "UPDATE streams SET produced = produced + ?, held = held + ?, bytes = bytes + ?"
-        " WHERE id = ? RETURNING produced",
-        (count, count, size, stream),
+        "UPDATE streams SET produced = produced + ?, held = held + ?, bytes = bytes + ?,"
+        " taken_bytes = taken_bytes + ? WHERE id = ? RETURNING produced",
+        (count, count, size, size, stream),
     ).fetchone()
     return int(produced) - count + 1
 

@@ -58,6 +58,10 @@ class Stream(NamedTuple):
         return int(head.split()[1]), msgspec.json.decode(body)
 
 
+async def no_metrics() -> bytes:
+    return b""
+
+
 class House:
     """A server of its own, and clients at its doors."""
 
@@ -67,7 +71,7 @@ class House:
         self.clients = AsyncExitStack()
         clock, path = Clock(), folder / "status.json"
         status = Status(dict, Conditions(clock), clock, lambda: self.ledger(), {}, path)
-        self.server = Server(Api(port=0, socket=str(self.socket)), status, {}, limits)
+        self.server = Server(Api(port=0, socket=str(self.socket)), status, {}, no_metrics, limits)
 
     async def _opened(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Stream:
         self.clients.callback(writer.close)

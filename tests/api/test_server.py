@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import psutil
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from agent.cli.client import Client
 from agent.errors import ConfigError, HoldfastError
@@ -105,6 +106,25 @@ def test_both_doors_answer_reads(agent: Doors, door: Any) -> None:
     assert {"status", "uptime", "conditions", "link", "ledger", "domains", "models", "store"} <= (
         document.keys()
     )
+
+
+@pytest.mark.parametrize("by_socket", [False, True])
+def test_both_doors_answer_a_scraper(agent: Doors, by_socket: bool) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", agent.port, 10)
+    if by_socket:
+        connection.sock = socket.socket(socket.AF_UNIX)
+        connection.sock.connect(str(agent.socket))
+    connection.request("GET", "/metrics", headers={"Host": "localhost"})
+    response = connection.getresponse()
+    body = response.read().decode()
+    connection.close()
+    assert response.status == 200
+    assert response.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
+    found = {family.name: family for family in text_string_to_metric_families(body)}
+    down = {"name": "link_down", "subject": "link", "severity": "warning"}
+    assert down in [sample.labels for sample in found["holdfast_condition"].samples]
+    assert found["holdfast_uptime_seconds"].samples[0].value > 0
+    assert agent.status()["store"]["flash"].keys() >= {"sources", "payload", "life_years"}
 
 
 def test_head_is_answered_without_a_body(agent: Doors) -> None:

@@ -5,6 +5,7 @@ import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -72,6 +73,54 @@ def test_status_shows_what_a_technician_asks_first(agent: Device) -> None:
     assert "balances" in lines
     assert "link_down (link)" in text
     assert "-> nothing is lost" in text
+
+
+FLASH = {
+    "device": "mmcblk0",
+    "life_time": "0x01 0x02",
+    "sources": {
+        "process": {"bytes": 1, "running_s": 1.0, "bytes_per_day": 3 << 20},
+        "device": {"bytes": 1, "running_s": 1.0, "bytes_per_day": 5 << 29},
+    },
+    "payload": {},
+    "write_amplification": 2.25,
+    "endurance_tb_written": 40.0,
+    "life_years": 7.06,
+}
+
+
+@pytest.mark.parametrize(
+    ("flash", "line"),
+    [
+        (
+            FLASH,
+            "agent 3.0 MiB/day, mmcblk0 2.5 GiB/day, amplification 2.2, lasts 7.1 years,"
+            " life_time 0x01 0x02",
+        ),
+        (
+            {
+                **FLASH,
+                **dict.fromkeys(("device", "life_time", "write_amplification", "life_years")),
+                "sources": {"process": {"bytes": 1, "bytes_per_day": None}, "device": None},
+            },
+            "agent unknown, disk unknown, amplification unknown, life unknown",
+        ),
+        (None, ""),
+    ],
+)
+def test_status_says_how_the_flash_wears_and_what_is_unknown(
+    agent: Device, device: Device, flash: dict[str, Any] | None, line: str
+) -> None:
+    document = {**agent.status(), "at_us": 0}
+    assert document["store"].pop("flash").keys() == FLASH.keys()
+    document["store"] |= {"flash": flash} if flash else {}
+    device.store.parent.mkdir()
+    (device.store.parent / "status.json").write_text(json.dumps(document))
+    done = shown(device, columns=200)
+    assert done.returncode == 3
+    assert [x.removeprefix("flash").strip() for x in done.stdout.splitlines() if "flash" in x] == (
+        [line] if line else []
+    )
 
 
 def test_status_json_is_the_contract(agent: Device) -> None:

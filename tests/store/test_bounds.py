@@ -139,6 +139,63 @@ async def test_a_stream_has_a_bound_of_its_own(tmp_path: Path) -> None:
         await fill(store, "other", 1)
 
 
+async def test_a_stream_whose_first_records_were_refused_is_bounded_all_the_same(
+    tmp_path: Path,
+) -> None:
+    rules = [{"match": "small", "bytes_max": 65_536}]
+    async with made(tmp_path, streams=rules, when_full="refuse") as store:
+        with pytest.raises(StoreFull, match="small has reached"):
+            await store.intake.append("small", SOME * 100)
+        await store.intake.append("small", SOME * 10)
+        with pytest.raises(StoreFull, match="small has reached"):
+            await store.intake.append("small", SOME * 100)
+        assert len(await seqs(store, "small")) == 10
+
+
+async def test_a_refused_producer_does_not_keep_what_is_too_old(tmp_path: Path) -> None:
+    """Whoever is refused takes back what expired in the same commit; the next one lets it go."""
+    rules = [{"match": "old", "age_s_max": 10}, {"match": "small", "bytes_max": 65_536}]
+    clock = Hands()
+    async with made(tmp_path, clock, streams=rules, when_full="refuse") as store:
+        await fill(store, "old", 1)
+        clock.at_s += 11
+        with pytest.raises(StoreFull):
+            await store.intake.append("small", SOME * 100)
+        await fill(store, "small", 1)
+        assert await seqs(store, "old") == []
+
+
+async def test_what_fits_no_bound_of_its_own_does_not_keep_the_rest_above_theirs(
+    tmp_path: Path,
+) -> None:
+    """A leased stream above its bound cannot give way, but others can for the bound in all."""
+    rules = [{"match": "a", "bytes_max": 65_536}]
+    async with made(tmp_path, bytes_max=16 * 1024**2) as store:
+        await store.intake.append("a", SOME * 100)
+        await store.intake.append("b", SOME * 2000)
+    async with made(tmp_path, streams=rules) as store:
+        batch = await store.outbox.lease(100, 1 << 20)
+        assert (batch.stream, batch.span.last) == ("a", 100)
+        for _ in range(20):  # a slice of room is made after each
+            await store.ledger.balances()
+        assert await store.used_bytes() <= store.bytes_max
+        assert (await seqs(store, "a")) == list(range(1, 101))
+
+
+@pytest.mark.xfail(
+    strict=True,
+    reason="any stream above its own bound has every producer refused, whatever it appends to",
+)
+async def test_a_stream_above_its_bound_costs_the_others_nothing(tmp_path: Path) -> None:
+    rules = [{"match": "small", "bytes_max": 65_536}]
+    async with made(tmp_path) as store:
+        await store.intake.append("small", SOME * 100)
+    async with made(tmp_path, streams=rules, when_full="refuse") as store:
+        with pytest.raises(StoreFull, match="small has reached"):
+            await fill(store, "small", 1)
+        await fill(store, "other", 1)
+
+
 async def test_a_smaller_bound_at_the_next_start_is_reached_and_records_are_taken(
     tmp_path: Path,
 ) -> None:

@@ -36,19 +36,19 @@ def old_store(path: Path, version: int) -> None:
             db.executescript(f"{script}; PRAGMA user_version = {number};")
             if number == 1:
                 db.executescript(FIRST)
-        for seq, samples in ((4, 2), (5, 1)):
-            body = msgspec.json.encode(Raw(1, "a.wav", seq - 4, samples))
-            row = (1, seq, "holdfast.raw.v1", "b", 1, 1, body, 2 * samples)
-            db.execute("INSERT INTO records VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
-        for seq in (3, 6):
-            row = (2, seq, "holdfast.segment.v1", "b", 1, 1, msgspec.json.encode(SEGMENT), 1)
-            db.execute("INSERT INTO records VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
-        if version >= 3:
-            db.execute(
-                "UPDATE streams SET bytes ="
-                " (SELECT sum(length(body) + blob_bytes) FROM records WHERE stream = streams.id)"
-            )
+                insert_records(db)
     db.close()
+
+
+def insert_records(db: sqlite3.Connection) -> None:
+    """Into a file of the first schema: what later steps count is there when they come."""
+    for seq, samples in ((4, 2), (5, 1)):
+        body = msgspec.json.encode(Raw(1, "a.wav", seq - 4, samples))
+        row = (1, seq, "holdfast.raw.v1", "b", 1, 1, body, 2 * samples)
+        db.execute("INSERT INTO records VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
+    for seq in (3, 6):
+        row = (2, seq, "holdfast.segment.v1", "b", 1, 1, msgspec.json.encode(SEGMENT), 1)
+        db.execute("INSERT INTO records VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
 
 
 @pytest.mark.parametrize("version", range(1, len(schema.steps())))

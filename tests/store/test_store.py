@@ -9,8 +9,6 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from agent import config
 from agent.clock import Clock
@@ -224,7 +222,7 @@ async def test_a_newer_store_is_left_alone(tmp_path: Path) -> None:
 
 async def test_garbage_in_place_of_the_store_is_named(tmp_path: Path) -> None:
     (tmp_path / "s.db").write_bytes(b"not a database" * 1000)
-    with pytest.raises(StoreError, match="not a sound SQLite file"):
+    with pytest.raises(StoreError, match="not a SQLite file"):
         async with made(tmp_path):
             pass
 
@@ -290,56 +288,6 @@ async def test_killed_anywhere_nothing_accepted_is_missing(tmp_path: Path, lines
     with sqlite3.connect(tmp_path / "s.db") as db:
         assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     db.close()
-
-
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(
-    st.lists(
-        st.one_of(
-            st.tuples(st.just("fill"), st.integers(1, 5)),
-            st.tuples(st.just("lease"), st.integers(1, 4)),
-            st.tuples(st.just("ack"), st.integers(1, 30), st.integers(0, 6)),
-            st.tuples(st.just("rewind")),
-        ),
-        max_size=40,
-    )
-)
-def test_the_outbox_is_a_queue_that_forgets_only_what_was_acked(
-    tmp_path_factory: pytest.TempPathFactory, steps: list[tuple]
-) -> None:
-    """Against a model: a set of held seqs and the last one that is out."""
-
-    async def play() -> None:
-        held, produced, out = set[int](), 0, 0
-        async with made(tmp_path_factory.mktemp("model")) as store:
-            for step in steps:
-                match step:
-                    case ("fill", count):
-                        await fill(store, count)
-                        held |= set(range(produced + 1, produced + count + 1))
-                        produced += count
-                    case ("lease", count):
-                        batch = await store.outbox.lease(count, 100_000)
-                        expected = sorted(seq for seq in held if seq > out)[:count]
-                        assert [r.seq for r in (batch.records if batch else [])] == expected
-                        out = max([out, *expected])
-                    case ("ack", first, more):
-                        spans = [Range(first, min(first + more, produced))]
-                        if first <= produced:
-                            gone = {s for s in held if first <= s <= first + more}
-                            got = await store.outbox.acknowledge((store.epoch, "x.segments"), spans)
-                            assert got.delivered == len(gone)
-                            held -= gone
-                    case ("rewind",):
-                        store.outbox.rewind()
-                        out = 0
-            balance = (await store.ledger.balances()).get("x.segments")
-            if balance:
-                assert (balance.produced, balance.held) == (produced, len(held))
-                assert balance.delivered == produced - len(held)
-            assert await store.ledger.faults() == []
-
-    asyncio.run(play())
 
 
 async def test_what_was_the_uplinks_stays_so_when_raw_audio_is_no_longer_sent(

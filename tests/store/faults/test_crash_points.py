@@ -7,6 +7,7 @@ import random
 import shutil
 import sqlite3
 import time
+import zlib
 from importlib import resources
 from pathlib import Path
 
@@ -87,12 +88,14 @@ def _old_store(folder: Path, version: int, body: bytes) -> Path:
     with sqlite3.connect(folder / "s.db") as db:
         db.execute("PRAGMA auto_vacuum = INCREMENTAL")
         db.execute("PRAGMA journal_mode = WAL")
-        for script in scripts[:version]:
-            db.executescript(script.read_text())
-        db.execute(f"PRAGMA user_version = {version}")
+        db.create_function("crc32", 1, zlib.crc32, deterministic=True)
+        db.executescript(scripts[0].read_text())
         db.execute("INSERT INTO meta VALUES ('epoch', 'e'), ('created_us', '1')")
         db.execute("INSERT INTO streams (name, produced, held) VALUES ('old', 1, 1)")
         db.execute("INSERT INTO records VALUES (1, 1, 't', 'b', 1, 1, ?, 0)", (body,))
+        for script in scripts[1:version]:
+            db.executescript(script.read_text())
+        db.execute(f"PRAGMA user_version = {version}")
     db.close()
     return folder
 

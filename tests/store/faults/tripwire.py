@@ -1,13 +1,14 @@
 """kill -9 at a named point: a connection that counts what it is asked to do.
 
 Installed by the producer's process in place of sqlite3's own; the product knows nothing of it.
+rig.py copies the store at such a point instead.
 Points inside SQLite's own work (a checkpoint, a write of the WAL) are rules of disk.py instead.
 """
 
 import os
 import signal
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 POINTS = [
@@ -27,13 +28,19 @@ POINTS = [
 def install(point: str, times: int) -> None:
     """End this process when `point` is met for this time."""
     left = times
-    connect = sqlite3.connect
 
     def met(here: str) -> None:
         nonlocal left
         left -= here == point
         if left == 0:
             os.kill(os.getpid(), signal.SIGKILL)
+
+    sqlite3.connect = connector(met)  # type: ignore[assignment]
+
+
+def connector(met: Callable[[str], None]) -> Callable[..., sqlite3.Connection]:
+    """What takes the place of sqlite3.connect: its connections tell `met` each point they meet."""
+    connect = sqlite3.connect
 
     class Connection(sqlite3.Connection):
         writes = False
@@ -64,7 +71,7 @@ def install(point: str, times: int) -> None:
         met("open")
         return connect(*arguments, factory=Connection, **named)
 
-    sqlite3.connect = opened  # type: ignore[assignment]
+    return opened
 
 
 def _before(sql: str, writes: bool) -> str:

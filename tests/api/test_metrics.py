@@ -1,0 +1,192 @@
+"""/metrics: what a scraper reads is what the store knows, in a form that it can read."""
+
+import asyncio
+import sqlite3
+import threading
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from prometheus_client import Metric
+from prometheus_client.parser import text_string_to_metric_families
+
+from agent.api import metrics
+from agent.api.metrics import Metrics
+from agent.clock import Clock
+from agent.config import Store as Settings
+from agent.health.conditions import Conditions
+from agent.health.flash import Flash
+from agent.health.status import Status
+from agent.host.disk import Writes
+from agent.records import Range, RecordType
+from agent.store.intake import New
+from agent.store.latency import BOUNDS_S
+from agent.store.store import Store
+from tests.host.sysfs import Kernel
+
+ODD = 'odd "name"\\ of\na stream {x="y"}'
+TYPES = {
+    "holdfast_uptime_seconds": "gauge",
+    "holdfast_condition": "gauge",
+    "holdfast_store_commit_seconds": "histogram",
+    "holdfast_store_bytes_max": "gauge",
+    "holdfast_store_used_bytes": "gauge",
+    "holdfast_store_written_bytes": "counter",
+    "holdfast_store_payload_bytes": "counter",
+    "holdfast_outbox_bytes": "gauge",
+    "holdfast_ledger_streams_left_out": "gauge",
+    "holdfast_ledger_records": "counter",
+    "holdfast_ledger_dropped_records": "counter",
+    "holdfast_ledger_held_records": "gauge",
+}
+
+
+class Bed(NamedTuple):
+    store: Store
+    conditions: Conditions
+    kernel: Kernel
+    metrics: Metrics
+
+
+@pytest.fixture
+async def bed(tmp_path: Path) -> AsyncIterator[Bed]:
+    clock, kernel = Clock(), Kernel(tmp_path / "root", tmp_path)
+    settings = Settings(path=str(tmp_path / "s.db"))
+    conditions, store = Conditions(clock), Store(settings, clock)
+    flash = Flash(settings, store.wear, conditions, clock, lambda path: Writes(path, kernel.root))
+    status = Status(dict, conditions, clock, store.ledger.balances, {}, tmp_path / "status.json")
+    async with store, flash:
+        yield Bed(store, conditions, kernel, Metrics(status, conditions, store, flash))
+
+
+async def scraped(bed: Bed) -> dict[str, Metric]:
+    text = (await bed.metrics.text()).decode()
+    return {family.name: family for family in text_string_to_metric_families(text)}
+
+
+def values(family: Metric, name: str | None = None) -> dict[tuple[str, ...], float]:
+    """A family's values by its labels' values, in the order of the labels' names."""
+    return {
+        tuple(value for _, value in sorted(sample.labels.items())): sample.value
+        for sample in family.samples
+        if name is None or sample.name == name
+    }
+
+
+async def fill(bed: Bed) -> None:
+    """Three streams: one partly delivered, one with a dead letter and drops, one with odd words."""
+    some = [New(RecordType.SEGMENT, b"{}", bytes(8))] * 5
+    await bed.store.intake.append("a.segments", some)
+    await bed.store.intake.append(ODD, some)
+    await bed.store.spool.refuse("a", "full")
+    await bed.store.outbox.lease(5, 1 << 20)
+    await bed.store.outbox.acknowledge(bed.store.epoch, "a.segments", [Range(1, 3)])
+
+
+async def test_every_family_has_its_type_and_says_what_it_means(bed: Bed) -> None:
+    await fill(bed)
+    bed.conditions.hold("link_down", "link", "warning", "a", "b")
+    found = await scraped(bed)
+    assert {name: family.type for name, family in found.items()} == TYPES
+    assert all(family.documentation for family in found.values())
+    assert all(family.samples for family in found.values())
+
+
+async def test_the_ledger_is_shown_as_the_store_has_it(bed: Bed) -> None:
+    await fill(bed)
+    found, ledger = await scraped(bed), await bed.store.ledger.balances()
+    assert ledger.keys() == {"a.segments", "a.raw", ODD}
+    assert values(found["holdfast_ledger_records"], "holdfast_ledger_records_total") == {
+        (state, stream): getattr(one, state)
+        for stream, one in ledger.items()
+        for state in ("produced", "delivered")
+    }
+    assert values(found["holdfast_ledger_held_records"]) == {
+        (stream,): one.held for stream, one in ledger.items()
+    }
+    assert values(found["holdfast_ledger_dropped_records"]) == {("full", "a.raw"): 1}
+    assert values(found["holdfast_outbox_bytes"]) == {
+        ("a.segments",): 20,
+        ("a.raw",): 0,
+        (ODD,): 50,
+    }
+    assert values(found["holdfast_store_payload_bytes"]) == {(): 100}
+    assert values(found["holdfast_store_used_bytes"]) == {(): await bed.store.used_bytes()}
+    assert values(found["holdfast_store_bytes_max"]) == {(): bed.store.bytes_max}
+    assert values(found["holdfast_ledger_streams_left_out"]) == {(): 0}
+
+
+async def test_commits_are_a_histogram(bed: Bed) -> None:
+    await fill(bed)
+    commits = bed.store.commits
+    family = (await scraped(bed))["holdfast_store_commit_seconds"]
+    name = family.name
+    buckets = values(family, f"{name}_bucket")
+    assert [float(le) for (le,) in buckets] == [*BOUNDS_S, float("inf")]
+    assert list(buckets.values()) == commits.cumulative
+    assert values(family, f"{name}_count") == {(): commits.count}
+    assert values(family, f"{name}_sum") == {(): pytest.approx(commits.sum_s)}
+    assert commits.count > 0
+
+
+async def test_what_was_written_is_counted_from_the_start_and_unknown_is_left_out(
+    bed: Bed,
+) -> None:
+    bed.kernel.writes(device_bytes=1 << 20, process_bytes=4096)
+    written = values((await scraped(bed))["holdfast_store_written_bytes"])
+    assert written == {("process",): 4096, ("device",): 1 << 20}
+    (bed.kernel.disk / "stat").unlink()
+    assert ("device",) not in values((await scraped(bed))["holdfast_store_written_bytes"])
+
+
+async def test_conditions_are_there_while_they_hold(bed: Bed) -> None:
+    bed.conditions.hold("source_failed", 'a"\\', "warning", "a", "b")
+    family = (await scraped(bed))["holdfast_condition"]
+    assert [(s.labels, s.value) for s in family.samples] == [
+        ({"name": "source_failed", "subject": 'a"\\', "severity": "warning"}, 1)
+    ]
+    bed.conditions.clear("source_failed", 'a"\\')
+    assert (await scraped(bed))["holdfast_condition"].samples == []
+
+
+async def test_streams_beyond_the_bound_are_counted_not_shown(
+    bed: Bed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metrics, "STREAMS_MAX", 2)
+    await fill(bed)
+    found = await scraped(bed)
+    assert len(found["holdfast_ledger_held_records"].samples) == 2
+    assert len(found["holdfast_outbox_bytes"].samples) == 2
+    assert values(found["holdfast_ledger_streams_left_out"]) == {(): 1}
+    assert values(found["holdfast_store_payload_bytes"]) == {(): 100}, "of all"
+
+
+async def test_the_loop_goes_on_while_the_store_is_busy(bed: Bed) -> None:
+    entered, release = asyncio.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
+
+    def hold(_: sqlite3.Connection) -> bool:
+        loop.call_soon_threadsafe(entered.set)
+        return release.wait(60)
+
+    busy = asyncio.create_task(bed.store._database.read(hold))
+    try:
+        await entered.wait()
+        asked = asyncio.create_task(bed.metrics.text())
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert not asked.done(), "it waits for the store, and the loop has turned"
+    finally:
+        release.set()
+    assert await busy
+    assert b"holdfast_store_used_bytes" in await asked
+
+
+async def test_a_store_that_is_gone_does_not_hide_the_rest(bed: Bed) -> None:
+    bed.conditions.hold("store_unreadable", "store", "critical", "a", "b")
+    await bed.store._database.__aexit__()
+    found = await scraped(bed)
+    assert values(found["holdfast_condition"]) == {("store_unreadable", "critical", "store"): 1}
+    assert "holdfast_store_used_bytes" not in found
+    assert "holdfast_store_commit_seconds" in found

@@ -1,0 +1,310 @@
+"""The store as it ought to be: dicts, sets, and its rules in a form that can be read.
+
+It knows what each call changes. What gives way meanwhile it cannot know to the record, since it has
+no pages: `Model.explain` takes what the store gave up and finds a reason for each, or says so.
+"""
+
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
+
+import msgspec
+
+from agent import config
+from agent.records import Balance, Position, Range, Stamp, raw_stream
+from agent.store.age import SEEN_S
+from agent.store.bounds import DEFAULT, EVICTED, EXPIRE_S, EXPIRED, PAGE_BYTES
+from agent.store.outbox import DROP_BYTES, EVENT_BYTES, Batch, Settled
+
+SOURCE = "mic"
+GIVE_UP_MAX = 20  # in place of the store's own, so that it is reached
+SLACK_PAGES = 24  # what a few changes may take beside their own bytes
+
+
+class Kept(msgspec.Struct, frozen=True):
+    """A record that was accepted."""
+
+    stamp: Stamp
+    body: bytes
+    blob: bytes
+
+    @property
+    def bytes(self) -> int:
+        return len(self.body) + len(self.blob)
+
+
+class Stream:
+    """One stream: each seq up to `produced` is held, delivered or dropped."""
+
+    def __init__(self, rule: config.StreamRule, sendable: int | None) -> None:
+        self.rule = rule
+        self.sendable = sendable  # None: all of it
+        self.produced = 0
+        self.settled = 0
+        self.out = 0  # leased up to here
+        self.thinned = 0
+        self.held: dict[int, Kept] = {}
+        self.delivered: set[int] = set()
+        self.dropped: dict[int, str] = {}
+
+    @property
+    def through(self) -> int:
+        return self.produced if self.sendable is None else self.sendable
+
+    @property
+    def bytes(self) -> int:
+        return sum(kept.bytes for kept in self.held.values())
+
+    @property
+    def loose(self) -> list[int]:
+        """What is held and not leased, the oldest first."""
+        return sorted(seq for seq in self.held if seq > self.out)
+
+    @property
+    def balance(self) -> Balance:
+        reasons = list(self.dropped.values())
+        counts = {reason: reasons.count(reason) for reason in set(reasons)}
+        return Balance(self.produced, len(self.delivered), len(self.held), counts)
+
+    def append(self, kept: Iterable[Kept]) -> Range:
+        first = self.produced + 1
+        for one in kept:
+            self.produced += 1
+            self.held[self.produced] = one
+        return Range(first, self.produced)
+
+    def drop(self, seq: int, reason: str) -> Kept:
+        self.dropped[seq] = reason
+        return self.held.pop(seq)
+
+    def victims(self) -> list[tuple[int, bool]]:
+        """Seqs in the order in which they give way, and whether it is by thinning."""
+        every, loose = self.rule.thin_every, self.loose
+        if not every or self.bytes < PAGE_BYTES * len(self.held):
+            return [(seq, False) for seq in loose]
+        thin = [seq for seq in loose if seq > self.thinned and seq % every == 0]
+        return [(s, True) for s in thin] + [(s, False) for s in loose if s not in thin]
+
+    def evict(self, seq: int, by_thinning: bool) -> Kept:
+        if by_thinning:
+            self.thinned = seq
+        return self.drop(seq, EVICTED)
+
+    def acknowledge(self, spans: Iterable[Range]) -> Settled:
+        """Held records of `spans` are delivered; the mark passes what is known to the far side."""
+        before = self.settled
+        known = {s for span in spans for s in range(span.first, min(span.last, self.through) + 1)}
+        gone = known & self.held.keys()
+        for seq in gone:
+            del self.held[seq]
+        self.delivered |= gone
+        while self.settled < self.through and self.settled + 1 in known | self.delivered:
+            self.settled += 1
+        return Settled(len(gone), self.settled, moved=self.settled > before)
+
+
+class Model:
+    """All streams, and who is out."""
+
+    def __init__(self, settings: config.Store) -> None:
+        self.settings = settings
+        self.evict_bytes = settings.evict_at * settings.bytes_max
+        self.streams: dict[str, Stream] = {}
+        self.turns: list[str] = []  # who was leased, the longest ago first
+        self.dead: dict[int, str] = {}
+        self.takes = [0]  # how many samples of each are accepted; the last one goes on
+        self.position = Position()
+        self.ages = Ages()
+
+    def stream(self, name: str) -> Stream:
+        """The stream, begun if it is new; raw audio is not the uplink's before it was heard."""
+        if name not in self.streams:
+            rules = (r for r in self.settings.streams if fnmatchcase(name, r.match))
+            self.streams[name] = Stream(
+                next(rules, DEFAULT), 0 if name == raw_stream(SOURCE) else None
+            )
+        return self.streams[name]
+
+    def rewind(self, name: str | None = None) -> None:
+        """Nothing of it is out any more."""
+        for one in [name] if name else list(self.streams):
+            if one in self.streams:
+                self.streams[one].out = 0
+            self.turns = [turn for turn in self.turns if turn != one]
+
+    def lease(self, batch: Batch | None, records_max: int, bytes_max: int) -> None:
+        """The outbox gave this; it must be what was next."""
+        ready = {
+            name
+            for name, one in self.streams.items()
+            if any(max(one.settled, one.out) < seq <= one.through for seq in one.held)
+        }
+        if batch is None:
+            assert not ready, f"nothing was leased, though {ready} wait"
+            return
+        stream, first, last = self.streams[batch.stream], batch.span.first, batch.span.last
+        after = max(stream.settled, stream.out)
+        assert first == after + 1, "a batch begins where the last one ended"
+        turns = {name: i for i, name in enumerate(self.turns)}
+        waited = {turns.get(name, -1) for name in ready}
+        assert turns.get(batch.stream, -1) <= min(waited, default=len(turns)), "out of turn"
+        due = [seq for seq in sorted(stream.held) if after < seq <= last]
+        assert [one.seq for one in batch.records] == due
+        for one in batch.records:
+            kept = stream.held[one.seq]
+            assert (one.stamp, one.body, one.blob_bytes) == (
+                *(kept.stamp, kept.body),
+                len(kept.blob),
+            )
+        told = {s: d.reason for d in batch.drops for s in range(d.first, d.last + 1) if s >= first}
+        assert told == {s: why for s, why in stream.dropped.items() if after < s <= last}
+        assert set(range(first, last + 1)) <= {*due, *told} | stream.delivered, "a seq is missing"
+        assert len(due) <= records_max
+        size = sum(len(one.body) + EVENT_BYTES for one in batch.records)
+        size += DROP_BYTES * len(batch.drops)
+        assert len(due) <= 1 or size <= bytes_max
+        stream.out = last
+        self.turns = [*(name for name in self.turns if name != batch.stream), batch.stream]
+
+    def may_refuse(self, new_bytes: int, new_count: int, used_bytes: int, names: set[str]) -> bool:
+        """Whether a bound is a reason to refuse this much in these streams."""
+        refuses = self.settings.when_full == "refuse"
+        loose = [seq for one in self.streams.values() for seq in one.loose]
+        out = any(one.out for one in self.streams.values())
+        stuck = refuses or out or len(loose) + new_count > GIVE_UP_MAX
+        of_stream = any(
+            one.rule.bytes_max is not None and one.bytes + new_bytes > one.rule.bytes_max
+            for one in map(self.stream, names)
+        )
+        in_all = used_bytes + footprint(new_bytes, new_count) > self.settings.bytes_max
+        return stuck and (of_stream or in_all)
+
+    def explain(
+        self,
+        held: dict[str, set[int]],
+        ledger: dict[str, Balance],
+        now: Stamp,
+        *,
+        together: bool = False,
+        crashed: bool = False,
+    ) -> tuple[list[Kept], int]:
+        """Find a reason for each record that is not held any more, by the ledger's counts.
+
+        Returns what was evicted for the bound in all, and how many expired.
+        """
+        evicted, expired = {}, 0
+        for name, stream in self.streams.items():
+            there = held.get(name, set())
+            assert there <= stream.held.keys(), f"{name}: {there - stream.held.keys()} came back"
+            gone = stream.held.keys() - there
+            counts = ledger[name].dropped if name in ledger else {}
+            old = counts.get(EXPIRED, 0) - stream.balance.dropped.get(EXPIRED, 0)
+            for seq in stream.loose[:old]:
+                assert seq in gone, f"{name}: {seq} was the next to expire"
+                age_s = self.ages.span_s(stream.held[seq].stamp, now)[1]
+                limit_s = stream.rule.age_s_max
+                assert limit_s is not None, f"{name}: nothing of it expires"
+                assert age_s > limit_s, f"{name}: {seq} is {age_s} s old"
+                stream.drop(seq, EXPIRED)
+                expired += 1
+            evicted[name] = gone & stream.held.keys()
+        if any(evicted.values()):
+            assert self.settings.when_full == "evict", f"lost: {evicted}"
+        self._fit_streams(evicted)
+        return self._fit_all(evicted, together=together, crashed=crashed), expired
+
+    def _fit_streams(self, evicted: dict[str, set[int]]) -> None:
+        """Exactly what makes each stream fit its own bound."""
+        for name, stream in self.streams.items():
+            bytes_max = stream.rule.bytes_max or stream.bytes
+            for seq, by_thinning in stream.victims():
+                if stream.bytes <= bytes_max:
+                    break
+                assert seq in evicted[name], f"{name}: {seq} should have made room"
+                stream.evict(seq, by_thinning)
+                evicted[name].remove(seq)
+            assert stream.bytes <= bytes_max, f"{name} is above its bound"
+
+    def _fit_all(
+        self, evicted: dict[str, set[int]], *, together: bool, crashed: bool
+    ) -> list[Kept]:
+        """As many passes over the streams as it takes, each in the order of their value then.
+
+        `together`: several commits, with new records in between, so any stream may be the next.
+        `crashed`: from some pass on nothing is leased any more.
+        """
+        found: list[Kept] = []
+        while any(evicted.values()):
+            before = len(found)
+            for name, stream in sorted(
+                self.streams.items(),
+                key=lambda one: (one[1].rule.priority, -one[1].bytes, not evicted[one[0]]),
+            ):
+                for seq, by_thinning in stream.victims():
+                    if seq not in evicted[name]:
+                        if together and by_thinning:  # it came after the oldest had gone
+                            continue
+                        break
+                    found.append(stream.evict(seq, by_thinning))
+                    evicted[name].remove(seq)
+                if stream.loose and not together:
+                    break
+            if len(found) == before:
+                leased = any(stream.out for stream in self.streams.values())
+                assert crashed and leased, f"given up before its turn, or while leased: {evicted}"
+                self.rewind()
+        return found
+
+    def overdue(self, now: Stamp) -> list[tuple[str, int]]:
+        """What must have expired by now: in each stream, up to the first that need not."""
+        found = []
+        for name, stream in self.streams.items():
+            for seq in stream.loose:
+                age_s = self.ages.span_s(stream.held[seq].stamp, now)[0]
+                if stream.rule.age_s_max is None or age_s <= stream.rule.age_s_max:
+                    break
+                found.append((name, seq))
+        return found
+
+
+class Ages:
+    """The running time of the machine, between what the store must have seen of it and all."""
+
+    def __init__(self) -> None:
+        self._bases: dict[str, tuple[float, float]] = {}
+        self._boot = ""
+        self._seen_s = self._noted_s = 0.0
+        self._looked_s = 0.0
+
+    def open(self, now: Stamp, ended_s: float) -> None:
+        """A store is opened; `ended_s` is how far the boot before this one had come."""
+        if now.boot not in self._bases:
+            low, high = self._bases.get(self._boot, (0.0, 0.0))
+            self._bases[now.boot] = (low + self._seen_s, high + ended_s)
+            self._boot, self._seen_s = now.boot, 0.0
+        self._noted_s = self._looked_s = 0.0
+
+    def wrote(self, now: Stamp, *, committed: bool) -> bool:
+        """It wrote, and perhaps not all went well; whether it surely looked for what is too old."""
+        now_s = now.mono_ns / 1e9
+        if now_s - self._noted_s >= SEEN_S:
+            self._noted_s = now_s
+            if committed:
+                self._seen_s = now_s
+        looks = now_s - self._looked_s >= EXPIRE_S
+        if looks:
+            self._looked_s = now_s
+        return looks and committed
+
+    def span_s(self, made: Stamp, now: Stamp) -> tuple[float, float]:
+        """How old a record is for the store, at least and at most."""
+        low, high = (
+            there - then
+            for there, then in zip(self._bases[now.boot], self._bases[made.boot], strict=True)
+        )
+        ran_s = (now.mono_ns - made.mono_ns) / 1e9
+        return low + ran_s, high + ran_s
+
+
+def footprint(new_bytes: int, count: int) -> int:
+    """Bytes of the pages that so many new records may take, generously."""
+    return int(1.2 * new_bytes) + PAGE_BYTES * (3 * count + SLACK_PAGES)
