@@ -81,7 +81,7 @@ async def fill(bed: Bed) -> None:
     await bed.store.intake.append(ODD, some)
     await bed.store.spool.refuse("a", "full")
     await bed.store.outbox.lease(5, 1 << 20)
-    await bed.store.outbox.acknowledge(bed.store.epoch, "a.segments", [Range(1, 3)])
+    await bed.store.outbox.acknowledge((bed.store.epoch, "a.segments"), [Range(1, 3)])
 
 
 async def test_every_family_has_its_type_and_says_what_it_means(bed: Bed) -> None:
