@@ -8,7 +8,8 @@ Recovery: each record is given up in the transaction that counts it.
 """
 
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
 from fnmatch import fnmatchcase
 from itertools import islice
 
@@ -74,15 +75,15 @@ class Bounds:
         """The first rule that matches a stream's name."""
         return next((r for r in self._settings.streams if fnmatchcase(name, r.match)), DEFAULT)
 
-    def enforce(self, connection: sqlite3.Connection, *, producing: bool) -> None:
-        """Before a commit. Raises StoreFull when a producer's work would cross a bound."""
+    def enforce(self, connection: sqlite3.Connection, grown: Collection[str]) -> None:
+        """Before a commit. Raises StoreFull when one of the streams that grew crosses a bound."""
         now = self._clock.stamp()
         self._ages.note(connection, now)
         if self._clock.monotonic() - self._looked_at >= EXPIRE_S:
             self._looked_at = self._clock.monotonic()
             self._expire(connection, now)
-        if producing:
-            self._fit_streams(connection)
+        if grown:
+            self._fit_streams(connection, grown)
             self._fit_all(connection)
 
     def forget(self) -> None:
@@ -92,13 +93,27 @@ class Bounds:
         self._ages.forget()
 
     def make_room(self, connection: sqlite3.Connection) -> None:
-        """Give up what is above the bounds, or GIVE_UP_MAX records of it; refuse nobody."""
+        """Give up what is too old or above the bounds, GIVE_UP_MAX records a bound at most.
+
+        Refuses nobody: what a refused commit would have given up was taken back with it.
+        """
         self.room_is_wanted = False
-        for fit in (self._fit_streams, self._fit_all):
-            try:
-                fit(connection)
-            except StoreFull:  # some of it is leased, or there is more of it
-                self.room_is_wanted = self._settings.when_full == "evict"
+        self._expire(connection, self._clock.stamp())
+        self._fit_streams(connection, ())
+        with suppress(StoreFull):  # some of it is leased, or there is more of it
+            self._fit_all(connection)
+        if self._settings.when_full == "refuse":
+            self.room_is_wanted = False
+
+    def make_free_pages(self, connection: sqlite3.Connection, bytes_wanted: int) -> None:
+        """The disk is full, and `evict` is the rule: give records up until the file has this room.
+
+        Its free pages then go back to the disk (`File.relieve`).
+        """
+        for _ in self._victims(connection, self._held(connection)):
+            (free,) = connection.execute("PRAGMA freelist_count").fetchone()
+            if free * PAGE_BYTES >= bytes_wanted:
+                return
 
     def _fit_all(self, connection: sqlite3.Connection) -> None:
         bytes_max = self._settings.bytes_max
@@ -112,8 +127,9 @@ class Bounds:
             self.room_is_wanted = True
             raise StoreFull(f"the store has reached store.bytes_max ({bytes_max})", _MORE_ROOM)
 
-    def _fit_streams(self, connection: sqlite3.Connection) -> None:
+    def _fit_streams(self, connection: sqlite3.Connection, grown: Collection[str]) -> None:
         self._rule_new(connection)
+        refused = None
         over = connection.execute(
             "SELECT id, name, bytes, bytes_max FROM streams WHERE bytes > bytes_max"
         ).fetchall()
@@ -123,9 +139,11 @@ class Bounds:
                 size = _bytes(connection, key)
                 if size <= bytes_max:
                     break
-            if size > bytes_max:
-                self.room_is_wanted = True
-                raise StoreFull(f"{name} has reached its bytes_max ({bytes_max})", _MORE_ROOM)
+            self.room_is_wanted |= size > bytes_max
+            if size > bytes_max and name in grown:
+                refused = StoreFull(f"{name} has reached its bytes_max ({bytes_max})", _MORE_ROOM)
+        if refused:
+            raise refused
 
     def _held(self, connection: sqlite3.Connection) -> list[Held]:
         """What could give way, the least valuable first."""

@@ -24,6 +24,7 @@ from agent.errors import StoreError
 from agent.store.bounds import Bounds
 from agent.store.file import File
 from agent.store.latency import Commits
+from agent.store.reserve import RESERVE_BYTES
 
 T = TypeVar("T")
 Bulk = Callable[[sqlite3.Connection, list[Any]], list[Any]]  # items in, as many results out
@@ -35,7 +36,7 @@ class Work(Generic[T]):
     """One operation on its way through the thread, or one item for a bulk operation."""
 
     __slots__ = (
-        *("alone", "bulk", "done", "error", "item", "operation", "producing", "result", "writes"),
+        *("alone", "bulk", "done", "error", "grows", "item", "operation", "result", "writes"),
     )
 
     def __init__(
@@ -43,14 +44,14 @@ class Work(Generic[T]):
         operation: Callable[[sqlite3.Connection], T] | None,
         *,
         writes: bool,
-        producing: bool = False,
+        grows: str | None = None,
         alone: bool = False,
         bulk: Bulk | None = None,
         item: Any = None,
     ) -> None:
         self.operation = operation
         self.writes = writes
-        self.producing = producing  # takes room: refused where there is none
+        self.grows = grows  # the stream that takes room: refused where there is none
         self.alone = alone  # in a commit of its own
         self.bulk = bulk
         self.item = item
@@ -111,24 +112,24 @@ class Database:
         await asyncio.shield(self._over)
 
     async def write(
-        self, operation: Callable[[sqlite3.Connection], T], *, producing: bool = False
+        self, operation: Callable[[sqlite3.Connection], T], *, grows: str | None = None
     ) -> T:
         """Run `operation` in a transaction; return its result after the commit.
 
-        `producing`: it brings what takes room, and is refused at a bound. It may run twice (again
-        alone, when a neighbour in its group fails; and on a new file, of another epoch, when this
-        one is found damaged), so it must touch nothing but the connection.
+        `grows` names the stream that it brings more to: then it is refused at a bound. It may run
+        twice (again alone, when a neighbour in its group fails; and on a new file, of another
+        epoch, when this one is found damaged), so it must touch nothing but the connection.
         Raises StoreFull: nothing of it is kept; or StoreError: neither, unless the machine dies
         before the next commit, for what a failed fsync left in the WAL may then come back.
         """
-        return await self._ask(Work(operation, writes=True, producing=producing))
+        return await self._ask(Work(operation, writes=True, grows=grows))
 
-    async def put(self, bulk: Bulk, item: Any, *, alone: bool = False) -> Any:
-        """As `write` of what takes room, but one call of `bulk` does all items that share a commit.
+    async def put(self, bulk: Bulk, item: Any, grows: str, *, alone: bool = False) -> Any:
+        """As `write`, but one call of `bulk` does all items that share a commit.
 
         `alone` gives it a commit of its own. The item's result.
         """
-        work: Work[Any] = Work(None, writes=True, producing=True, alone=alone, bulk=bulk, item=item)
+        work: Work[Any] = Work(None, writes=True, grows=grows, alone=alone, bulk=bulk, item=item)
         return await self._ask(work)
 
     async def read(self, operation: Callable[[sqlite3.Connection], T]) -> T:
@@ -209,7 +210,7 @@ class Database:
         """Run the group in one transaction; on failure note the error on each."""
         try:
             if group[0].writes:
-                producing = any(work.producing for work in group)
+                producing = any(work.grows for work in group)
                 self._file.transact(lambda c: self._perform(c, group), producing=producing)
             else:
                 self._file.read(lambda c: self._perform(c, group))
@@ -232,8 +233,8 @@ class Database:
             for work, result in zip(works, results, strict=True):
                 work.result = result
         if self._bounds and group[0].writes:
-            producing = any(work.producing for work in group)
-            self._bounds.enforce(connection, producing=producing)
+            grown = {work.grows for work in group if work.grows}
+            self._bounds.enforce(connection, grown)
 
     def _tidy(self) -> None:
         """Between two groups: make room, and give free pages back to the disk, a slice each.
@@ -243,8 +244,9 @@ class Database:
         with suppress(sqlite3.Error, StoreError):
             if self._bounds and self._bounds.room_is_wanted:
                 self._file.transact(self._bounds.make_room)
-            if self._file.short_of_room:
-                self._file.relieve()
+            if self._file.short_of_room and self._file.relieve() and self._bounds:
+                bounds = self._bounds
+                self._file.transact(lambda c: bounds.make_free_pages(c, RESERVE_BYTES))
             more = time.monotonic() - self._tidied_at >= TIDY_S
             if more:
                 self._file.look_after()

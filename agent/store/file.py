@@ -36,7 +36,9 @@ from agent.store.reserve import RESERVE_BYTES, Reserve
 
 T = TypeVar("T")
 WAL_BYTES_MAX = 8 << 20  # what stays of the WAL's file after a checkpoint
-FREE_PAGES = 256  # so many are kept for what comes next, and a quarter of the file
+# So many are kept for what comes next, and half of the file: while records drain, pages that are
+# moved to shorten it are soon free themselves (at a quarter 1.25 times the bytes were written).
+FREE_PAGES = 256
 SHRINK_PAGES = 64  # given back in one slice, of a millisecond or two
 BUSY_TIMEOUT_S = 5.0  # only an outside reader (a backup, a test) can make us wait
 RELIEVE_S = 0.1
@@ -62,6 +64,7 @@ class File:
         self._lock = Lock(path)
         self._reserve = Reserve(path)
         self._relieved_at = 0.0
+        self._disk_is_full = False
         self._wal = path.with_name(f"{path.name}-wal")
         self._wal_seen = os.stat_result(range(10))
         self._head: head.Head | None = None
@@ -118,8 +121,11 @@ class File:
         if producing and not self._reserve.taken():
             raise StoreFull(f"{self.path}: the disk is full", "make room on the disk")
         try:
-            return self._committed(step)
+            done = self._committed(step)
+            self._disk_is_full &= not producing
+            return done
         except sqlite3.Error as error:
+            self._disk_is_full |= self._no_room(error)
             if _corrupt(error):
                 self.close()
             elif producing or not self._no_room(error) or not self._reserve.give_up():
@@ -154,7 +160,7 @@ class File:
         connection = self.open()
         (pages,) = connection.execute("PRAGMA page_count").fetchone()
         (free,) = connection.execute("PRAGMA freelist_count").fetchone()
-        if free > max(FREE_PAGES, pages // 4):
+        if free > max(FREE_PAGES, pages // 2):
             _give_back(connection, SHRINK_PAGES)
             return True
         size = os.fstat(self._lock.fd).st_size
@@ -164,23 +170,30 @@ class File:
 
     @property
     def short_of_room(self) -> bool:
-        """Whether the reserve had to be given up, and could not be taken again yet."""
-        return self._reserve.given_up
+        """Whether a commit found no room, and no producer's has found some since."""
+        return self._disk_is_full or self._reserve.given_up
 
-    def relieve(self) -> None:
+    def relieve(self) -> bool:
         """While the disk is full, every RELIEVE_S: give back what there is, WAL and free pages.
 
-        Moving pages takes room itself, so only while there is some.
+        Moving pages takes room itself, so only while there is some. Whether that was tried, and was
+        not enough for the reserve.
         """
         now = time.monotonic()
         if now - self._relieved_at < RELIEVE_S:
-            return
+            return False
         self._relieved_at = now
         connection = self.open()
-        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        try:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        except sqlite3.Error as error:  # the file itself may have to grow for it
+            if not self._no_room(error) or not self._reserve.give_up():
+                raise
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         if self._room() >= 4 * RELIEVE_PAGES * bounds.PAGE_BYTES:
             _give_back(connection, RELIEVE_PAGES)
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        return self._room() < RESERVE_BYTES
 
     def look_after(self) -> None:
         """Now and then: notice what was removed, and note the head. Raises StoreError."""
@@ -229,7 +242,10 @@ class File:
 
     def _room(self) -> int:
         """Bytes that are free on the disk for this user."""
-        space = os.statvfs(self.path.parent)
+        try:
+            space = os.statvfs(self.path.parent)
+        except OSError:  # a dead disk does not even say how full it is
+            return 0
         return space.f_bavail * space.f_frsize
 
     def _second(self) -> sqlite3.Connection:
@@ -372,9 +388,7 @@ class File:
             return True
         if code & 0xFF != sqlite3.SQLITE_IOERR:  # its WAL index could not grow, for one
             return False
-        with suppress(OSError):  # a dead disk does not even say how full it is
-            return self._room() < RESERVE_BYTES // 16
-        return False
+        return self._room() < RESERVE_BYTES // 16
 
     def _typed(self, error: sqlite3.Error) -> StoreError:
         """SQLite's error as ours, with what to do."""

@@ -68,7 +68,9 @@ class Intake:
         """
         begun = time.perf_counter()
         item = (stream, self._clock.stamp(), records)
-        last = await self._database.put(append_all, item, alone=durability is Durability.SYNC)
+        last = await self._database.put(
+            append_all, item, stream, alone=durability is Durability.SYNC
+        )
         took_s = time.perf_counter() - begun
         return Receipt(last - len(records) + 1, last, durability, took_s)
 

@@ -8,6 +8,7 @@ Format  : `<file>.reserve`, its blocks allocated and never written.
 Recovery: none is needed; one that is missing is made anew.
 """
 
+import math
 import os
 import time
 from pathlib import Path
@@ -22,7 +23,7 @@ class Reserve:
     def __init__(self, store: Path) -> None:
         self._path = store.with_name(f"{store.name}.reserve")
         self._whole = False
-        self._tried_at = -RETRY_S
+        self._tried_at = -math.inf
 
     @property
     def given_up(self) -> bool:

@@ -115,7 +115,7 @@ class Salvage:
             if piece.through >= former.produced:
                 _finish(connection, file, key)
 
-        await self._database.write(operation, producing=bool(piece.saved))
+        await self._database.write(operation, grows=name[1] if piece.saved else None)
         return True
 
 

@@ -97,7 +97,8 @@ class Spool:
                 (take.id, take.source, take.name, samples, end),
             )
 
-        await self._database.write(operation, producing=bool(pcm))  # an end needs no room
+        grows = raw_stream(take.source) if pcm else None  # an end needs no room
+        await self._database.write(operation, grows=grows)
         return Take(take.id, take.source, take.name, samples, end)
 
     async def end_absent(self, source: str, present: Collection[tuple[str, str]]) -> None:

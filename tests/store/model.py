@@ -198,7 +198,9 @@ class Model:
             gone = stream.held.keys() - there
             counts = ledger[name].dropped if name in ledger else {}
             old = counts.get(EXPIRED, 0) - stream.balance.dropped.get(EXPIRED, 0)
-            for seq in stream.loose[:old]:
+            # At an open nothing is leased, so then the oldest of all may expire.
+            order = sorted(gone & stream.held.keys()) if crashed else stream.loose
+            for seq in order[:old]:
                 assert seq in gone, f"{name}: {seq} was the next to expire"
                 age_s = self.ages.span_s(stream.held[seq].stamp, now)[1]
                 limit_s = stream.rule.age_s_max

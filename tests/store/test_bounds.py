@@ -182,10 +182,6 @@ async def test_what_fits_no_bound_of_its_own_does_not_keep_the_rest_above_theirs
         assert (await seqs(store, "a")) == list(range(1, 101))
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="any stream above its own bound has every producer refused, whatever it appends to",
-)
 async def test_a_stream_above_its_bound_costs_the_others_nothing(tmp_path: Path) -> None:
     rules = [{"match": "small", "bytes_max": 65_536}]
     async with made(tmp_path) as store:

@@ -3,6 +3,7 @@
 HOLDFAST_LONG=1 fills it 20 times.
 """
 
+import asyncio
 import contextlib
 import errno
 import shutil
@@ -13,10 +14,11 @@ import pytest
 
 from agent.clock import Clock
 from agent.config import Store as Settings
-from agent.errors import StoreError
+from agent.errors import StoreError, StoreFull
 from agent.records import RecordType
 from agent.store.intake import New
 from agent.store.store import Store
+from tests.outside import DEADLINE_S
 from tests.store.faults.child import LONG, Producer
 from tests.store.faults.disk import Disk, absent, needs_fuse, small
 from tests.store.faults.judge import Promises
@@ -107,4 +109,28 @@ async def test_a_read_only_disk_is_gone_on_from(tmp_path: Path) -> None:
             assert (await store.ledger.balances())["a"].held == 1, "reading goes on"
             disk.clear()
             await store.intake.append("a", one)
+            assert await store.ledger.faults() == []
+
+
+async def test_on_a_full_disk_the_old_gives_way_where_that_is_the_rule(tmp_path: Path) -> None:
+    with small("tmpfs", tmp_path) as place:
+        settings = Settings(path=str(place / "s.db"), when_full="evict")
+        async with Store(settings, Clock()) as store:
+            some = [New(RecordType.SEGMENT, b"{}", bytes(50_000))] * 10
+            for _ in range(40):
+                await store.intake.append("a", some)
+            fill(place / "ballast")
+            refused = accepted = 0
+            async with asyncio.timeout(DEADLINE_S):
+                while accepted < 40:
+                    try:
+                        await store.intake.append("a", some)
+                        accepted += 1
+                    except StoreFull:
+                        refused += 1
+                        await asyncio.sleep(0.01)
+            balance = (await store.ledger.balances())["a"]
+            assert refused > 0, "it was full"
+            assert balance.dropped["evicted"] > 0
+            assert balance.produced == 400 + 10 * accepted
             assert await store.ledger.faults() == []
