@@ -41,7 +41,8 @@ class Pair:
         return answer.result
 
     def rewind(self, stream: str | None) -> None:
-        self.rig.store.outbox.rewind(stream)
+        store = self.rig.store
+        store.outbox.rewind((store.epoch, stream) if stream else None)
         self.model.rewind(stream)
         self.compare()
 
