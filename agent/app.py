@@ -36,6 +36,7 @@ from agent.audio.source import Source
 from agent.clock import Clock
 from agent.config import Config
 from agent.errors import ConfigError, StoreError
+from agent.health.clockwork import Clockwork
 from agent.health.conditions import Conditions
 from agent.health.flash import Flash
 from agent.health.status import Status
@@ -101,6 +102,7 @@ class App:
             self.store.ledger.balances, self.store.salvage.reports, self.conditions, self.clock
         )
         self.flash = Flash(settings.store, self.store.wear, self.conditions, self.clock)
+        self.clockwork = Clockwork(self.store.bindings.bind, self.conditions, self.clock)
         self.status = Status(
             lambda: {"device": self.device, "version": self.version},
             self.conditions,
@@ -147,7 +149,7 @@ class App:
 
     def _loops(self) -> list[Callable[[], Coroutine[Any, Any, None]]]:
         loops = [self.store.run, self.store.salvage.run, self.storage.run, self.flash.run]
-        loops.append(self.status.run)
+        loops += [self.clockwork.run, self.status.run]
         loops += [self.domain.run, self.speech.run, self._link]
         if self.broker:
             loops.append(self.broker.run)

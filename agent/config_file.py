@@ -6,6 +6,7 @@ A mistake is reported with file, line and key, what was expected, and the neares
 import difflib
 import re
 from collections.abc import Iterable, Iterator
+from fnmatch import fnmatchcase
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -14,8 +15,9 @@ import msgspec
 import yaml
 from msgspec import Meta
 
-from agent.config import Config, File, Folder, Link, Loop, Microphone, Source
+from agent.config import Config, File, Folder, Link, Loop, Microphone, Source, Store, StreamRule
 from agent.errors import ConfigError
+from agent.records import raw_stream, segments_stream
 
 UNITS = {
     "s": "seconds",
@@ -102,23 +104,48 @@ def _checked(path: Path, root: yaml.Node, config: Config) -> Config:
                 f"{upper} {getattr(part, upper)}",
                 f"lower {lower}, raise {upper}, or swap them",
             )
-    for key, wrong, remedy in _contradictions(config.link):
-        raise ConfigError(f"{path}:{_line(root, ['link', key])}: link.{key}: {wrong}", remedy)
+    for keys, wrong, remedy in (*_contradictions(config.link), *_unsafe(config.store)):
+        raise ConfigError(f"{path}:{_line(root, keys)}: {_dotted(keys)}: {wrong}", remedy)
     return config
 
 
-def _contradictions(link: Link) -> Iterator[tuple[str, str, str]]:
-    """Settings of the link that others leave without effect: key, what is wrong, remedy."""
+Mistake = tuple[list[str | int], str, str]  # key, what is wrong, remedy
+
+
+def _contradictions(link: Link) -> Iterator[Mistake]:
+    """Settings of the link that others leave without effect."""
     if link.ack_from == "ingest" and link.broker_url is None:
         yield (
-            "ack_from",
+            ["link", "ack_from"],
             "the embedded broker has no ingest behind it that could acknowledge",
             "name a broker in link.broker_url, or set ack_from: broker to try things out",
         )
     if link.password_file is not None and link.username is None:
-        yield "password_file", "has no effect without link.username", "set link.username too"
+        wrong = "has no effect without link.username"
+        yield ["link", "password_file"], wrong, "set link.username too"
     if link.ca_file is not None and not (link.broker_url or "").startswith("mqtts:"):
-        yield "ca_file", "has no effect without TLS", "write link.broker_url as mqtts://..."
+        remedy = "write link.broker_url as mqtts://..."
+        yield ["link", "ca_file"], "has no effect without TLS", remedy
+
+
+def _unsafe(store: Store) -> Iterator[Mistake]:
+    """Rules that would keep sound in memory alone: accepted sound is durable."""
+    for suffix in (raw_stream(""), segments_stream("")):
+        tails = [suffix[i:] for i in range(len(suffix) + 1)]
+        for i, rule in enumerate(store.streams):
+            if rule.durability == "volatile" and _may_match(rule.match, suffix):
+                yield (
+                    ["store", "streams", i, "durability"],
+                    f"{rule.match!r} matches streams of sound (*{suffix}), which is never volatile",
+                    f"match fewer streams, or put a rule for '*{suffix}' before this one",
+                )
+            if rule.match in [f"*{tail}" for tail in tails]:
+                break  # no later rule counts for these streams
+
+
+def _may_match(pattern: str, suffix: str) -> bool:
+    """Whether a pattern matches a name that ends so: then its own end, from somewhere, does."""
+    return any(fnmatchcase(suffix, pattern[i:]) for i in range(len(pattern) + 1))
 
 
 def _explained(path: Path, root: yaml.Node, value: Any, message: str) -> ConfigError:
@@ -213,7 +240,9 @@ def _type_at(value: Any, keys: list[str | int]) -> Any:
     """The type that the configuration has at `keys`."""
     kind: Any = Config
     for depth, key in enumerate(keys):
-        if isinstance(key, int):
+        if isinstance(key, int) and keys[:depth] == ["store", "streams"]:
+            kind = StreamRule
+        elif isinstance(key, int):
             tag = (_at(value, keys[: depth + 1]) or {}).get("kind")
             kind = SOURCES.get(str(tag), Source)
         elif key != "kind":

@@ -80,7 +80,8 @@ class Key(Struct, frozen=True):
 class Record(Struct, frozen=True):
     """One row of a stream as the store gives it out; `body` is JSON, its blob has `blob_bytes`.
 
-    `key` says where it lies.
+    `key` says where it lies. `timebound`: the stamp's wall time is UTC by a synchronised clock, be
+    it that it was so only later in that boot.
     """
 
     stream: str
@@ -90,6 +91,7 @@ class Record(Struct, frozen=True):
     body: bytes
     blob_bytes: int = 0
     key: Key = Key("", 0, 0)
+    timebound: bool = False
 
 
 class Position(Struct, frozen=True):

@@ -21,6 +21,8 @@ audio_chunks_vs_files     64 KiB of sound through Spool.accept against a file ea
                           a thread and a folder of its own
 audio_chunks_alone_vs_files  the same with one source: one chunk after the other
 append_1, append_8_vs_bare  for information
+append_1_volatile_*         one producer, volatile, until the last record is written behind; for
+                            information. `*_of_group_bytes`: written bytes over those of append_1
 
 *_written_bytes_per_record is what the kernel counted as to be written to disk (write_bytes of
 /proc/self/io) during our side's runs, WAL and checkpoints included. commit_* is the whole
@@ -44,12 +46,14 @@ from msgspec import Struct
 
 from agent.clock import Clock
 from agent.config import Store as Settings
+from agent.config import StreamRule
 from agent.records import RecordType, Take
 from agent.store import schema, streams
 from agent.store.bounds import Bounds
 from agent.store.database import Database, Work
-from agent.store.intake import Intake, New
+from agent.store.intake import Durability, Intake, New
 from agent.store.spool import Spool
+from agent.store.volatile import Volatile
 from bench import report, store_peers
 
 RECORD = New(RecordType.SEGMENT, b"x" * 512)
@@ -59,6 +63,7 @@ SLOW_S = 0.005
 SIDE_S = 0.25  # how long one side of a pair runs, about
 PAIRS, PAIRS_FULL = 9, 60
 HELD, HELD_FULL = 300_000, 1_000_000
+VOLATILE_ROWS = 20_000
 WARM_ROWS = 5_000  # until the WAL has its full length
 
 
@@ -113,7 +118,8 @@ class Observed(Database):
         if self.slow_s:
             time.sleep(self.slow_s)
         rows = sum(len(work.item[2]) if work.item else 1 for work in group)
-        self.commits.append((rows, time.perf_counter() - began))
+        if group[0].writes:
+            self.commits.append((rows, time.perf_counter() - began))
         return kept
 
 
@@ -182,9 +188,18 @@ def written_bytes() -> int:
     return int(rows["write_bytes"])
 
 
-async def append(database: Observed, producers: int, batch: int, awaits: int) -> Run:
-    """So many awaits of each producer, all at once."""
-    intake, records, calls_s = Intake(database, Clock()), [RECORD] * batch, list[float]()
+async def append(
+    database: Observed,
+    producers: int,
+    batch: int,
+    awaits: int,
+    durability: Durability = Durability.GROUP,
+) -> Run:
+    """So many awaits of each producer, all at once, until all of it is on the disk."""
+    settings, records, calls_s = Settings(), [RECORD] * batch, list[float]()
+    rule = StreamRule(match="*", durability=durability.value)
+    volatile = Volatile(database, settings.volatile_bytes_max, settings.volatile_s, lambda: None)
+    intake = Intake(database, Clock(), lambda _: rule, volatile, lambda: None)
 
     async def produce() -> None:
         for _ in range(awaits):
@@ -194,7 +209,8 @@ async def append(database: Observed, producers: int, batch: int, awaits: int) ->
 
     database.commits.clear()
     before, began = written_bytes(), time.perf_counter()
-    await asyncio.gather(*(produce() for _ in range(producers)))
+    async with volatile:
+        await asyncio.gather(*(produce() for _ in range(producers)))
     elapsed_s, written = time.perf_counter() - began, written_bytes() - before
     groups, commits_s = zip(*database.commits, strict=True)
     rows = producers * batch * awaits
@@ -243,6 +259,16 @@ def figures(name: str, runs: list[Run]) -> dict[str, float]:
         "await_p99_ms": calls[98] * 1e3,
     }
     return {f"{name}_{key}": figure for key, figure in found.items()}
+
+
+async def volatile(folder: Path, pairs: int) -> dict[str, float]:
+    """One producer of volatile records."""
+    async with Observed(folder / "volatile.db") as database:
+        await awaits_for(database, 64, 1)
+        runs = [
+            await append(database, 1, 1, VOLATILE_ROWS, Durability.VOLATILE) for _ in range(pairs)
+        ]
+    return figures("append_1_volatile", runs)
 
 
 async def held(folder: Path, pairs: int, rows: int) -> report.Ratio:
@@ -323,6 +349,11 @@ async def measure(folder: Path, *, full: bool) -> report.Report:
         more_ratios, more = await measured(case, folder, pairs)
         ratios |= more_ratios
         found |= more
+    found |= await volatile(folder, pairs)
+    found["append_1_volatile_of_group_bytes"] = (
+        found["append_1_volatile_written_bytes_per_record"]
+        / found["append_1_written_bytes_per_record"]
+    )
     ratios["append_1m_held_vs_empty"] = await held(folder, pairs, rows)
     for sources, key in AUDIO.items():
         ratios[key], more = await audio(folder, pairs, sources)

@@ -12,6 +12,7 @@ from tests.outside import ROOT
 DEFAULT = ROOT / "config" / "default.yaml"
 SCHEMA = ROOT / "config" / "schema.json"
 LINK = "link:\n  ack_from: ingest\n"
+TRIAL = "link: {ack_from: broker}\n"
 FOLDER = "    - kind: folder\n      name: inbox\n      path: in\n"
 
 # text, the line of the mistake, its key, words of what was expected, words of the hint
@@ -45,6 +46,35 @@ MISTAKES = {
         "audio",
         "expected `object`, got `array`",
         "schema.json",
+    ),
+    "an unknown class in a rule": (
+        f"{LINK}store:\n  streams:\n    - match: a\n      durability: fast\n",
+        6,
+        "store.streams[0].durability",
+        "unknown value 'fast'",
+        "choose one of sync, group, volatile",
+    ),
+    "a wrong key in a rule": (
+        f"{LINK}store:\n  streams:\n    - match: a\n      prioritie: 1\n",
+        6,
+        "store.streams[0].prioritie",
+        "unknown key",
+        "did you mean priority?",
+    ),
+    "sound in memory alone": (
+        f"{TRIAL}store:\n  streams:\n    - match: mic.*\n      durability: volatile\n",
+        5,
+        "store.streams[0].durability",
+        "'mic.*' matches streams of sound (*.raw), which is never volatile",
+        "put a rule for '*.raw' before this one",
+    ),
+    "segments in memory alone": (
+        f"{TRIAL}store:\n  streams:\n    - match: '*.raw'\n"
+        "    - {match: '*', durability: volatile}\n",
+        5,
+        "store.streams[1].durability",
+        "'*' matches streams of sound (*.segments), which is never volatile",
+        "put a rule for '*.segments' before this one",
     ),
     "an empty section": ("link:\n", 1, "link", "expected `object`, got `null`", "schema.json"),
     "another unit": (
@@ -335,3 +365,14 @@ def test_a_name_that_begins_with_a_digit_is_not_taken_for_a_number_with_a_unit(
 )
 def test_numbers_that_cannot_work_are_refused(tmp_path: Path, section: str, key: str) -> None:
     assert key in str(mistake(tmp_path, f"{LINK}{section}\n"))
+
+
+def test_volatile_streams_that_carry_no_sound_are_allowed(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    for rules in (
+        "[{match: '*.telemetry', durability: volatile}]",
+        "[{match: '*.raw'}, {match: '*.segments'}, {match: '*', durability: volatile}]",
+        "[{match: '*', durability: group}, {match: '*', durability: volatile}]",
+    ):
+        path.write_text(f"{LINK}  broker_url: mqtt://b\nstore: {{streams: {rules}}}\n")
+        assert load(path).store.streams

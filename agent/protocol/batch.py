@@ -40,7 +40,8 @@ class Event(Struct, frozen=True, kw_only=True):
     """One record as a CloudEvent. `sequence` is its seq; `id` its whole identity.
 
     `blobsize` is the size of its blob in bytes, 0 if it has none; `boot` and `monotonic` (ns) say
-    when it was made, `time` is a wall label.
+    when it was made. `time` is UTC where `timebound` is true: the device's clock was synchronised
+    in that boot, then or later. Else it is a label, and may be years off.
     """
 
     specversion: str = "1.0"
@@ -48,6 +49,7 @@ class Event(Struct, frozen=True, kw_only=True):
     source: str
     type: str
     time: str
+    timebound: bool = False
     sequence: int
     boot: str
     monotonic: int
@@ -123,6 +125,7 @@ def _event(device: str, epoch: str, record: Record) -> Event:
         source=f"/holdfast/{device}",
         type=record.type,
         time=_utc(record.stamp.wall_us),
+        timebound=record.timebound,
         sequence=record.seq,
         boot=record.stamp.boot,
         monotonic=record.stamp.mono_ns,

@@ -72,7 +72,7 @@ class Bounds:
             self._ruled = max(self._ruled, key)
 
     def rule(self, name: str) -> StreamRule:
-        """The first rule that matches a stream's name."""
+        """The first rule that matches a stream's name; for any thread."""
         return next((r for r in self._settings.streams if fnmatchcase(name, r.match)), DEFAULT)
 
     def enforce(self, connection: sqlite3.Connection, grown: Collection[str]) -> None:

@@ -14,7 +14,7 @@ import queue
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Generic, Self, TypeVar
@@ -44,14 +44,14 @@ class Work(Generic[T]):
         operation: Callable[[sqlite3.Connection], T] | None,
         *,
         writes: bool,
-        grows: str | None = None,
+        grows: Sequence[str] = (),
         alone: bool = False,
         bulk: Bulk | None = None,
         item: Any = None,
     ) -> None:
         self.operation = operation
         self.writes = writes
-        self.grows = grows  # the stream that takes room: refused where there is none
+        self.grows = grows  # streams that take room: refused where there is none
         self.alone = alone  # in a commit of its own
         self.bulk = bulk
         self.item = item
@@ -112,19 +112,24 @@ class Database:
         await asyncio.shield(self._over)
 
     async def write(
-        self, operation: Callable[[sqlite3.Connection], T], *, grows: str | None = None
+        self,
+        operation: Callable[[sqlite3.Connection], T],
+        *,
+        grows: Sequence[str] = (),
+        alone: bool = False,
     ) -> T:
         """Run `operation` in a transaction; return its result after the commit.
 
-        `grows` names the stream that it brings more to: then it is refused at a bound. It may run
-        twice (again alone, when a neighbour in its group fails; and on a new file, of another
-        epoch, when this one is found damaged), so it must touch nothing but the connection.
+        `grows` names the streams that it brings more to, and is refused for at a bound. `alone`
+        gives it a commit of its own. It may run twice (again by itself, when a neighbour in its
+        group fails; and on a new file, of another epoch, when this one is found damaged), so it
+        must touch nothing but the connection.
         Raises StoreFull: nothing of it is kept; or StoreError: neither, unless the machine dies
         before the next commit, for what a failed fsync left in the WAL may then come back.
         """
-        return await self._ask(Work(operation, writes=True, grows=grows))
+        return await self._ask(Work(operation, writes=True, grows=grows, alone=alone))
 
-    async def put(self, bulk: Bulk, item: Any, grows: str, *, alone: bool = False) -> Any:
+    async def put(self, bulk: Bulk, item: Any, grows: Sequence[str], *, alone: bool = False) -> Any:
         """As `write`, but one call of `bulk` does all items that share a commit.
 
         `alone` gives it a commit of its own. The item's result.
@@ -233,7 +238,7 @@ class Database:
             for work, result in zip(works, results, strict=True):
                 work.result = result
         if self._bounds and group[0].writes:
-            grown = {work.grows for work in group if work.grows}
+            grown = {name for work in group for name in work.grows}
             self._bounds.enforce(connection, grown)
 
     def _tidy(self) -> None:

@@ -388,7 +388,9 @@ class File:
             return True
         if code & 0xFF != sqlite3.SQLITE_IOERR:  # its WAL index could not grow, for one
             return False
-        return self._room() < RESERVE_BYTES // 16
+        with suppress(OSError):  # a dead disk does not even say how much room it has
+            return self._room() < RESERVE_BYTES // 16
+        return False
 
     def _typed(self, error: sqlite3.Error) -> StoreError:
         """SQLite's error as ours, with what to do."""

@@ -1,46 +1,48 @@
 """The way in for records: as durable as their class says, and the answer says so too.
 
-Limits  : a record's body and blob are the caller's to bound; a group holds 1,000 calls.
+Limits  : a record's body and blob are the caller's to bound; a group holds 1,000 calls. What is in
+          memory alone is bounded by volatile.py.
 Format  : rows of `records` and `chunks` (streams.py).
 Recovery: `sync` and `group` are answered after the commit that holds them, fsynced; a crash before
-          leaves nothing of them, after it leaves all.
+          leaves nothing of them, after it leaves all. `volatile` is answered at once, and a crash
+          may take it: then it is counted (volatile.py).
 """
 
-import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 
 from msgspec import Struct
 
 from agent.clock import Clock
-from agent.records import RecordType, Stamp
-from agent.store import blobs, streams
+from agent.config import StreamRule
+from agent.store import streams
 from agent.store.database import Database
+from agent.store.streams import Item, New
+from agent.store.volatile import Volatile
+
+__all__ = ["Durability", "Intake", "New", "Receipt"]
 
 
 class Durability(StrEnum):
-    """How safe a record is when the call returns.
+    """How safe a record is when the call returns; the strictest first.
 
-    `sync`: in a commit of its own; `group`: in a commit shared with what came meanwhile.
+    `sync`: in a commit of its own; `group`: in a commit shared with what came meanwhile;
+    `volatile`: in memory, and in the file a little later.
     """
 
     SYNC = "sync"
     GROUP = "group"
+    VOLATILE = "volatile"
 
 
-class New(Struct, frozen=True):
-    """A record on its way in: its type, its body (JSON), its blob."""
-
-    type: RecordType
-    body: bytes
-    blob: bytes = b""
+_STRICTNESS = list(Durability)
 
 
 class Receipt(Struct, frozen=True):
     """What became of an append: its seqs first..last, how safe they are, and what that took.
 
-    `commit_s` is from the call to the end of the commit, in seconds.
+    `commit_s` is from the call to the end of the commit (volatile: to the answer), in seconds.
     """
 
     first: int
@@ -49,53 +51,49 @@ class Receipt(Struct, frozen=True):
     commit_s: float
 
 
-Item = tuple[str, Stamp, Sequence[New]]  # stream, when, what
-
-
 class Intake:
     """Appends to streams; used from the event loop's thread alone."""
 
-    def __init__(self, database: Database, clock: Clock) -> None:
+    def __init__(
+        self,
+        database: Database,
+        clock: Clock,
+        rule: Callable[[str], StreamRule],
+        volatile: Volatile,
+        kept: Callable[[], None],
+    ) -> None:
+        """`rule` is the one that counts for a stream; `kept` is called when there is more."""
         self._database = database
         self._clock = clock
+        self._rule = rule
+        self._volatile = volatile
+        self._kept = kept
 
     async def append(
-        self, stream: str, records: Sequence[New], durability: Durability = Durability.GROUP
+        self, stream: str, records: Sequence[New], durability: Durability | None = None
     ) -> Receipt:
         """Keep records, at least one, in this order and without a gap between their seqs.
 
-        Raises StoreFull or StoreError; then nothing of them was kept.
+        The stricter of `durability` and the class of the stream's rule counts, and stands in the
+        receipt; volatile records that are too large for memory go as a group. Raises StoreFull or
+        StoreError; then nothing of them was kept.
         """
         begun = time.perf_counter()
+        ruled = Durability(self._rule(stream).durability)
+        counts = min(ruled, durability or ruled, key=_STRICTNESS.index)
         item = (stream, self._clock.stamp(), records)
-        last = await self._database.put(
-            append_all, item, stream, alone=durability is Durability.SYNC
-        )
+        if counts is Durability.VOLATILE and streams.item_bytes(item) > self._volatile.bytes_max:
+            counts = Durability.GROUP
+        last = await self._append(item, ruled, counts)
         took_s = time.perf_counter() - begun
-        return Receipt(last - len(records) + 1, last, durability, took_s)
+        return Receipt(last - len(records) + 1, last, counts, took_s)
 
-
-def append_all(connection: sqlite3.Connection, items: list[Item]) -> list[int]:
-    """Append what several calls brought, in their order; the last seq of each."""
-    counts: dict[str, tuple[int, int]] = {}
-    for stream, _, records in items:
-        count, size = counts.get(stream, (0, 0))
-        size += sum(len(record.body) + len(record.blob) for record in records)
-        counts[stream] = count + len(records), size
-    keys = {stream: streams.stream_id(connection, stream) for stream in counts}
-    after = {
-        stream: streams.take_seqs(connection, keys[stream], *new) - 1
-        for stream, new in counts.items()
-    }
-    lasts, rows = [], []
-    for stream, stamp, records in items:
-        key, seq = keys[stream], after[stream]
-        for record in records:
-            seq += 1
-            body, blob = record.body, record.blob
-            number = blobs.insert(connection, blob)
-            rows.append(streams.row(key, seq, record.type, stamp, body, number, len(blob)))
-        after[stream] = seq
-        lasts.append(seq)
-    streams.insert(connection, rows)
-    return lasts
+    async def _append(self, item: Item, ruled: Durability, counts: Durability) -> int:
+        alone = counts is Durability.SYNC
+        if counts is Durability.VOLATILE:
+            return await self._volatile.append(item)
+        if ruled is Durability.VOLATILE:  # there may be some in memory, which come first
+            return await self._volatile.append_stricter(item, alone=alone)
+        last: int = await self._database.put(streams.append_all, item, item[:1], alone=alone)
+        self._kept()
+        return last

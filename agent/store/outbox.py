@@ -13,13 +13,14 @@ import asyncio
 import sqlite3
 import threading
 import zlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from msgspec import Struct
 
 from agent.errors import ProtocolError, StoreDamaged
 from agent.records import Drop, Key, Range, Record, Stamp
 from agent.store import blobs, streams
+from agent.store.bindings import Bindings
 from agent.store.database import Database
 
 CORRUPTION = "corruption"  # why what the disk does not give back was dropped
@@ -28,6 +29,7 @@ DROP_BYTES = 64  # a dropped range in a batch's header, at most
 
 
 Name = tuple[str, str]  # a stream's whole name: its epoch and what it is called
+Dated = Callable[[Stamp], tuple[Stamp, bool]]  # with UTC, if it is known by now
 
 
 class Batch(Struct, frozen=True):
@@ -70,9 +72,10 @@ class Settled(Struct, frozen=True):
 class Outbox:
     """What the uplink sees of the store; used from the event loop's thread but for `leased`."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, bindings: Bindings) -> None:
         self.more = asyncio.Event()  # set when there may be something to lease
         self._database = database
+        self._bindings = bindings
         self._out: dict[Name, int] = {}  # up to where a stream went out; longest ago first
         self._settled: dict[Name, int] = {}  # as the last ack left it
         self._rewinds = 0
@@ -95,7 +98,8 @@ class Outbox:
 
         def operation(connection: sqlite3.Connection) -> Batch | None:
             ready = _ready(connection, self._database.epoch, dict(self._out))
-            batches = (_batch(connection, one, records_max, bytes_max) for one in ready)
+            sizes, dated = (records_max, bytes_max), self._bindings.dated
+            batches = (_batch(connection, one, *sizes, dated) for one in ready)
             batch = next(filter(None, batches), None)
             with self._lock:
                 if batch is None or rewinds != self._rewinds:
@@ -201,7 +205,7 @@ def _ready(connection: sqlite3.Connection, own: str, out: dict[Name, int]) -> li
 
 
 def _batch(
-    connection: sqlite3.Connection, of: _Ready, records_max: int, bytes_max: int
+    connection: sqlite3.Connection, of: _Ready, records_max: int, bytes_max: int, dated: Dated
 ) -> Batch | None:
     """The stream's next batch. Dropped ranges fill at most half of it; more end it before them."""
     drops_max = max(1, bytes_max // 2 // DROP_BYTES)
@@ -210,7 +214,7 @@ def _batch(
     if len(drops) > drops_max:
         last = drops.pop().first - 1
     room = bytes_max - DROP_BYTES * len(drops)
-    records = _records(connection, of, last, records_max, room)
+    records = _records(connection, of, last, records_max, room, dated)
     if records:
         last = records[-1].seq
     elif last == of.through and (of.grows or not drops):
@@ -220,7 +224,12 @@ def _batch(
 
 
 def _records(
-    connection: sqlite3.Connection, of: _Ready, last: int, records_max: int, room: int
+    connection: sqlite3.Connection,
+    of: _Ready,
+    last: int,
+    records_max: int,
+    room: int,
+    dated: Dated,
 ) -> list[Record]:
     rows = connection.execute(
         "SELECT seq, type, boot, mono_ns, wall_us, crc, blob, blob_bytes, body FROM records"
@@ -234,8 +243,8 @@ def _records(
         room -= len(body) + EVENT_BYTES
         if room < 0 and records:
             break
-        stamp, key = Stamp(boot, mono_ns, wall_us), Key(of.file, of.key, blob)
-        records.append(Record(of.name[1], seq, kind, stamp, body, blob_bytes, key))
+        (stamp, bound), key = dated(Stamp(boot, mono_ns, wall_us)), Key(of.file, of.key, blob)
+        records.append(Record(of.name[1], seq, kind, stamp, body, blob_bytes, key, bound))
     return records
 
 

@@ -19,7 +19,7 @@ from msgspec import Struct
 
 from agent.errors import StoreError
 from agent.records import Range, Stamp
-from agent.store import blobs, quarantine, streams
+from agent.store import blobs, quarantine, streams, volatile
 from agent.store.database import Database
 from agent.store.wreck import Former, Slice, Wreck
 from agent.threads import apart
@@ -115,7 +115,7 @@ class Salvage:
             if piece.through >= former.produced:
                 _finish(connection, file, key)
 
-        await self._database.write(operation, grows=name[1] if piece.saved else None)
+        await self._database.write(operation, grows=name[1:] if piece.saved else ())
         return True
 
 
@@ -140,7 +140,7 @@ def _begin(
         )
         if not added.rowcount:
             continue  # begun before a crash
-        key = added.lastrowid
+        key = int(added.lastrowid or 0)
         connection.executemany(
             "INSERT INTO dropped VALUES (?, ?, ?)",
             [(key, reason, count) for reason, count in one.dropped.items()],
@@ -149,6 +149,10 @@ def _begin(
             "INSERT OR IGNORE INTO drops VALUES (?, ?, ?, ?)",
             [(key, drop.first, drop.last, drop.reason) for drop in wreck.drops(one.id)],
         )
+        if one.reserved > one.produced:  # volatile records that were in memory alone
+            lost = Range(one.produced + 1, one.reserved)
+            streams.note_drop(connection, key, lost, volatile.RESTART)
+            connection.execute("UPDATE streams SET produced = ? WHERE id = ?", (one.reserved, key))
 
 
 def _state(connection: sqlite3.Connection, file: str, state: str) -> None:

@@ -97,7 +97,7 @@ class Spool:
                 (take.id, take.source, take.name, samples, end),
             )
 
-        grows = raw_stream(take.source) if pcm else None  # an end needs no room
+        grows = [raw_stream(take.source)] if pcm else []  # an end needs no room
         await self._database.write(operation, grows=grows)
         return Take(take.id, take.source, take.name, samples, end)
 

@@ -1,10 +1,13 @@
 """The store as the other parts see it: one file, opened once, with its faces."""
 
+import asyncio
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Self
 
 from agent.clock import Clock
 from agent.config import Store as Settings
+from agent.store.bindings import Bindings
 from agent.store.bounds import Bounds, pages_bytes
 from agent.store.database import Database
 from agent.store.intake import Intake
@@ -13,35 +16,46 @@ from agent.store.ledger import Ledger
 from agent.store.outbox import Outbox
 from agent.store.salvage import Salvage
 from agent.store.spool import Spool
+from agent.store.volatile import Volatile
 from agent.store.wear import Wear
 
 
 class Store:
     """Open with `async with`; `intake` takes records in and `spool` sound, `outbox` gives them out,
-    `ledger` counts, `wear` adds up what was written, `salvage` saves what a damaged file holds."""
+    `ledger` counts, `wear` adds up what was written, `bindings` know the time of day, `salvage`
+    saves what a damaged file holds."""
 
     def __init__(self, settings: Settings, clock: Clock) -> None:
         self.path = Path(settings.path)
         self.bytes_max = settings.bytes_max
         bounds = Bounds(settings, clock, lambda *name: self.outbox.leased(*name))
         self._database = Database(self.path, clock, bounds)
-        self.intake = Intake(self._database, clock)
-        self.outbox = Outbox(self._database)
-        self.spool = Spool(self._database, clock, self.outbox.more.set)
+        self.bindings = Bindings(self._database, clock)
+        self.outbox = Outbox(self._database, self.bindings)
+        kept = self.outbox.more.set
+        self._volatile = Volatile(
+            self._database, settings.volatile_bytes_max, settings.volatile_s, kept
+        )
+        self.intake = Intake(self._database, clock, bounds.rule, self._volatile, kept)
+        self.spool = Spool(self._database, clock, kept)
         self.ledger = Ledger(self._database)
         self.salvage = Salvage(self._database, self.path, self.outbox.more.set)
         self.wear = Wear(self._database)
 
     async def __aenter__(self) -> Self:
-        await self._database.__aenter__()
+        async with AsyncExitStack() as parts:
+            await parts.enter_async_context(self._database)
+            await self.bindings.load()
+            await parts.enter_async_context(self._volatile)
+            self._parts = parts.pop_all()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._database.__aexit__()
+        await self._parts.aclose()
 
     async def run(self) -> None:
         """Raise what ends the store while it is needed; else wait."""
-        await self._database.run()
+        await asyncio.gather(self._database.run(), self._volatile.run())
 
     @property
     def epoch(self) -> str:

@@ -9,9 +9,10 @@ Recovery: every function runs inside one transaction of `Database.write`; there 
 
 import sqlite3
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+from msgspec import Struct
 from msgspec.structs import astuple
 
 from agent.records import Range, RecordType, Stamp
@@ -19,6 +20,17 @@ from agent.store import blobs
 
 _SEQ_BITS = 40
 SEQ_MAX = (1 << _SEQ_BITS) - 1
+
+
+class New(Struct, frozen=True):
+    """A record on its way in: its type, its body (JSON), its blob."""
+
+    type: RecordType
+    body: bytes
+    blob: bytes = b""
+
+
+Item = tuple[str, Stamp, Sequence[New]]  # what one call brings: stream, when, what
 
 
 def key(stream: int, seq: int) -> int:
@@ -56,6 +68,46 @@ def append(
     number = blobs.insert(connection, blob)
     insert(connection, [row(stream, seq, kind, stamp, body, number, len(blob))])
     return seq
+
+
+def append_all(connection: sqlite3.Connection, items: list[Item]) -> list[int]:
+    """Append what several calls brought, in their order; the last seq of each."""
+    counts: dict[str, tuple[int, int]] = {}
+    for item in items:
+        count, size = counts.get(item[0], (0, 0))
+        counts[item[0]] = count + len(item[2]), size + item_bytes(item)
+    keys = {stream: stream_id(connection, stream) for stream in counts}
+    after = {
+        stream: take_seqs(connection, keys[stream], *new) - 1 for stream, new in counts.items()
+    }
+    lasts, rows = [], []
+    for stream, stamp, records in items:
+        key, seq = keys[stream], after[stream]
+        for record in records:
+            seq += 1
+            body, blob = record.body, record.blob
+            number = blobs.insert(connection, blob)
+            rows.append(row(key, seq, record.type, stamp, body, number, len(blob)))
+        after[stream] = seq
+        lasts.append(seq)
+    insert(connection, rows)
+    return lasts
+
+
+def item_bytes(item: Item) -> int:
+    """Bytes of the bodies and blobs that a call brings."""
+    return sum(len(record.body) + len(record.blob) for record in item[2])
+
+
+def reserve(connection: sqlite3.Connection, name: str, count: int) -> tuple[int, int]:
+    """Keep at least so many more seqs of a stream for volatile records; `produced`, `reserved`."""
+    stream = stream_id(connection, name)
+    produced, reserved = connection.execute(
+        "UPDATE streams SET reserved = max(reserved, produced + ?) WHERE id = ?"
+        " RETURNING produced, reserved",
+        (count, stream),
+    ).fetchone()
+    return int(produced), int(reserved)
 
 
 def take_seqs(connection: sqlite3.Connection, stream: int, count: int, size: int) -> int:
@@ -118,15 +170,16 @@ def drop(connection: sqlite3.Connection, stream: int, span: Range, reason: str) 
     note_drop(connection, stream, span, reason)
 
 
-def drop_unheld(connection: sqlite3.Connection, stream: int, reason: str) -> int:
-    """Count one record that could not even be held: it gets a seq and is dropped; the seq."""
-    seq = int(
+def drop_unheld(connection: sqlite3.Connection, stream: int, reason: str, count: int = 1) -> int:
+    """Count records that could not even be held: they get seqs and are dropped; the last seq."""
+    last = int(
         connection.execute(
-            "UPDATE streams SET produced = produced + 1 WHERE id = ? RETURNING produced", (stream,)
+            "UPDATE streams SET produced = produced + ? WHERE id = ? RETURNING produced",
+            (count, stream),
         ).fetchone()[0]
     )
-    note_drop(connection, stream, Range(seq, seq), reason)
-    return seq
+    note_drop(connection, stream, Range(last - count + 1, last), reason)
+    return last
 
 
 def forget_settled(connection: sqlite3.Connection, stream: int, mark: int) -> None:

@@ -40,6 +40,7 @@ class Former(Struct, frozen=True):
     delivered: int
     held: int
     settled: int
+    reserved: int
     dropped: dict[str, int]
 
 
@@ -107,7 +108,8 @@ class Wreck:
         for stream, reason, count in self._some("SELECT stream, reason, count FROM dropped"):
             dropped.setdefault(stream, {})[reason] = count
         rows = self._some(
-            "SELECT id, epoch, name, produced, delivered, held, settled FROM streams ORDER BY id"
+            "SELECT id, epoch, name, produced, delivered, held, settled, reserved FROM streams"
+            " ORDER BY id"
         )
         found = {row[0]: Former(*(*row, dropped.get(row[0], {}))) for row in rows}
         marks = self.head.streams if self.head else []
@@ -237,7 +239,7 @@ class Wreck:
             ).fetchone()
         produced = max(mark.produced, newest)
         held = produced - mark.delivered
-        return Former(mark.id, mark.epoch, mark.name, produced, mark.delivered, held, 0, {})
+        return Former(mark.id, mark.epoch, mark.name, produced, mark.delivered, held, 0, 0, {})
 
     def _some(self, sql: str, values: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
         """As many rows as can be read."""

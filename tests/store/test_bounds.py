@@ -11,12 +11,13 @@ import pytest
 from agent import config
 from agent.clock import Clock
 from agent.errors import StoreFull
-from agent.records import Range, RecordType, Stamp
+from agent.records import Position, Range, RecordType, Segment, Stamp
 from agent.store.intake import New
 from agent.store.store import Store
 from tests.outside import DEADLINE_S
 
 BODY = b'{"x":"' + b"y" * 900 + b'"}'
+SEGMENT = Segment("x/1/0", "x", 1, "a.wav", 0, 16_000, 0.9, 1, "m", "CPU", "0" * 64, 4)
 SOME = [New(RecordType.SEGMENT, BODY)]
 WITH_BLOB = [New(RecordType.SEGMENT, b"{}", bytes(8000))]
 
@@ -169,17 +170,17 @@ async def test_what_fits_no_bound_of_its_own_does_not_keep_the_rest_above_theirs
     tmp_path: Path,
 ) -> None:
     """A leased stream above its bound cannot give way, but others can for the bound in all."""
-    rules = [{"match": "a", "bytes_max": 65_536}]
-    async with made(tmp_path, bytes_max=16 * 1024**2) as store:
-        await store.intake.append("a", SOME * 100)
-        await store.intake.append("b", SOME * 2000)
+    rules = [{"match": "x.segments", "bytes_max": 65_536}]
     async with made(tmp_path, streams=rules) as store:
+        found = [(SEGMENT, bytes(100_000))] * 3  # segments are taken whatever the bounds are
+        await store.spool.keep("x", found, Position(), "segments")
         batch = await store.outbox.lease(100, 1 << 20)
-        assert (batch.stream, batch.span.last) == ("a", 100)
-        for _ in range(20):  # a slice of room is made after each
-            await store.ledger.balances()
+        assert batch.span.last == 3
+        for _ in range(40):
+            await store.intake.append("b", SOME * 50)
         assert await store.used_bytes() <= store.bytes_max
-        assert (await seqs(store, "a")) == list(range(1, 101))
+        assert (await store.ledger.balances())["b"].dropped["evicted"] > 0
+        assert (await seqs(store, "x.segments")) == [1, 2, 3]
 
 
 async def test_a_stream_above_its_bound_costs_the_others_nothing(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from agent.clock import Clock
 from agent.config import Store as Settings
 from agent.records import Raw, Segment
 from agent.store.store import Store
-from tests.store.faults.producer import STREAMS, Body, digest, sound
+from tests.store.faults.producer import STREAMS, VOLATILE, Body, digest, sound
 
 Held = dict[str, dict[int, tuple[bytes, bytes]]]  # by stream and seq: body and blob
 
@@ -35,10 +35,13 @@ class Promises:
         self.acked: dict[str, set[int]] = defaultdict(set)  # is delivered, or was dropped
         self.releasing: Counter[str] = Counter()  # raw audio before this may be dropped
         self.released: Counter[str] = Counter()
+        self.volatile: dict[str, set[int]] = defaultdict(set)  # may be given up, and counted
+        self.unsafe: dict[str, set[int]] = defaultdict(set)  # and lost in a restart
         self.wrong: list[str] = []
 
     def learn(self, lines: Iterable[str]) -> None:
         """Take in what one life of the producer said."""
+        unsafe: dict[str, set[int]] = defaultdict(set)  # of this life, and not safe by now
         for line in lines:
             match line.split():
                 case ["epoch", epoch]:
@@ -47,6 +50,12 @@ class Promises:
                     self.epoch = epoch
                 case ["appended", stream, first, *digests]:
                     self._append(stream, int(first), digests)
+                    unsafe[stream] = {seq for seq in unsafe[stream] if seq > int(first)}
+                case ["taken", stream, first, *digests]:
+                    self._append(stream, int(first), digests)
+                    seqs = set(range(int(first), int(first) + len(digests)))
+                    self.volatile[stream] |= seqs
+                    unsafe[stream] |= seqs
                 case ["acking", stream, first, last]:
                     self.acking[stream] |= set(range(int(first), int(last) + 1))
                 case ["acked", stream, first, last, mark]:
@@ -58,10 +67,12 @@ class Promises:
                     self.released[stream] = max(self.released[stream], int(seq))
                 case ["refused", stream]:
                     self.refused[stream] += 1
-                case ["failed", *_]:
+                case ["failed" | "log", *_]:
                     pass
                 case _:
                     self.wrong.append(f"the producer said: {line}")
+        for stream, seqs in unsafe.items():
+            self.unsafe[stream] |= seqs
 
     def _append(self, stream: str, first: int, digests: list[str]) -> None:
         for seq, one in enumerate(digests, first):
@@ -82,6 +93,9 @@ class Promises:
                 found += _sound(db)
                 held = _held(db)
                 counted = _streams(db)
+                counts = db.execute(
+                    "SELECT name, sum(count) FROM dropped JOIN streams ON id = stream GROUP BY name"
+                ).fetchall()
                 drops = db.execute(
                     "SELECT name, first, last, reason FROM drops JOIN streams ON id = stream"
                 ).fetchall()
@@ -91,7 +105,9 @@ class Promises:
         found += _twice(held, self.appended)
         for stream, (produced, delivered, settled) in counted.items():
             gone = [(f, last, why) for name, f, last, why in drops if name == stream]
-            found += self._gaps(stream, produced, delivered, set(held.get(stream, ())), gone)
+            told = dict(counts).get(stream, 0) - sum(last - first + 1 for first, last, _ in gone)
+            left = delivered + told  # the ranges that the cloud knows of have no row any more
+            found += self._gaps(stream, produced, left, set(held.get(stream, ())), gone)
             if settled < self.marks[stream]:
                 found.append(f"{stream}: settled {settled}, was told {self.marks[stream]}")
         return found
@@ -105,6 +121,8 @@ class Promises:
                 if seq in there:
                     if digest(*there[seq]) != one:
                         found.append(f"missing: {stream} {seq} is another record")
+                elif self._may_be_dropped(stream, seq, drops):
+                    pass
                 elif seq not in self.acking[stream] and seq >= self.releasing[stream]:
                     found.append(f"missing: {stream} {seq} was accepted")
         for stream, count in self.refused.items():
@@ -113,10 +131,17 @@ class Promises:
                 found.append(f"missing: {stream} has {kept} of {count} refusals")
         return found
 
+    def _may_be_dropped(self, stream: str, seq: int, drops: list[tuple]) -> bool:
+        """Whether this record was volatile, and is counted for a reason that there may be."""
+        reasons = [why for name, f, e, why in drops if name == stream and f <= seq <= e]
+        if reasons == ["restart"]:
+            return seq in self.unsafe[stream]
+        return reasons in (["full"], ["error"]) and seq in self.volatile[stream]
+
     def _torn(self, held: Held) -> list[str]:
         """Calls of which a part is there, and the rest was not acknowledged."""
         found = []
-        for stream in set(held) & set(STREAMS):
+        for stream in set(held) & {*STREAMS, VOLATILE}:
             for seq, (body, _) in held[stream].items():
                 call = msgspec.json.decode(body, type=Body)
                 whole = set(range(seq - call.place, seq - call.place + call.of))
@@ -127,7 +152,10 @@ class Promises:
     def _gaps(
         self, stream: str, produced: int, delivered: int, held: set[int], drops: list[tuple]
     ) -> list[str]:
-        """Every seq is held, dropped or delivered, one of them; nothing acked is back."""
+        """Every seq is held, dropped or delivered, one of them; nothing acked is back.
+
+        `delivered` counts what was dropped with the cloud's knowledge, too.
+        """
         found = []
         dropped = [seq for first, last, _ in drops for seq in range(first, last + 1)]
         gone = set(range(1, produced + 1)) - held - set(dropped)

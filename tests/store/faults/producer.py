@@ -9,20 +9,25 @@ One line a fact, said after the call returned (`acking`, `releasing`: before it,
 
     epoch EPOCH                          the store is open
     appended STREAM FIRST DIGEST...      records FIRST.. are held, each with its digest
+    taken STREAM FIRST DIGEST...         the same, but volatile: only a stricter append behind them
+                                         makes them safe
     acking STREAM FIRST LAST             the cloud is about to acknowledge these
     acked STREAM FIRST LAST MARK         they are gone, and settled up to MARK
     releasing STREAM NEXT                raw audio before NEXT is about to be dropped as processed
     released STREAM NEXT                 it is gone
     refused STREAM                       a stretch of sound was counted as dropped
     failed CALL ERROR                    a typed error; the same work is tried again
+    log TEXT                             what the agent would have in its log
 """
 
 import argparse
 import asyncio
 import ctypes
 import hashlib
+import logging
 import random
 import signal
+import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TypeVar
@@ -31,13 +36,16 @@ import msgspec
 
 from agent.clock import Clock
 from agent.config import Store as Settings
+from agent.config import StreamRule
 from agent.errors import StoreError, StoreFull
 from agent.records import Position, Range, RecordType, Segment, raw_stream, segments_stream
-from agent.store.intake import Durability, New
+from agent.store.intake import Durability, New, Receipt
 from agent.store.store import Store
 from tests.store.faults import tripwire
 
 STREAMS = ["a", "b"]
+VOLATILE = "v"
+RULES = [StreamRule(match=VOLATILE, durability="volatile")]
 SOURCES = ["mic", "file"]
 HELD_BYTES_MAX = 4 << 20  # with a cloud, appends wait for it
 T = TypeVar("T")
@@ -102,10 +110,17 @@ class Cloud:
 async def append(
     store: Store, cloud: Cloud, chance: random.Random, who: str, durability: Durability
 ) -> None:
-    """Calls of one to five records each, to either stream."""
+    """Calls of one to five records each, to either stream; volatile ones to their own.
+
+    Of those each twentieth is a group's, for what comes after it to lean on.
+    """
+    loose = durability is Durability.VOLATILE
     for number in range(10**9):
         await cloud.keeps_up()
-        stream, count = chance.choice(STREAMS), chance.randint(1, 5)
+        if loose:
+            durability = Durability.VOLATILE if chance.random() < 0.95 else Durability.GROUP
+            await asyncio.sleep(0.001)
+        stream, count = chance.choice([VOLATILE] if loose else STREAMS), chance.randint(1, 5)
         blobs = [_blob(chance) for _ in range(count)]
         bodies = [
             msgspec.json.encode(Body(f"{who}:{number}", i, count, digest(b"", blob)))
@@ -113,11 +128,14 @@ async def append(
         ]
         new = [New(RecordType.SEGMENT, *pair) for pair in zip(bodies, blobs, strict=True)]
 
-        async def attempt(stream: str = stream, new: list[New] = new) -> int:
-            return (await store.intake.append(stream, new, durability)).first
+        async def attempt(
+            stream: str = stream, new: list[New] = new, durability: Durability = durability
+        ) -> Receipt:
+            return await store.intake.append(stream, new, durability)
 
-        first = await insist("append", attempt)
-        say("appended", stream, first, *(digest(one.body, one.blob) for one in new))
+        receipt = await insist("append", attempt)
+        word = "taken" if receipt.durability is Durability.VOLATILE else "appended"
+        say(word, stream, receipt.first, *(digest(one.body, one.blob) for one in new))
 
 
 async def record(store: Store, cloud: Cloud, chance: random.Random, who: str, source: str) -> None:
@@ -189,7 +207,8 @@ async def drain(store: Store, cloud: Cloud, chance: random.Random) -> None:
 
 
 async def main(given: argparse.Namespace) -> None:
-    store = Store(Settings(path=str(given.folder / "s.db")), Clock())
+    settings = Settings(path=str(given.folder / "s.db"), streams=RULES, volatile_s=0.1)
+    store = Store(settings, Clock())
     store._database._file._synchronous = given.synchronous
     cloud = Cloud(store, given.offline)
 
@@ -198,7 +217,7 @@ async def main(given: argparse.Namespace) -> None:
 
     async with store:
         say("epoch", store.epoch)
-        classes = [Durability.SYNC, *[Durability.GROUP] * 3]
+        classes = [Durability.SYNC, *[Durability.GROUP] * 3, *[Durability.VOLATILE] * 2]
         works = [
             drain(store, cloud, chance("drain")),
             *(record(store, cloud, chance(s), f"{given.seed}:{s}", s) for s in SOURCES),
@@ -212,6 +231,7 @@ async def main(given: argparse.Namespace) -> None:
 
 if __name__ == "__main__":
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # it dies with the test
+    logging.basicConfig(format="log %(message)s", stream=sys.stdout)
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
     parser.add_argument("seed")
