@@ -149,11 +149,14 @@ class App:
 
     def _loops(self) -> list[Callable[[], Coroutine[Any, Any, None]]]:
         loops = [self.store.run, self.store.salvage.run, self.storage.run, self.flash.run]
-        loops += [self.clockwork.run, self.status.run]
+        loops += [self.clockwork.run, self.status.run, self._scrub]
         loops += [self.domain.run, self.speech.run, self._link]
         if self.broker:
             loops.append(self.broker.run)
         return [*loops, *(x.run for x in self.listeners), *(x.run for x in self.sources)]
+
+    async def _scrub(self) -> None:
+        await self.store.scrub.run(self.storage.tell_damage)
 
     async def _link(self) -> None:
         if self.broker:
@@ -249,6 +252,7 @@ class App:
             "epoch": self.store.epoch,
             "used_bytes": await self.store.used_bytes(),
             "bytes_max": self.store.bytes_max,
+            "scrub": self.store.scrub.state(),
             "disk_free_bytes": space.free_bytes,
             "disk_size_bytes": space.size_bytes,
             "flash": await self.flash.state(),

@@ -155,6 +155,7 @@ class Store(Part, frozen=True):
     rate seen so far it lasts less than `life_years_min`, a condition says so.
     Volatile records are written `volatile_s` after they came, or when there are many: never more
     than `volatile_bytes_max` of them is in memory.
+    Once in `scrub_s` all that is held is read, to find what the disk has damaged.
     """
 
     path: str = "var/holdfast.db"
@@ -163,6 +164,7 @@ class Store(Part, frozen=True):
     evict_at: Annotated[float, Meta(gt=0, le=1)] = 0.9
     volatile_s: Seconds = 2.0
     volatile_bytes_max: Annotated[int, Meta(ge=65_536, le=256 * 1024**2)] = 4 * 1024**2
+    scrub_s: Seconds = 86_400.0
     streams: list[StreamRule] = field(default_factory=list)
     endurance_tb_written: Annotated[float, Meta(gt=0, le=1_000_000)] | None = None
     life_years_min: Annotated[float, Meta(gt=0, le=100)] = 5.0

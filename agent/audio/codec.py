@@ -162,3 +162,71 @@ def encode(pcm: Pcm) -> tuple[bytes, str]:
     soundfile.write(out, pcm, RATE_HZ, format="FLAC", subtype="PCM_16")
     flac = out.getvalue()
     return flac, hashlib.sha256(flac).hexdigest()
+
+
+class Encoder:
+    """PCM to FLAC, bit by bit: the same bytes as `encode` gives of the whole.
+
+    Only at the end is it known what FLAC says at its beginning (how long it is, its MD5), so the
+    first `piece_bytes` are kept back until then.
+    """
+
+    def __init__(self, piece_bytes: int) -> None:
+        self._out = _Out(piece_bytes)
+        self._sound = soundfile.SoundFile(
+            self._out, "w", RATE_HZ, channels=1, format="FLAC", subtype="PCM_16"
+        )
+
+    def push(self, pcm: Pcm) -> bytes:
+        """The next samples; the FLAC that came out since, in whole pieces, without the first."""
+        self._sound.write(pcm)
+        return self._out.take()
+
+    def finish(self, pcm: Pcm) -> tuple[bytes, bytes]:
+        """The last samples; the first piece, and all that was not given out yet."""
+        self._sound.write(pcm)
+        self._sound.close()
+        return bytes(self._out.first), bytes(self._out.rest)
+
+
+class _Out:
+    """Where libsndfile writes; at the end it goes back into the first piece, and nowhere else."""
+
+    def __init__(self, piece_bytes: int) -> None:
+        self.first = bytearray()
+        self.rest = bytearray()
+        self._piece_bytes = piece_bytes
+        self._rest_at = piece_bytes  # the byte with which `rest` begins
+        self._at = 0
+
+    def take(self) -> bytes:
+        """Whole pieces of `rest`, which it then no longer has."""
+        size = len(self.rest) // self._piece_bytes * self._piece_bytes
+        taken = bytes(self.rest[:size])
+        del self.rest[:size]
+        self._rest_at += size
+        return taken
+
+    def write(self, data: bytes) -> int:
+        head = data[: max(0, self._piece_bytes - self._at)]
+        self.first[self._at : self._at + len(head)] = head
+        self._at += len(head)
+        if tail := data[len(head) :]:
+            assert self._at >= self._rest_at, "libsndfile goes back to what was given out"
+            begin = self._at - self._rest_at
+            self.rest[begin : begin + len(tail)] = tail
+            self._at += len(tail)
+        return len(data)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        origin = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._end}[whence]
+        self._at = origin + offset
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    @property
+    def _end(self) -> int:
+        after_first = self._rest_at - self._piece_bytes + len(self.rest)
+        return len(self.first) + after_first

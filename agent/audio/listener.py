@@ -2,7 +2,8 @@
 
 The listener reads what the recorder committed, never what the recorder has in memory, so a first
 start and a restart after any crash are one path: go on at the stored position. The position holds
-what the model remembered there, so the sound is heard as if nothing had happened.
+what the model remembered there, so the sound is heard as if nothing had happened. Memory is bounded
+by what the segmenter says, for a long stretch's FLAC goes into the store while it is open.
 """
 
 import asyncio
@@ -12,12 +13,14 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from agent.audio import codec
-from agent.audio.segmenter import Segmenter, Stretch
+from agent.audio.flac import Flac
+from agent.audio.segmenter import NONE, Segmenter, Stretch
 from agent.config import Keep, Segments
 from agent.errors import EpochOver, PoisonError, StoreError
 from agent.health.conditions import Conditions
 from agent.inference.speech import FRESH, Speech, lag
 from agent.records import RATE_HZ, Position, Raw, Segment, Stamp
+from agent.store.drafts import Drafted
 from agent.store.spool import Dead, Heard, Spool
 
 log = logging.getLogger("heard")
@@ -42,6 +45,7 @@ class Passage:
         self.take = take
         self.segmenter = segmenter
         self.memory = memory
+        self.flac: Flac | None = None  # of the open stretch, if that is long
         self.steps: deque[Step] = deque()
         self.released = 0  # samples up to which raw audio was let go of
         self._hop = hop
@@ -56,15 +60,26 @@ class Passage:
         segmenter = self.segmenter
         if ended:
             return Position(self.take, segmenter.floor, next_seq=after_seq + 1)
-        while len(self.steps) > 1 and self._reaches(self.steps[1]):
+        while len(self.steps) > 1 and self._reaches(self.steps[1], segmenter.needed):
             self.steps.popleft()
         first = self.steps[0]
         floor, until = segmenter.floor, segmenter.spoken_until
         return Position(self.take, floor, until, first.seq, model, first.memory)
 
-    def _reaches(self, step: Step) -> bool:
-        """Whether a run from this step on gets all the clean sound that is needed."""
-        return step.raw.offset - lag(step.memory, self._hop).clean <= self.segmenter.needed
+    def thin(self) -> None:
+        """Of a long stretch, hold only the steps at its beginning, and those for what follows."""
+        begun, later = self.segmenter.begun, self.segmenter.needed_later
+        if begun == NONE:
+            return
+        first = [step for step in self.steps if step.raw.offset <= begun]
+        rest = deque(step for step in self.steps if step.raw.offset > begun)
+        while len(rest) > 1 and self._reaches(rest[1], later):
+            rest.popleft()
+        self.steps = deque([*first, *rest])
+
+    def _reaches(self, step: Step, needed: int) -> bool:
+        """Whether a run from this step on gets all the clean sound from sample `needed` on."""
+        return step.raw.offset - lag(step.memory, self._hop).clean <= needed
 
     def heard_us(self, start: int) -> int:
         """The wall label of the raw record that holds sample `start`."""
@@ -109,6 +124,7 @@ class Listener:
                 await asyncio.sleep(RETRY_S)
 
     async def _listen(self) -> None:
+        await self._spool.drafts.forget(self.source)
         self._position = await self._spool.position(self.source)
         await self._tell_dead()
         passage: Passage | None = None
@@ -150,7 +166,20 @@ class Listener:
         if found or silent:
             passage.released = passage.segmenter.needed
             await self._commit(passage, found, seq, ended=False)
+        await self._stream(passage)
         return passage
+
+    async def _stream(self, passage: Passage) -> None:
+        """What is sure of a long open stretch goes into the store; what was forgotten goes out."""
+        segmenter = passage.segmenter
+        if passage.flac and passage.flac.begun != segmenter.begun:
+            passage.flac = None
+            await self._spool.drafts.forget(self.source)
+        pcm = segmenter.take()
+        if len(pcm):
+            passage.flac = passage.flac or Flac(self.source, segmenter.begun, self._spool.drafts)
+            await passage.flac.push(pcm)
+            passage.thin()
 
     def _begin(self, raw: Raw) -> Passage:
         """The passage of a raw record's take: gone on with at the stored position, or new."""
@@ -226,27 +255,36 @@ class Listener:
         model = self._speech.domain.model.label
         position = passage.position(seq, model, ended=ended)
         seqs = await self._spool.keep(self.source, kept, position, self._keep, dead)
-        for number, (segment, flac) in zip(seqs, kept, strict=True):
+        for number, (segment, _) in zip(seqs, kept, strict=True):
             log.info(
                 "%s.segments #%d  %s  %.1f s of speech at %.1f s, p %.2f, %.0f KiB FLAC: kept",
                 *(self.source, number, segment.name, segment.samples / RATE_HZ),
-                *(segment.start / RATE_HZ, segment.speech, len(flac) / 1024),
+                *(segment.start / RATE_HZ, segment.speech, segment.size_bytes / 1024),
             )
+        if ended:
+            await self._stream(passage)
 
-    async def _segment(self, passage: Passage, stretch: Stretch) -> tuple[Segment, bytes]:
-        flac, digest = await asyncio.to_thread(codec.encode, stretch.pcm)
+    async def _segment(self, passage: Passage, stretch: Stretch) -> tuple[Segment, bytes | Drafted]:
+        flac, digest = await self._encoded(passage, stretch)
         segment = Segment(
             id=f"{self.source}/{passage.take}/{stretch.start}",
             source=self.source,
             take=passage.take,
             name=passage.steps[-1].raw.name,
             start=stretch.start,
-            samples=len(stretch.pcm),
+            samples=stretch.samples,
             speech=round(stretch.speech, 4),
             heard_us=passage.heard_us(stretch.start),
             model=self._speech.domain.model.label,
             ep=self._speech.domain.ep,
             sha256=digest,
-            size_bytes=len(flac),
+            size_bytes=len(flac) if isinstance(flac, bytes) else flac.size_bytes,
         )
         return segment, flac
+
+    async def _encoded(self, passage: Passage, stretch: Stretch) -> tuple[bytes | Drafted, str]:
+        """A stretch's FLAC and its sha256."""
+        if passage.flac is None or passage.flac.begun != stretch.begun:
+            return await asyncio.to_thread(codec.encode, stretch.pcm)
+        flac, passage.flac = passage.flac, None
+        return await flac.finish(stretch.pcm)

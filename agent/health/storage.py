@@ -1,4 +1,4 @@
-"""What befalls the store is said: bounds that take records, files that were damaged."""
+"""What befalls the store is said: bounds that take records, files and records that were damaged."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -8,8 +8,10 @@ from agent.errors import StoreError
 from agent.health.conditions import Conditions
 from agent.records import Balance
 from agent.store.salvage import Report
+from agent.store.scrub import Found
 
 LOOK_S = 5.0
+FAILING = "the disk is failing: check it with smartctl or mmc; the rest is untouched"
 CALM_S = 300.0  # without one more record given up, after which it is over
 TOLD = {
     "evicted": (
@@ -26,7 +28,7 @@ TOLD = {
 
 
 class Storage:
-    """Watches the ledger for what bounds took, and what was put aside."""
+    """Watches the ledger for what bounds took, and says what was put aside and what was found."""
 
     def __init__(
         self,
@@ -41,6 +43,7 @@ class Storage:
         self._conditions = conditions
         self._clock = clock
         self._seen: dict[tuple[str, str], int] = {}  # (stream, reason): records
+        self._damaged: set[str] = set()  # streams
         self._at: dict[tuple[str, str], float] = {}  # when there were more, monotonic
 
     async def run(self) -> None:
@@ -87,3 +90,19 @@ class Storage:
                 elif key in self._at and now - self._at[key] > CALM_S:
                     del self._at[key]
                     self._conditions.clear(name, stream)
+
+    def tell_damage(self, found: dict[str, Found]) -> None:
+        """What the scrub found, by stream; it is over for those that are no longer among them."""
+        for stream in self._damaged - found.keys():
+            self._conditions.clear("store_damaged", stream)
+        self._damaged = set(found)
+        for stream, one in found.items():
+            self._conditions.hold("store_damaged", stream, "warning", _damage(one), FAILING)
+
+
+def _damage(found: Found) -> str:
+    what = "1 record was" if found.count == 1 else f"{found.count} records were"
+    seqs = ", ".join(f"#{seq}" for seq in found.seqs)
+    more = f" and {found.count - len(found.seqs)} more" if found.count > len(found.seqs) else ""
+    said = f"{what} damaged on the disk: {seqs}{more}" if found.count else ""
+    return "; ".join(filter(None, [said, found.error]))

@@ -9,7 +9,7 @@ Recovery: every function runs inside one transaction; a piece whose CRC is wrong
 
 import sqlite3
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from agent.errors import StoreDamaged
 
@@ -26,9 +26,14 @@ def insert(connection: sqlite3.Connection, content: bytes) -> int:
     if len(content) > BLOB_BYTES_MAX:
         raise ValueError(f"a blob of {len(content)} bytes; at most {BLOB_BYTES_MAX} are kept")
     blob = unused(connection)
-    starts = range(0, len(content), CHUNK_BYTES_MAX)
-    put(connection, blob, 0, (content[start : start + CHUNK_BYTES_MAX] for start in starts))
+    put(connection, blob, 0, pieces(content))
     return blob
+
+
+def pieces(content: bytes) -> Iterator[bytes]:
+    """Content as pieces, all but the last of CHUNK_BYTES_MAX."""
+    for start in range(0, len(content), CHUNK_BYTES_MAX):
+        yield content[start : start + CHUNK_BYTES_MAX]
 
 
 def unused(connection: sqlite3.Connection) -> int:
@@ -56,7 +61,8 @@ def read(connection: sqlite3.Connection, blob: int, start: int, size: int) -> by
         (key | first, key | last),
     ).fetchall()
     for number, (piece, crc, data) in enumerate(rows, first):
-        if piece != key | number or zlib.crc32(data) != crc:
+        whole = piece == key | number and isinstance(data, bytes)
+        if not whole or zlib.crc32(data) != crc:
             raise StoreDamaged(f"piece {number} of a blob is damaged on the disk")
     skip = start - first * CHUNK_BYTES_MAX
     return b"".join(data for _, _, data in rows)[skip : skip + size]
@@ -68,3 +74,14 @@ def remove(connection: sqlite3.Connection, blobs: Iterable[int]) -> None:
         "DELETE FROM chunks WHERE id BETWEEN ? AND ?",
         ((blob << _NUMBER_BITS, ((blob + 1) << _NUMBER_BITS) - 1) for blob in blobs),
     )
+
+
+def remove_some(connection: sqlite3.Connection, blob: int, count_max: int) -> bool:
+    """Take so many pieces of a blob out; whether there are more."""
+    first, last = blob << _NUMBER_BITS, ((blob + 1) << _NUMBER_BITS) - 1
+    connection.execute(
+        "DELETE FROM chunks WHERE id IN (SELECT id FROM chunks WHERE id BETWEEN ? AND ? LIMIT ?)",
+        (first, last, count_max),
+    )
+    left = connection.execute("SELECT 1 FROM chunks WHERE id BETWEEN ? AND ?", (first, last))
+    return left.fetchone() is not None

@@ -23,7 +23,6 @@ from agent.store import blobs, streams
 from agent.store.bindings import Bindings
 from agent.store.database import Database
 
-CORRUPTION = "corruption"  # why what the disk does not give back was dropped
 EVENT_BYTES = 512  # what a batch adds to a record's body, generously
 DROP_BYTES = 64  # a dropped range in a batch's header, at most
 
@@ -114,7 +113,7 @@ class Outbox:
     async def _give_up(self, key: Key, seq: int) -> None:
         def operation(connection: sqlite3.Connection) -> None:
             if self._has(connection, key, seq):
-                streams.drop(connection, key.stream, Range(seq, seq), CORRUPTION)
+                streams.give_up(connection, key.stream, seq)
 
         await self._database.write(operation)
 

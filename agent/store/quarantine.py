@@ -17,7 +17,7 @@ from agent.store import head
 KEPT_MAX = 3
 _MARK = ".quarantine-"
 _PARTS = ("-wal", "-shm", ".head", ".page1")
-CARRIED = ("takes", "boots")  # small tables that producers go on with
+CARRIED = ("takes", "boots", "bindings")  # small tables that producers go on with
 
 
 def put_aside(store: Path, wall_s: float) -> Path:

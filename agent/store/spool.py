@@ -1,7 +1,8 @@
 """The audio that waits: raw sound until it has become segments, segments until they are sent.
 
 Limits  : a raw record's PCM is one chunk (64 KiB, 2 s); past the bounds (bounds.py) new raw audio
-          is refused with StoreFull; segments, acks and the ledger still work.
+          is refused with StoreFull; segments, acks and the ledger still work. A long segment's
+          FLAC comes in while the segment is still open (drafts.py).
 Format  : raw records in `{source}.raw`, segments in `{source}.segments`; takes and positions
           beside them say how far each recording is accepted and how far it has become segments.
 Recovery: sound is accepted once its raw record is committed. A crash before its segment is
@@ -29,8 +30,9 @@ from agent.records import (
     raw_stream,
     segments_stream,
 )
-from agent.store import blobs, streams
+from agent.store import blobs, drafts, streams
 from agent.store.database import Database
+from agent.store.drafts import Drafted, Drafts
 
 PROCESSED = "processed"  # raw audio that has become segments, or was found to hold no speech
 FULL = "full"  # raw audio refused at the bound
@@ -44,6 +46,7 @@ class Spool:
 
     def __init__(self, database: Database, clock: Clock, kept: Callable[[], None]) -> None:
         """`kept` is called whenever there is more to send."""
+        self.drafts = Drafts(database)
         self._database = database
         self._clock = clock
         self._kept = kept
@@ -204,7 +207,7 @@ class Spool:
     async def keep(
         self,
         source: str,
-        found: Sequence[tuple[Segment, bytes]],
+        found: Sequence[tuple[Segment, bytes | Drafted]],
         position: Position,
         raw: Keep,
         dead: Dead | None = None,
@@ -220,17 +223,7 @@ class Spool:
         def operation(connection: sqlite3.Connection) -> list[int]:
             self._same_file(source)
             stream = streams.stream_id(connection, segments_stream(source))
-            seqs = [
-                streams.append(
-                    connection,
-                    stream,
-                    RecordType.SEGMENT,
-                    stamp,
-                    msgspec.json.encode(segment),
-                    flac,
-                )
-                for segment, flac in found
-            ]
+            seqs = [_append(connection, stream, stamp, *segment) for segment in found]
             _bury(connection, source, dead)
             _release(connection, source, position.next_seq, raw)
             connection.execute(
@@ -264,6 +257,20 @@ def _sound(
     if zlib.crc32(body) != crc or len(pcm) != size:
         return None, b""
     return raw, pcm
+
+
+def _append(
+    connection: sqlite3.Connection,
+    stream: int,
+    stamp: Stamp,
+    segment: Segment,
+    flac: bytes | Drafted,
+) -> int:
+    body = msgspec.json.encode(segment)
+    if isinstance(flac, bytes):
+        return streams.append(connection, stream, RecordType.SEGMENT, stamp, body, flac)
+    blob, size = drafts.adopt(connection, flac), flac.size_bytes
+    return streams.hold(connection, stream, RecordType.SEGMENT, stamp, body, blob, size)
 
 
 def _bury(connection: sqlite3.Connection, source: str, dead: Dead | None) -> None:

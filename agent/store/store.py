@@ -1,12 +1,13 @@
 """The store as the other parts see it: one file, opened once, with its faces."""
 
 import asyncio
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Self
 
 from agent.clock import Clock
 from agent.config import Store as Settings
+from agent.errors import StoreError
 from agent.store.bindings import Bindings
 from agent.store.bounds import Bounds, pages_bytes
 from agent.store.database import Database
@@ -15,6 +16,7 @@ from agent.store.latency import Commits
 from agent.store.ledger import Ledger
 from agent.store.outbox import Outbox
 from agent.store.salvage import Salvage
+from agent.store.scrub import Scrub
 from agent.store.spool import Spool
 from agent.store.volatile import Volatile
 from agent.store.wear import Wear
@@ -22,8 +24,8 @@ from agent.store.wear import Wear
 
 class Store:
     """Open with `async with`; `intake` takes records in and `spool` sound, `outbox` gives them out,
-    `ledger` counts, `wear` adds up what was written, `bindings` know the time of day, `salvage`
-    saves what a damaged file holds."""
+    `ledger` counts, `wear` adds up what was written, `bindings` know the time of day, `scrub` looks
+    for what the disk has damaged, `salvage` saves what a damaged file holds."""
 
     def __init__(self, settings: Settings, clock: Clock) -> None:
         self.path = Path(settings.path)
@@ -41,11 +43,14 @@ class Store:
         self.ledger = Ledger(self._database)
         self.salvage = Salvage(self._database, self.path, self.outbox.more.set)
         self.wear = Wear(self._database)
+        self.scrub = Scrub(self._database, settings.scrub_s, clock)
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as parts:
             await parts.enter_async_context(self._database)
             await self.bindings.load()
+            with suppress(StoreError):  # then the source's listener meets it, and says so
+                await self.spool.drafts.forget()
             await parts.enter_async_context(self._volatile)
             self._parts = parts.pop_all()
         return self

@@ -18,6 +18,7 @@ from msgspec.structs import astuple
 from agent.records import Range, RecordType, Stamp
 from agent.store import blobs
 
+CORRUPTION = "corruption"  # why what the disk does not give back was dropped
 _SEQ_BITS = 40
 SEQ_MAX = (1 << _SEQ_BITS) - 1
 
@@ -36,6 +37,11 @@ Item = tuple[str, Stamp, Sequence[New]]  # what one call brings: stream, when, w
 def key(stream: int, seq: int) -> int:
     """The key of a record in `records`."""
     return stream << _SEQ_BITS | seq
+
+
+def parts(key: int) -> tuple[int, int]:
+    """The stream and the seq of a record's key."""
+    return key >> _SEQ_BITS, key & SEQ_MAX
 
 
 def keys(stream: int, span: Range) -> tuple[int, int]:
@@ -64,9 +70,21 @@ def append(
     blob: bytes = b"",
 ) -> int:
     """Hold one more record with its blob; its seq."""
-    seq = take_seqs(connection, stream, 1, len(body) + len(blob))
-    number = blobs.insert(connection, blob)
-    insert(connection, [row(stream, seq, kind, stamp, body, number, len(blob))])
+    return hold(connection, stream, kind, stamp, body, blobs.insert(connection, blob), len(blob))
+
+
+def hold(
+    connection: sqlite3.Connection,
+    stream: int,
+    kind: RecordType,
+    stamp: Stamp,
+    body: bytes,
+    blob: int,
+    blob_bytes: int,
+) -> int:
+    """As `append`, with a blob that is in the store: its number and its size."""
+    seq = take_seqs(connection, stream, 1, len(body) + blob_bytes)
+    insert(connection, [row(stream, seq, kind, stamp, body, blob, blob_bytes)])
     return seq
 
 
@@ -168,6 +186,14 @@ def drop(connection: sqlite3.Connection, stream: int, span: Range, reason: str) 
     """Give up every record of `span`, all of them held, and count them under `reason`."""
     remove(connection, stream, span)
     note_drop(connection, stream, span, reason)
+
+
+def give_up(connection: sqlite3.Connection, stream: int, seq: int) -> bool:
+    """Drop a record that is damaged on the disk, if it is still held; whether it was."""
+    held = holds(connection, stream, seq)
+    if held:
+        drop(connection, stream, Range(seq, seq), CORRUPTION)
+    return held
 
 
 def drop_unheld(connection: sqlite3.Connection, stream: int, reason: str, count: int = 1) -> int:

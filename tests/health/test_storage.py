@@ -7,6 +7,7 @@ from agent.health.conditions import Conditions
 from agent.health.storage import CALM_S, Storage
 from agent.records import Balance
 from agent.store.salvage import Report
+from agent.store.scrub import Found
 
 
 class Hands(Clock):
@@ -14,6 +15,23 @@ class Hands(Clock):
 
     def monotonic(self) -> float:
         return self.at_s
+
+
+def test_what_the_scrub_found_is_said_until_it_finds_it_no_more() -> None:
+    clock = Hands()
+    conditions = Conditions(clock)
+    storage = Storage(nothing, conditions, clock)
+    storage.tell_damage({"x": Found(12, [3, 4], ""), "y": Found(0, [], "disk I/O error")})
+    x, y = conditions.all()
+    assert (x.name, x.subject, x.severity) == ("store_damaged", "x", "warning")
+    assert x.cause == "12 records were damaged on the disk: #3, #4 and 10 more"
+    assert "smartctl" in x.remedy
+    assert y.cause == "disk I/O error"
+    storage.tell_damage({"y": Found(1, [9], "")})
+    (y,) = conditions.all()
+    assert y.cause == "1 record was damaged on the disk: #9"
+    storage.tell_damage({})
+    assert conditions.all() == []
 
 
 async def nothing() -> dict[str, Balance]:

@@ -36,12 +36,11 @@ def old_store(path: Path, version: int) -> None:
             db.executescript(f"{script}; PRAGMA user_version = {number};")
             if number == 1:
                 db.executescript(FIRST)
-                insert_records(db)
+                _records(db)
     db.close()
 
 
-def insert_records(db: sqlite3.Connection) -> None:
-    """Into a file of the first schema: what later steps count is there when they come."""
+def _records(db: sqlite3.Connection) -> None:
     for seq, samples in ((4, 2), (5, 1)):
         body = msgspec.json.encode(Raw(1, "a.wav", seq - 4, samples))
         row = (1, seq, "holdfast.raw.v1", "b", 1, 1, body, 2 * samples)

@@ -39,6 +39,8 @@ from agent.config import Store as Settings
 from agent.config import StreamRule
 from agent.errors import StoreError, StoreFull
 from agent.records import Position, Range, RecordType, Segment, raw_stream, segments_stream
+from agent.store.blobs import CHUNK_BYTES_MAX
+from agent.store.drafts import Draft, Drafted
 from agent.store.intake import Durability, New, Receipt
 from agent.store.store import Store
 from tests.store.faults import tripwire
@@ -170,20 +172,35 @@ async def record(store: Store, cloud: Cloud, chance: random.Random, who: str, so
 
 
 async def cut_segment(store: Store, chance: random.Random, source: str, to: Position) -> None:
-    """Keep up to two segments, and let go of the raw audio before them."""
-    found = []
+    """Keep up to two segments, one of them long, and let go of the raw audio before them."""
+    found, said = [], []
     for i in range(chance.randint(0, 2)):
-        flac = chance.randbytes(chance.choice([10, 100_000]))
+        flac = chance.randbytes(chance.choice([10, 100_000] if i else [10, 100_000, 300_000]))
         sha = hashlib.sha256(flac).hexdigest()
         name = f"{chance.getrandbits(64):x}/{i}"
         body = Segment(name, source, to.take, name, 0, 1, 1.0, 0, "m", "CPU", sha, len(flac))
-        found.append((body, flac))
+        kept = await draft(store, chance, source, flac) if len(flac) > 200_000 else flac
+        said.append(digest(msgspec.json.encode(body), flac))
+        found.append((body, kept))
     say("releasing", raw_stream(source), to.next_seq)
     seqs = await insist("keep", lambda: store.spool.keep(source, found, to, "segments"))
-    said = [digest(msgspec.json.encode(body), flac) for body, flac in found]
     if seqs:
         say("appended", segments_stream(source), seqs[0], *said)
     say("released", raw_stream(source), to.next_seq)
+
+
+async def draft(store: Store, chance: random.Random, source: str, flac: bytes) -> Drafted:
+    """A FLAC that comes in while its segment is open, after one that was forgotten in the end."""
+    piece, drafts = CHUNK_BYTES_MAX, store.spool.drafts
+    if chance.random() < 0.3:
+        await insist("draft", lambda: drafts.extend(Draft(source), flac[:piece]))
+        await insist("forget", lambda: drafts.forget(source))
+    grown, at = Draft(source), piece
+    while len(flac) - at >= piece:
+        more = flac[at : at + piece * chance.randint(1, (len(flac) - at) // piece)]
+        grown = await insist("draft", lambda d=grown, m=more: drafts.extend(d, m))
+        at += len(more)
+    return Drafted(grown, flac[:piece], flac[at:])
 
 
 async def drain(store: Store, cloud: Cloud, chance: random.Random) -> None:

@@ -89,12 +89,12 @@ def _old_store(folder: Path, version: int, body: bytes) -> Path:
         db.execute("PRAGMA auto_vacuum = INCREMENTAL")
         db.execute("PRAGMA journal_mode = WAL")
         db.create_function("crc32", 1, zlib.crc32, deterministic=True)
-        for number, script in enumerate(scripts[:version], 1):
+        db.executescript(scripts[0].read_text())
+        db.execute("INSERT INTO meta VALUES ('epoch', 'e'), ('created_us', '1')")
+        db.execute("INSERT INTO streams (name, produced, held) VALUES ('old', 1, 1)")
+        db.execute("INSERT INTO records VALUES (1, 1, 't', 'b', 1, 1, ?, 0)", (body,))
+        for script in scripts[1:version]:
             db.executescript(script.read_text())
-            if number == 1:
-                db.execute("INSERT INTO meta VALUES ('epoch', 'e'), ('created_us', '1')")
-                db.execute("INSERT INTO streams (name, produced, held) VALUES ('old', 1, 1)")
-                db.execute("INSERT INTO records VALUES (1, 1, 't', 'b', 1, 1, ?, 0)", (body,))
         db.execute(f"PRAGMA user_version = {version}")
     db.close()
     return folder
