@@ -27,6 +27,7 @@ import msgspec
 
 from agent import config
 from agent.api.metrics import Metrics
+from agent.api.outbox import OutboxDoors
 from agent.api.server import Server
 from agent.audio.listener import Listener
 from agent.audio.live import Loop, Microphone
@@ -118,7 +119,14 @@ class App:
             self.store.path.with_name("status.json"),
         )
         metrics = Metrics(self.status, self.conditions, self.store, self.flash)
-        self.server = Server(settings.api, self.status, {"audio": self.domain}, metrics.text)
+        self.outbox_doors = OutboxDoors(self.store, self._wake)
+        self.server = Server(
+            settings.api,
+            self.status,
+            {"audio": self.domain},
+            metrics.text,
+            more=self.outbox_doors.routes(),
+        )
 
     async def run(self) -> None:
         """Begin, run until SIGTERM or SIGINT, end."""
@@ -149,7 +157,7 @@ class App:
 
     def _loops(self) -> list[Callable[[], Coroutine[Any, Any, None]]]:
         loops = [self.store.run, self.store.salvage.run, self.storage.run, self.flash.run]
-        loops += [self.clockwork.run, self.status.run, self._scrub]
+        loops += [self.clockwork.run, self.status.run, self._scrub, self.outbox_doors.run]
         loops += [self.domain.run, self.speech.run, self._link]
         if self.broker:
             loops.append(self.broker.run)
@@ -177,6 +185,13 @@ class App:
         self.listeners.append(
             Listener(name, keep, rules, spool, self.speech, self.conditions, arrived)
         )
+
+    def _wake(self, source: str) -> bool:
+        """Have a source's dead letters looked at; whether somebody listens to it."""
+        listening = [one for one in self.listeners if one.source == source]
+        for one in listening:
+            one.wake()
+        return bool(listening)
 
     def _add(self, source: config.Source) -> None:
         """A source, its recorder and its listener, with the event between the two."""

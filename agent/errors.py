@@ -8,6 +8,9 @@
     │   └── PoisonError               1   this very work kills its worker; it is given up
     ├── LinkError                     1   the connection to the broker ended or was refused
     ├── ProtocolError                 1   what the other side said makes no sense
+    ├── RequestError                  1   what was asked is not in the form it must have
+    │   ├── NotThere                  1   what was named is not there
+    │   └── NotNow                    1   it cannot be done as things stand
     ├── StoreError                   73   the store cannot be opened or written
     │   ├── StoreFull                73   the configured bound is reached
     │   ├── StoreDamaged             73   what was kept is not what lies on the disk
@@ -16,7 +19,8 @@
     └── AgentUnreachable              3   no agent runs behind the socket
         └── AgentSilent               3   one holds the socket, and does not answer
 
-`holdfast status` also ends with 4 (degraded) or 5 (unhealthy); 2 is a wrong command line.
+`holdfast status` also ends with 4 (degraded) or 5 (unhealthy), `holdfast outbox verify` with 6 (the
+store does not add up); 2 is a wrong command line.
 Every error says what happened; `hint` says what to do about it.
 """
 
@@ -69,6 +73,18 @@ class LinkError(HoldfastError):
 
 class ProtocolError(HoldfastError):
     """A message does not have the form of the protocol, or says what cannot be."""
+
+
+class RequestError(HoldfastError):
+    """What was asked cannot be understood: the message says where, and what was expected."""
+
+
+class NotThere(RequestError):
+    """What was named is not there."""
+
+
+class NotNow(RequestError):
+    """It cannot be done as things stand; nothing was changed."""
 
 
 class StoreError(HoldfastError):

@@ -49,6 +49,15 @@ def test_a_worker_loads_nothing_of_the_agent_but_its_own() -> None:
 
 
 def test_the_command_loads_no_part_of_the_agent() -> None:
-    modules = loaded_by("agent.cli.command, agent.cli.status, agent.cli.client")
+    modules = loaded_by(
+        "agent.cli.command, agent.cli.status, agent.cli.client, agent.cli.outbox,"
+        "agent.cli.outbox_view"
+    )
     heavy = ("numpy", "aiohttp", "paho", "soundfile", "agent.store", "agent.app", "agent.api")
+    assert not {m for m in modules if m.startswith(heavy)}
+
+
+def test_reading_a_store_without_an_agent_loads_the_store_alone() -> None:
+    modules = loaded_by("agent.cli.offline")
+    heavy = ("numpy", "aiohttp", "paho", "soundfile", "agent.app", "agent.api", "agent.audio")
     assert not {m for m in modules if m.startswith(heavy)}

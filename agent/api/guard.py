@@ -13,13 +13,14 @@ from collections.abc import Awaitable, Callable, Iterable
 from aiohttp import web
 
 from agent.api.doors import served
-from agent.errors import HoldfastError, StoreError
+from agent.errors import HoldfastError, NotNow, NotThere, RequestError, StoreError
 
 log = logging.getLogger("api")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 READS = frozenset({"GET", "HEAD"})
 PORT_MAX = 65_535
+REFUSED: dict[type[RequestError], int] = {NotThere: 404, NotNow: 409}
 # A host name or an address, and a port; nothing else that a URL may hold, as a user's name.
 HOST = re.compile(r"(?:([A-Za-z0-9._-]+)|\[([0-9A-Fa-f:.]+)\])(?::([0-9]{1,5}))?")
 
@@ -72,6 +73,8 @@ async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
         return await handler(request)
     except StoreError as error:  # the agent runs, and goes on when the store does
         return refusal(503, str(error), error.hint)
+    except RequestError as error:
+        return refusal(REFUSED.get(type(error), 400), str(error), error.hint)
     except HoldfastError as error:
         return refusal(500, str(error), error.hint)
     except web.HTTPException as error:

@@ -4,7 +4,7 @@ import asyncio
 import errno
 import os
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Any, Self
 
@@ -39,7 +39,9 @@ class Server:
         domains: dict[str, Domain],
         metrics: Callable[[], Awaitable[bytes]],
         limits: Limits = LIMITS,
+        more: Iterable[web.RouteDef] = (),
     ) -> None:
+        """`more` are the routes of other parts."""
         self._limits = limits
         self._listening: list[asyncio.Server] = []
         self._settings = settings
@@ -54,6 +56,7 @@ class Server:
                 web.get("/api/v1/status", self._whole_status),
                 web.get("/metrics", self._all_metrics),
                 web.post("/api/v1/domains/{name:[^/]*}/restart", self._restart),
+                *more,
             ]
         )
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_S)

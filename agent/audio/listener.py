@@ -19,7 +19,7 @@ from agent.config import Keep, Segments
 from agent.errors import EpochOver, PoisonError, StoreError
 from agent.health.conditions import Conditions
 from agent.inference.speech import FRESH, Speech, lag
-from agent.records import RATE_HZ, Position, Raw, Segment, Stamp
+from agent.records import RATE_HZ, Position, Raw, Segment, Stamp, raw_stream
 from agent.store.drafts import Drafted
 from agent.store.spool import Dead, Heard, Spool
 
@@ -27,6 +27,7 @@ log = logging.getLogger("heard")
 RELEASE_S = 5.0  # silence is let go of at least this often
 READ_RECORDS = 4
 RETRY_S = 1.0
+DAMAGED = "its row in the store is damaged"
 
 
 class Step(NamedTuple):
@@ -109,6 +110,12 @@ class Listener:
         self._conditions = conditions
         self._arrived = arrived
         self._position = Position()
+        self._asked = True  # perhaps there is a dead letter to be heard again
+
+    def wake(self) -> None:
+        """Somebody decided about dead letters: there may be one to hear again."""
+        self._asked = True
+        self._arrived.set()
 
     async def run(self) -> None:
         """Hear on from the stored position; when the store fails, again from there."""
@@ -126,13 +133,14 @@ class Listener:
     async def _listen(self) -> None:
         await self._spool.drafts.forget(self.source)
         self._position = await self._spool.position(self.source)
+        self._asked = True
         await self._tell_dead()
         passage: Passage | None = None
         seq = self._position.next_seq
         while True:
             self._arrived.clear()
             rows = await self._spool.waiting(self.source, seq, READ_RECORDS)
-            if not rows:
+            if not rows and not await self._retry():
                 await self._arrived.wait()
             for row in rows:
                 passage = await self._hear(passage, row)
@@ -200,18 +208,58 @@ class Listener:
         return Passage(raw.take, segmenter, hop, memory)
 
     async def _end(self, passage: Passage, pcm: bytes, seq: int) -> None:
+        await self._commit(passage, await self._rest(passage, pcm), seq, ended=True)
+
+    async def _rest(self, passage: Passage, pcm: bytes) -> list[Stretch]:
+        """What the passage still gives, with the last sound of it. Raises PoisonError."""
         heard = await self._speech.hear(pcm, passage.memory, end=True)
         last = passage.steps[-1].raw
         end = last.offset + last.samples
         clean = heard.clean[: end - passage.segmenter.given]  # the last hop was filled up
-        found = passage.segmenter.push(clean, heard.speech) + passage.segmenter.finish(end)
-        await self._commit(passage, found, seq, ended=True)
+        return passage.segmenter.push(clean, heard.speech) + passage.segmenter.finish(end)
+
+    async def _retry(self) -> bool:
+        """Hear one dead letter again that somebody asked for, alone; whether there was one.
+
+        What comes before and behind it was heard as if it were not there, so it stands for itself.
+        """
+        if not self._asked:
+            return False
+        self._asked = False
+        row = await self._spool.retrying(self.source)
+        if row is None:
+            await self._tell_dead()  # somebody may have given some up
+            return False
+        self._asked = True  # there may be more
+        seq, raw, stamp, pcm = row
+        try:
+            found = [] if raw is None else await self._again(seq, raw, stamp, pcm)
+        except PoisonError as error:
+            await self._spool.bury(self.source, (seq, str(error)))
+        else:
+            if raw is None:
+                await self._spool.bury(self.source, (seq, DAMAGED))
+            else:
+                await self._spool.redeem(self.source, seq, found)
+                log.info("%s.raw #%d: heard, %d segments", self.source, seq, len(found))
+        await self._tell_dead()
+        return True
+
+    async def _again(
+        self, seq: int, raw: Raw, stamp: Stamp, pcm: bytes
+    ) -> list[tuple[Segment, bytes | Drafted]]:
+        hop, at = self._speech.hop_samples, raw.offset
+        segmenter = Segmenter(self._rules, hop, at, at, floor=at)
+        passage = Passage(raw.take, segmenter, hop, FRESH)
+        passage.steps.append(Step(seq, raw, stamp, FRESH))
+        stretches = await self._rest(passage, pcm)
+        return [await self._segment(passage, stretch) for stretch in stretches]
 
     async def _pass_over(self, passage: Passage | None, seq: int) -> None:
         """A row that cannot be read any more: hear on behind it."""
         if passage is not None:
             await self._end(passage, b"", seq - 1)
-        dead = (seq, "its row in the store is damaged")
+        dead = (seq, DAMAGED)
         await self._spool.keep(self.source, [], Position(next_seq=seq + 1), self._keep, dead)
         await self._tell_dead()
 
@@ -238,7 +286,8 @@ class Listener:
             self.source,
             "warning",
             f"{len(dead)} raw records are held as dead letters; the last, #{seq}: {cause}",
-            "hearing goes on behind them; they stay in the store",
+            f"hearing goes on behind them; `holdfast outbox show {raw_stream(self.source)} --dead` "
+            "lists them, `outbox retry` has them heard again, `outbox drop` gives them up",
         )
 
     async def _commit(

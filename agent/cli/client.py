@@ -43,15 +43,15 @@ class Client:
         """
         return self._ask("GET", route)
 
-    def post(self, route: str) -> dict[str, Any]:
-        """Have `route` done; its answer. Raises as `get` does."""
-        return self._ask("POST", route)
+    def post(self, route: str, order: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Have `route` done, with `order` as what to do; its answer. Raises as `get` does."""
+        return self._ask("POST", route, json.dumps(order).encode() if order else None)
 
-    def _ask(self, method: str, route: str) -> dict[str, Any]:
+    def _ask(self, method: str, route: str, content: bytes | None = None) -> dict[str, Any]:
         connection = _Connection(self._path, self._timeout_s)
         try:
             self._connect(connection)
-            status, body = self._answer(connection, method, route)
+            status, body = self._answer(connection, method, route, content)
         finally:
             connection.close()
         try:
@@ -80,10 +80,12 @@ class Client:
                 "start it (`holdfast run`, or systemctl start holdfast) and look at its log",
             ) from error
 
-    def _answer(self, connection: _Connection, method: str, route: str) -> tuple[int, bytes]:
+    def _answer(
+        self, connection: _Connection, method: str, route: str, content: bytes | None
+    ) -> tuple[int, bytes]:
         """Status and body of the answer."""
         try:
-            connection.request(method, route)
+            connection.request(method, route, content)
             response = connection.getresponse()
             return response.status, response.read()
         except TimeoutError as error:

@@ -7,12 +7,12 @@ signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends a command, without a
 
 import os
 import sys
-from pathlib import Path
-from typing import Annotated
 from urllib.parse import quote
 
 import typer
 
+from agent.cli import outbox
+from agent.cli.options import DEFAULT, Config, Json
 from agent.errors import HoldfastError
 
 app = typer.Typer(
@@ -23,14 +23,9 @@ app = typer.Typer(
 )
 domains = typer.Typer(help="The processes that run the models.", no_args_is_help=True)
 app.add_typer(domains, name="domains")
+app.add_typer(outbox.app, name="outbox")
 settings = typer.Typer(help="The configuration file.", no_args_is_help=True)
 app.add_typer(settings, name="config")
-
-Config = Annotated[
-    Path, typer.Option("--config", "-c", envvar="HOLDFAST_CONFIG", help="The configuration file.")
-]
-Json = Annotated[bool, typer.Option("--json", help="The document, for programs.")]
-DEFAULT = Path("config/default.yaml")
 
 
 @app.command()

@@ -13,6 +13,8 @@ from rich.text import Text
 
 from agent import config_file
 from agent.cli.client import TIMEOUT_S, Client
+from agent.cli.units import size as _size
+from agent.cli.units import span as _span
 from agent.errors import AgentSilent, AgentUnreachable
 from agent.records import Balance
 
@@ -142,17 +144,3 @@ def _ledger(ledger: dict[str, Any]) -> Table:
         table.add_row(name, str(row.produced), str(row.delivered), str(row.held), dropped or "0")
     table.add_row(verdict, style="dim")
     return table
-
-
-def _span(seconds: float) -> str:
-    for unit, length in (("d", 86_400), ("h", 3600), ("min", 60)):
-        if seconds >= length:
-            return f"{seconds / length:.1f} {unit}"
-    return f"{seconds:.0f} s"
-
-
-def _size(size: int) -> str:
-    for unit, length in (("GiB", 1 << 30), ("MiB", 1 << 20)):
-        if size >= length:
-            return f"{size / length:.1f} {unit}"
-    return f"{size / 1024:.0f} KiB"

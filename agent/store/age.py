@@ -27,8 +27,15 @@ class Ages:
             " SELECT ?, coalesce(max(base_ns + seen_ns), 0), 0 FROM boots",
             (now.boot,),
         )
-        self._bases = dict(connection.execute("SELECT boot, base_ns FROM boots").fetchall())
+        self.look(connection, now)
         self._noted_ns = 0
+
+    def look(self, connection: sqlite3.Connection, now: Stamp) -> None:
+        """Know the boots of a file, also one that this boot has not opened; nothing is written."""
+        self._bases = dict(connection.execute("SELECT boot, base_ns FROM boots").fetchall())
+        if now.boot not in self._bases:
+            (ended,) = connection.execute("SELECT max(base_ns + seen_ns) FROM boots").fetchone()
+            self._bases[now.boot] = ended or 0
 
     def note(self, connection: sqlite3.Connection, now: Stamp) -> None:
         """This boot was seen alive; written every SEEN_S at most."""

@@ -36,7 +36,8 @@ class Work(Generic[T]):
     """One operation on its way through the thread, or one item for a bulk operation."""
 
     __slots__ = (
-        *("alone", "bulk", "done", "error", "grows", "item", "operation", "result", "writes"),
+        *("alone", "bulk", "done", "error", "grows", "item", "operation"),
+        *("patient", "result", "writes"),
     )
 
     def __init__(
@@ -46,6 +47,7 @@ class Work(Generic[T]):
         writes: bool,
         grows: Sequence[str] = (),
         alone: bool = False,
+        patient: bool = False,
         bulk: Bulk | None = None,
         item: Any = None,
     ) -> None:
@@ -53,6 +55,7 @@ class Work(Generic[T]):
         self.writes = writes
         self.grows = grows  # streams that take room: refused where there is none
         self.alone = alone  # in a commit of its own
+        self.patient = patient  # after all others that are there, and after their answers
         self.bulk = bulk
         self.item = item
         self.done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
@@ -137,9 +140,14 @@ class Database:
         work: Work[Any] = Work(None, writes=True, grows=grows, alone=alone, bulk=bulk, item=item)
         return await self._ask(work)
 
-    async def read(self, operation: Callable[[sqlite3.Connection], T]) -> T:
-        """Run `operation`, which must not write, between two commits. Raises StoreError."""
-        return await self._ask(Work(operation, writes=False))
+    async def read(
+        self, operation: Callable[[sqlite3.Connection], T], *, patient: bool = False
+    ) -> T:
+        """Run `operation`, which must not write, between two commits. Raises StoreError.
+
+        `patient`: a slice of a long read; everything else that waits comes, and is answered, first.
+        """
+        return await self._ask(Work(operation, writes=False, patient=patient))
 
     async def _ask(self, work: Work[T]) -> T:
         if self._over.done():
@@ -161,8 +169,10 @@ class Database:
             running = True
             while running:
                 group, running = self._gather()
-                self._run(group)
-                self._loop.call_soon_threadsafe(_settle, group)
+                for patient in (False, True):
+                    if part := [work for work in group if work.patient is patient]:
+                        self._run(part)
+                        self._loop.call_soon_threadsafe(_settle, part)
                 self._tidy()
                 if self._file.epoch != epoch:
                     epoch = self._file.epoch

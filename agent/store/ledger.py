@@ -4,6 +4,8 @@ import sqlite3
 
 from agent.records import Balance
 from agent.store.database import Database
+from agent.store.slices import Slices
+from agent.store.verify import Verify
 
 ByEpoch = dict[str, dict[str, Balance]]  # by epoch, then by stream
 
@@ -11,8 +13,9 @@ ByEpoch = dict[str, dict[str, Balance]]  # by epoch, then by stream
 class Ledger:
     """Reads the counters that every transaction keeps in step with the rows."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, slices: Slices) -> None:
         self._database = database
+        self._slices = slices
 
     async def by_epoch(self) -> ByEpoch:
         """The ledger of each stream of each epoch: this file's own, and those saved into it."""
@@ -29,28 +32,7 @@ class Ledger:
 
     async def faults(self) -> list[str]:
         """What does not add up, one sentence each, by counting every row; empty when all does."""
-        own = self._database.epoch
-
-        def operation(connection: sqlite3.Connection) -> list[str]:
-            counted = {
-                (epoch or own, name): count
-                for epoch, name, count in connection.execute(
-                    "SELECT epoch, name, quarantined + (SELECT count(*) FROM records"
-                    " WHERE records.id BETWEEN streams.id << 40 AND (streams.id + 1 << 40) - 1)"
-                    " FROM streams"
-                ).fetchall()
-            }
-            found = []
-            for epoch, streams in _balances(connection, own).items():
-                for name, balance in streams.items():
-                    if not balance.balanced:
-                        found.append(f"{name}: {balance} does not balance")
-                    rows = counted[epoch, name]
-                    if rows != balance.held:
-                        found.append(f"{name}: ledger says {balance.held} held, rows are {rows}")
-            return found
-
-        return await self._database.read(operation)
+        return (await Verify(self._slices).run()).faults
 
 
 def _balances(connection: sqlite3.Connection, own: str) -> ByEpoch:

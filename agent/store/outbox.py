@@ -249,7 +249,7 @@ def _records(
 
 def _drops(connection: sqlite3.Connection, of: _Ready, limit: int) -> list[Drop]:
     rows = connection.execute(
-        f"SELECT first, last, reason FROM drops WHERE {_NOT_SETTLED} AND first <= :through"
+        f"SELECT first, last, reason FROM drops WHERE {UNSETTLED} AND first <= :through"
         " ORDER BY first LIMIT :limit",
         {"stream": of.key, "mark": of.after, "through": of.through, "limit": limit},
     )
@@ -258,7 +258,7 @@ def _drops(connection: sqlite3.Connection, of: _Ready, limit: int) -> list[Drop]
 
 # Ranges of a stream that reach beyond a mark. They are disjoint and in order, so that the search
 # can begin at the last one that begins at or before it.
-_NOT_SETTLED = (
+UNSETTLED = (
     "stream = :stream AND last > :mark AND first >= coalesce("
     "(SELECT max(first) FROM drops WHERE stream = :stream AND first <= :mark + 1), 0)"
 )
@@ -316,7 +316,7 @@ def _delivered_through(connection: sqlite3.Connection, key: int, mark: int, send
     """How far from `mark` on every seq was delivered: up to the next that is held or dropped."""
     held, dropped = connection.execute(
         "SELECT (SELECT seq FROM records WHERE id > :above AND id <= :last ORDER BY id LIMIT 1),"
-        f" (SELECT max(first, :mark + 1) FROM drops WHERE {_NOT_SETTLED} ORDER BY first LIMIT 1)",
+        f" (SELECT max(first, :mark + 1) FROM drops WHERE {UNSETTLED} ORDER BY first LIMIT 1)",
         {
             "stream": key,
             "mark": mark,

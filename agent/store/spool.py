@@ -12,6 +12,7 @@ Recovery: sound is accepted once its raw record is committed. A crash before its
 import sqlite3
 import zlib
 from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Any
 
 import msgspec
 from msgspec.structs import astuple
@@ -168,7 +169,7 @@ class Spool:
             suffix = raw_stream("")
             rows = connection.execute(
                 "SELECT name, sendable FROM streams WHERE epoch = '' AND held >"
-                " (SELECT count(*) FROM dead WHERE stream = streams.id) ORDER BY name"
+                " (SELECT count(*) FROM dead WHERE stream = streams.id AND NOT retry) ORDER BY name"
             )
             return {
                 name.removesuffix(suffix): "all" if sendable else "segments"
@@ -177,6 +178,55 @@ class Spool:
             }
 
         return await self._database.read(operation)
+
+    async def retrying(self, source: str) -> Heard | None:
+        """The first dead letter that somebody asked to be heard once more."""
+
+        def operation(connection: sqlite3.Connection) -> Heard | None:
+            row = connection.execute(
+                "SELECT records.seq, boot, mono_ns, wall_us, crc, blob, blob_bytes, body FROM dead"
+                " JOIN records ON records.id = dead.stream << 40 | dead.seq WHERE dead.retry"
+                " AND dead.stream = (SELECT id FROM streams WHERE epoch = '' AND name = ?)"
+                " ORDER BY dead.seq LIMIT 1",
+                (raw_stream(source),),
+            ).fetchone()
+            return row and heard_of(connection, row)
+
+        return await self._database.read(operation)
+
+    async def redeem(
+        self, source: str, seq: int, found: Sequence[tuple[Segment, bytes | Drafted]]
+    ) -> None:
+        """One transaction: the segments of a dead letter that could be heard; it is let go of.
+
+        Where raw audio is sent too, it is the uplink's from now on, as its neighbours are.
+        """
+        stamp = self._clock.stamp()
+
+        def operation(connection: sqlite3.Connection) -> None:
+            self._same_file(source)
+            stream = streams.stream_id(connection, raw_stream(source), sendable=0)
+            if not streams.holds(connection, stream, seq):
+                return  # somebody gave it up meanwhile
+            _append(connection, source, stamp, found)
+            connection.execute("DELETE FROM dead WHERE stream = ? AND seq = ?", (stream, seq))
+            (sendable,) = connection.execute(
+                "SELECT coalesce(sendable, produced) FROM streams WHERE id = ?", (stream,)
+            ).fetchone()
+            if seq > sendable:
+                streams.drop(connection, stream, Range(seq, seq), PROCESSED)
+
+        await self._database.write(operation)
+        self._kept()
+
+    async def bury(self, source: str, dead: Dead) -> None:
+        """Note that this raw record is a dead letter, again."""
+
+        def operation(connection: sqlite3.Connection) -> None:
+            self._same_file(source)
+            _bury(connection, source, dead)
+
+        await self._database.write(operation)
 
     async def waiting(self, source: str, from_seq: int, count_max: int) -> list[Heard]:
         """Up to `count_max` raw records from `from_seq` on, in order, with their PCM.
@@ -196,11 +246,7 @@ class Spool:
                 " WHERE id BETWEEN ? AND ? ORDER BY id LIMIT ?",
                 (*streams.keys(row[0], Range(from_seq, streams.SEQ_MAX)), count_max),
             )
-            heard = []
-            for seq, *stamp, crc, blob, size, body in rows.fetchall():
-                raw, pcm = _sound(connection, crc, blob, size, body)
-                heard.append((seq, raw, Stamp(*stamp), pcm))
-            return heard
+            return [heard_of(connection, row) for row in rows.fetchall()]
 
         return await self._database.read(operation)
 
@@ -222,8 +268,7 @@ class Spool:
 
         def operation(connection: sqlite3.Connection) -> list[int]:
             self._same_file(source)
-            stream = streams.stream_id(connection, segments_stream(source))
-            seqs = [_append(connection, stream, stamp, *segment) for segment in found]
+            seqs = _append(connection, source, stamp, found)
             _bury(connection, source, dead)
             _release(connection, source, position.next_seq, raw)
             connection.execute(
@@ -245,6 +290,24 @@ class Spool:
             )
 
 
+def _append(
+    connection: sqlite3.Connection,
+    source: str,
+    stamp: Stamp,
+    found: Sequence[tuple[Segment, bytes | Drafted]],
+) -> list[int]:
+    """Hold segments with their FLAC; their seqs."""
+    stream = streams.stream_id(connection, segments_stream(source))
+    return [_hold(connection, stream, stamp, *segment) for segment in found]
+
+
+def heard_of(connection: sqlite3.Connection, row: Sequence[Any]) -> Heard:
+    """A raw record of its row: seq, stamp, crc, blob, blob_bytes, body."""
+    seq, boot, mono_ns, wall_us, *content = row
+    raw, pcm = _sound(connection, *content)
+    return seq, raw, Stamp(boot, mono_ns, wall_us), pcm
+
+
 def _sound(
     connection: sqlite3.Connection, crc: int, blob: int, size: int, body: bytes
 ) -> tuple[Raw | None, bytes]:
@@ -259,7 +322,7 @@ def _sound(
     return raw, pcm
 
 
-def _append(
+def _hold(
     connection: sqlite3.Connection,
     stream: int,
     stamp: Stamp,
@@ -276,7 +339,10 @@ def _append(
 def _bury(connection: sqlite3.Connection, source: str, dead: Dead | None) -> None:
     if dead:
         stream = streams.stream_id(connection, raw_stream(source), sendable=0)
-        connection.execute("INSERT OR REPLACE INTO dead VALUES (?, ?, ?)", (stream, *dead))
+        if streams.holds(connection, stream, dead[0]):  # else it was given up meanwhile
+            connection.execute(
+                "INSERT OR REPLACE INTO dead (stream, seq, cause) VALUES (?, ?, ?)", (stream, *dead)
+            )
 
 
 def _release(connection: sqlite3.Connection, source: str, next_seq: int, raw: Keep) -> None:

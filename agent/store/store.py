@@ -11,12 +11,15 @@ from agent.errors import StoreError
 from agent.store.bindings import Bindings
 from agent.store.bounds import Bounds, pages_bytes
 from agent.store.database import Database
+from agent.store.decisions import Decisions
 from agent.store.intake import Intake
+from agent.store.inventory import Inventory
 from agent.store.latency import Commits
 from agent.store.ledger import Ledger
 from agent.store.outbox import Outbox
 from agent.store.salvage import Salvage
 from agent.store.scrub import Scrub
+from agent.store.slices import Slices
 from agent.store.spool import Spool
 from agent.store.volatile import Volatile
 from agent.store.wear import Wear
@@ -25,7 +28,8 @@ from agent.store.wear import Wear
 class Store:
     """Open with `async with`; `intake` takes records in and `spool` sound, `outbox` gives them out,
     `ledger` counts, `wear` adds up what was written, `bindings` know the time of day, `scrub` looks
-    for what the disk has damaged, `salvage` saves what a damaged file holds."""
+    for what the disk has damaged, `salvage` saves what a damaged file holds; `inventory` shows, and
+    `decisions` are an operator's."""
 
     def __init__(self, settings: Settings, clock: Clock) -> None:
         self.path = Path(settings.path)
@@ -40,8 +44,11 @@ class Store:
         )
         self.intake = Intake(self._database, clock, bounds.rule, self._volatile, kept)
         self.spool = Spool(self._database, clock, kept)
-        self.ledger = Ledger(self._database)
-        self.salvage = Salvage(self._database, self.path, self.outbox.more.set)
+        self.slices = Slices(self._database)
+        self.ledger = Ledger(self._database, self.slices)
+        self.inventory = Inventory(self.slices, clock, bounds.rule, self.outbox.leased)
+        self.decisions = Decisions(self._database, self.outbox.leased)
+        self.salvage = Salvage(self._database, self.path, kept)
         self.wear = Wear(self._database)
         self.scrub = Scrub(self._database, settings.scrub_s, clock)
 

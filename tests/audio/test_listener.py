@@ -296,12 +296,17 @@ async def test_a_damaged_row_is_a_dead_letter_and_hearing_goes_on_behind_it(
     damaged = (await bed.balance()).produced
     await feed(bed, take, sound)
     await bed.store._database.write(
-        lambda c: c.execute("UPDATE records SET body = x'ff00' WHERE seq = ?", (damaged,))
+        lambda c: (
+            c.execute(
+                "UPDATE records SET body = zeroblob(length(body)) WHERE seq = ?", (damaged,)
+            ).rowcount
+        )
     )
     async with running(listener(bed, speech)):
         await soon(lambda: one_is_held(bed), "the rest is heard")
     assert await bed.store.spool.dead(SOURCE) == [(damaged, "its row in the store is damaged")]
     assert len(await segments(bed)) > 1
+    await bed.store.decisions.drop((bed.store.epoch, f"{SOURCE}.raw"), Range(damaged, damaged))
 
 
 async def test_a_take_with_a_hole_in_it_is_heard_on_both_sides_of_the_hole(

@@ -50,7 +50,7 @@ async def test_a_draft_becomes_its_records_blob_and_is_not_copied(
         batch = await store.outbox.lease(9, 9999)
         sizes = [record.blob_bytes for record in batch.records]
         assert sizes == [len(b"before"), len(b"between"), len(flac)]
-        assert batch.records[2].key[1] == draft.blob
+        assert batch.records[2].key.blob == draft.blob
         assert await store.outbox.blob(batch.records[2], 0, 2 * len(flac)) == flac
         held = "SELECT bytes, (SELECT sum(length(body) + blob_bytes) FROM records) FROM streams"
         counted, there = await store._database.read(lambda c: c.execute(held).fetchone())
