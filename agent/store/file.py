@@ -26,6 +26,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
+import msgspec
+
 from agent.clock import Clock
 from agent.errors import StoreError, StoreFull
 from agent.store import bounds, head, quarantine, schema
@@ -268,6 +270,7 @@ class File:
         self._judge(known)
         connection = sqlite3.connect(self.path, isolation_level=None, timeout=BUSY_TIMEOUT_S)
         try:
+            self._announce(connection, known)
             self._prepare(connection)
             if behind := head.behind(connection, self.epoch, known):
                 raise Damaged(behind)
@@ -304,8 +307,14 @@ class File:
         if damage:
             raise Damaged(damage)
 
+    def _announce(self, connection: sqlite3.Connection, known: head.Head | None) -> None:
+        """The head says a schema before the file has it: so one that only the file has is damage."""
+        newest = len(schema.steps())
+        if schema.check(connection) < newest and known:
+            with suppress(OSError):  # no room: an older Holdfast would take it for damage
+                head.write(self.path, msgspec.structs.replace(known, version=newest))
+
     def _prepare(self, connection: sqlite3.Connection) -> None:
-        schema.check(connection)
         connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute(f"PRAGMA synchronous = {self._synchronous}")

@@ -24,6 +24,10 @@ from tests.store.shop import made, stocked
 BASE = "http://localhost/api/v1/"
 
 
+async def nothing() -> bytes:
+    return b""
+
+
 class Desk:
     """A client at the socket of a server with these doors."""
 
@@ -35,7 +39,7 @@ class Desk:
         status = Status(dict, Conditions(clock), clock, store.ledger.balances, {}, path)
         self.socket = str(folder / "holdfast.sock")
         settings = Api(port=0, socket=self.socket)
-        self.server = Server(settings, status, {}, more=self.doors.routes())
+        self.server = Server(settings, status, {}, nothing, more=self.doors.routes())
         self.client: aiohttp.ClientSession
 
     def _wake(self, source: str) -> bool:
