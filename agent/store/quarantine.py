@@ -100,9 +100,9 @@ def _carry(connection: sqlite3.Connection, aside: Path, table: str) -> None:
         connection.execute(f"INSERT OR IGNORE INTO {table} VALUES ({marks})", row)
 
 
-def sync(folder: Path) -> None:
-    """What was renamed in a folder stays so through a power cut. Raises OSError."""
-    fd = os.open(folder, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """A file's content, or what was renamed in a folder, outlasts a power cut. Raises OSError."""
+    fd = os.open(path, os.O_RDONLY)
     try:
         os.fsync(fd)
     finally:

@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Self, TypeVar
 from urllib.parse import quote
 
-from agent.clock import Clock
 from agent.errors import NotThere, StoreError
 from agent.store import schema
-from agent.store.file import File
+from agent.store.lock import Lock
 
 T = TypeVar("T")
 
@@ -25,23 +24,23 @@ class Still:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.epoch = ""
-        self._lock = File(path, Clock(), None, "FULL")
+        self._lock = Lock(path)
         self._connection: sqlite3.Connection
 
     def __enter__(self) -> Self:
         if not self.path.exists():
             raise NotThere(f"{self.path}: there is no store", "`holdfast run` begins one")
-        self._lock.lock()
+        self._lock.take_name()
         try:
             self._connection = self._opened()
         except BaseException:  # whatever kept it from opening: the lock goes back
-            self._lock.unlock()
+            self._lock.release()
             raise
         return self
 
     def __exit__(self, *_: object) -> None:
         self._connection.close()
-        self._lock.unlock()
+        self._lock.release()
 
     def _opened(self) -> sqlite3.Connection:
         where = f"file:{quote(str(self.path.absolute()))}?mode=ro"

@@ -22,7 +22,11 @@ class Pair:
         self._settings = settings
         self._disk_is_full = False
         self._used_bytes = 0
-        self.open_again(self.rig.open)
+        try:
+            self.open_again(self.rig.open)
+        except BaseException:  # nothing that was bent stays so
+            self.rig.end()
+            raise
 
     @property
     def disk_is_full(self) -> bool:

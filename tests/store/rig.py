@@ -20,7 +20,7 @@ import msgspec
 from agent import config
 from agent.errors import HoldfastError
 from agent.records import Balance, Drop, Position, raw_stream
-from agent.store import bounds, file, reserve
+from agent.store import bounds, reserve, space
 from agent.store.outbox import Batch, Outbox
 from agent.store.store import Store
 from tests.outside import DEADLINE_S
@@ -73,7 +73,7 @@ class Rig:
             (sqlite3, "connect", tripwire.connector(self._met)),
             (reserve, "RETRY_S", 0.0),  # the one wait on the real clock
             (reserve, "RESERVE_BYTES", 65_536),
-            (file, "RESERVE_BYTES", 65_536),
+            (space, "RESERVE_BYTES", 65_536),
             (bounds, "GIVE_UP_MAX", GIVE_UP_MAX),
         ):
             self._bent.enter_context(mock.patch.object(place, name, value))
@@ -147,7 +147,7 @@ class Rig:
             before = (ledger, used_bytes)
             held.clear()
             told.clear()
-            probe = Outbox(store._database)  # its leases are not the uplink's
+            probe = Outbox(store._database, store.bindings)  # its leases are not the uplink's
             while batch := await probe.lease(10**6, 10**9):
                 told[batch.stream] = batch.drops
                 held[batch.stream] = await self._records(batch)

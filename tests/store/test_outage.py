@@ -9,7 +9,8 @@ from pathlib import Path
 from agent.clock import Clock
 from agent.records import Balance
 from agent.store.bounds import PAGE_BYTES
-from agent.store.file import FREE_PAGES, SHRINK_PAGES, File
+from agent.store.file import File
+from agent.store.space import FREE_PAGES, SHRINK_PAGES
 from bench import outage
 from tests.store.faults.child import LONG
 

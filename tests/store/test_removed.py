@@ -103,3 +103,20 @@ async def test_what_cannot_be_written_back_is_not_accepted(
             await looked(store)
             await store.intake.append("a", ONE)
             assert (await store.ledger.balances())["a"].held == 2
+
+
+@pytest.mark.parametrize("theirs", [False, True], ids=["no file", "another file"])
+async def test_a_writing_back_that_a_crash_cut_off_is_finished(
+    tmp_path: Path, theirs: bool
+) -> None:
+    async with made(tmp_path) as store:
+        await store.intake.append("a", ONE)
+        epoch = store.epoch
+    (tmp_path / "s.db").rename(tmp_path / "s.db.back")
+    if theirs:
+        (tmp_path / "s.db").write_bytes(b"theirs")
+    async with made(tmp_path) as store:
+        assert store.epoch == epoch
+        assert (await store.ledger.balances())["a"].held == 1
+        assert await store.salvage.reports() == []
+    assert len(list(tmp_path.glob("s.db.found-*"))) == theirs

@@ -226,7 +226,7 @@ async def drain(store: Store, cloud: Cloud, chance: random.Random) -> None:
 async def main(given: argparse.Namespace) -> None:
     settings = Settings(path=str(given.folder / "s.db"), streams=RULES, volatile_s=0.1)
     store = Store(settings, Clock())
-    store._database._file._synchronous = given.synchronous
+    store._database._file._opening.synchronous = given.synchronous
     cloud = Cloud(store, given.offline)
 
     def chance(who: str) -> random.Random:
