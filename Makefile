@@ -41,7 +41,7 @@ lint: $(VENV)/dev.installed
 	@$(BIN)/mypy
 
 bench: $(VENV)/dev.installed
-	@for b in memory hops store outage; do $(BIN)/python -m bench.$$b || exit 1; done
+	@for b in memory hops store outage damage; do $(BIN)/python -m bench.$$b || exit 1; done
 
 clean:
 	rm -rf $(VENV) var

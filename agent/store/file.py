@@ -67,7 +67,7 @@ class File:
             try:
                 self._connection = self._opened()
             except Damaged as damage:
-                self._opening.put_aside(str(damage))
+                self._opening.put_aside(damage)
                 self._connection = self._opened_anew()
             except sqlite3.Error as error:
                 if not self._space.missed(error) or not self._space.reserve.give_up():
@@ -88,7 +88,7 @@ class File:
         except sqlite3.Error as error:
             if not _corrupt(error):
                 raise
-            raise Damaged(str(error)) from error
+            raise Damaged(str(error), exact=True) from error
 
     def _opened_anew(self) -> sqlite3.Connection:
         """After what kept it from opening was put right."""
@@ -152,7 +152,7 @@ class File:
             if not _corrupt(error):
                 raise self._typed(error) from error
             self.close()
-            self._opening.put_aside(str(error))
+            self._opening.put_aside(Damaged(str(error), exact=True))
         try:
             return self._committed(step, begin)
         except sqlite3.Error as error:

@@ -29,7 +29,14 @@ BUSY_TIMEOUT_S = 5.0  # only an outside reader (a backup, a test) can make us wa
 
 
 class Damaged(Exception):
-    """The file cannot be trusted: why, in words."""
+    """The file cannot be trusted: why, in words.
+
+    `exact`: its own counters say how much was in it; else it may have had more.
+    """
+
+    def __init__(self, cause: str, *, exact: bool = False) -> None:
+        super().__init__(cause)
+        self.exact = exact
 
 
 class Opening:
@@ -46,7 +53,7 @@ class Opening:
         self._wal_seen = os.stat_result(range(10))
         self._head: head.Head | None = None
         self._head_at = 0.0
-        self._causes: dict[str, str] = {}  # of what was put aside in this life
+        self._damages: dict[str, Damaged] = {}  # of what was put aside in this life
 
     def open(self) -> sqlite3.Connection:
         """A connection to the file. Raises Damaged, sqlite3.Error, StoreError."""
@@ -74,17 +81,17 @@ class Opening:
             raise
         return connection
 
-    def put_aside(self, cause: str) -> None:
+    def put_aside(self, damage: Damaged) -> None:
         """The file is damaged: keep it under another name. Raises StoreError where that fails."""
         self.lock.release_file()
         try:
             aside = quarantine.put_aside(self.path, self._clock.wall())
         except OSError as error:
             raise StoreError(
-                f"{self.path}: {cause}; and it cannot be put aside: {error.strerror}",
+                f"{self.path}: {damage}; and it cannot be put aside: {error.strerror}",
                 REMEDIES.get(error.errno or 0, "check the disk"),
             ) from error
-        self._causes[aside.name] = cause
+        self._damages[aside.name] = damage
         self._head = None
 
     def keep_head(self, connection: sqlite3.Connection) -> None:
@@ -154,20 +161,20 @@ class Opening:
     def _judge(self, known: head.Head | None) -> None:
         """What SQLite would not notice. Raises Damaged, StoreError, OSError."""
         page = os.pread(self.lock.fd, head.PAGE_BYTES, 0)
-        damage = head.strange(page, known)
-        if self.synchronous == "FULL" and self._wal.exists():  # what it takes for granted
-            from agent.store import wal  # numpy: not for those who only look into a store
-
-            damage = damage or wal.damage(self._wal)
         if page and known is None and page[: len(head.MAGIC)] != head.MAGIC:
             raise StoreError(
                 f"{self.path}: not a SQLite file, and nothing says that it ever was a store",
                 "set another store.path, or move the file away",
             )
         if not page and known:
-            damage = "the file is empty"
-        if damage:
-            raise Damaged(damage)
+            raise Damaged("the file is empty")
+        if self.synchronous == "FULL" and self._wal.exists():  # what it takes for granted
+            from agent.store import wal  # numpy: not for those who only look into a store
+
+            if damage := wal.damage(self._wal):
+                raise Damaged(damage)
+        if damage := head.strange(page, known):
+            raise Damaged(damage, exact=True)
 
     def _announce(self, connection: sqlite3.Connection, known: head.Head | None) -> None:
         """The head names a schema before the file has it: one that only the file has is damage."""
@@ -186,7 +193,12 @@ class Opening:
         connection.execute("PRAGMA foreign_keys = ON")
         self.epoch = schema.epoch(connection)
         connection.execute("BEGIN IMMEDIATE")
-        quarantine.note(connection, self.path, self._causes, now_us)
+        quarantine.note(
+            connection,
+            self.path,
+            {name: (str(damage), damage.exact) for name, damage in self._damages.items()},
+            now_us,
+        )
         quarantine.forget(connection, self.path)
         if self._bounds:
             self._bounds.begin(connection)

@@ -56,17 +56,24 @@ def kept(store: Path) -> list[Path]:
     return sorted(found)
 
 
-def note(connection: sqlite3.Connection, store: Path, causes: dict[str, str], now_us: int) -> None:
-    """Give each file that lies aside its row, and carry over what producers go on with."""
+def note(
+    connection: sqlite3.Connection, store: Path, causes: dict[str, tuple[str, bool]], now_us: int
+) -> None:
+    """Give each file that lies aside its row, and carry over what producers go on with.
+
+    `causes` is why, by name, and whether the file itself knows how much was in it.
+    """
     known = {name for (name,) in connection.execute("SELECT name FROM salvages")}
     for aside in kept(store):
         if aside.name in known:
             continue
         former = head.read(aside)
-        cause = causes.get(aside.name, "the agent ended before it could note why")
+        cause, exact = causes.get(aside.name, ("the agent ended before it could note why", False))
+        epoch = former.epoch if former else ""
         connection.execute(
-            "INSERT INTO salvages (name, epoch, cause, at_us, state) VALUES (?, ?, ?, ?, ?)",
-            (aside.name, former.epoch if former else "", cause, now_us, "waiting"),
+            "INSERT INTO salvages (name, epoch, cause, at_us, state, exact)"
+            " VALUES (?, ?, ?, ?, 'waiting', ?)",
+            (aside.name, epoch, cause, now_us, exact),
         )
         for table in CARRIED:
             with suppress(sqlite3.Error):  # then they begin anew

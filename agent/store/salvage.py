@@ -126,7 +126,7 @@ def _begin(
     _state(connection, file, "reading")
     exact = wreck.readable and bool(formers)
     connection.execute(
-        "UPDATE salvages SET epoch = ?, exact = ? WHERE name = ?", (epoch, exact, file)
+        "UPDATE salvages SET epoch = ?, exact = exact AND ? WHERE name = ?", (epoch, exact, file)
     )
     for one in formers:
         added = connection.execute(

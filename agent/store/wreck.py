@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from agent.errors import StoreDamaged
 from agent.records import Drop, Range
@@ -112,9 +113,14 @@ class Wreck:
             " ORDER BY id"
         )
         found = {row[0]: Former(*(*row, dropped.get(row[0], {}))) for row in rows}
-        marks = self.head.streams if self.head else []
-        guessed = [self._guessed(mark) for mark in marks if mark.id not in found]
-        return [*found.values(), *guessed]
+        for mark in self.head.streams if self.head else []:
+            known = found.get(mark.id)
+            if known is None:
+                found[mark.id] = self._guessed(mark)
+            elif known.produced < mark.produced:  # the file ends too early
+                more = mark.produced - known.produced
+                found[mark.id] = replace(known, produced=mark.produced, held=known.held + more)
+        return list(found.values())
 
     def drops(self, stream: int) -> list[Drop]:
         """The dropped ranges of a stream that the far side did not know yet."""
