@@ -42,7 +42,6 @@ from agent.health.conditions import Conditions
 from agent.health.flash import Flash
 from agent.health.status import Status
 from agent.health.storage import Storage
-from agent.host.disk import disk
 from agent.inference.catalog import Catalog
 from agent.inference.domain import Domain
 from agent.inference.speech import Speech
@@ -51,6 +50,7 @@ from agent.store.store import Store
 from agent.sync.broker import EmbeddedBroker
 from agent.sync.link import Link
 from agent.sync.uplink import Uplink
+from agent.views import Views
 
 log = logging.getLogger("holdfast")
 
@@ -104,6 +104,7 @@ class App:
         )
         self.flash = Flash(settings.store, self.store.wear, self.conditions, self.clock)
         self.clockwork = Clockwork(self.store.bindings.bind, self.conditions, self.clock)
+        views = Views(self.domain, self.store, self.flash, self.sources)
         self.status = Status(
             lambda: {"device": self.device, "version": self.version},
             self.conditions,
@@ -111,10 +112,10 @@ class App:
             self.store.ledger.balances,
             {
                 "link": self._link_state,
-                "domains": self._domain_state,
-                "models": self._model_state,
-                "store": self._store_state,
-                "sources": self._source_state,
+                "domains": views.domains,
+                "models": views.models,
+                "store": views.store,
+                "sources": views.sources,
             },
             self.store.path.with_name("status.json"),
         )
@@ -235,52 +236,6 @@ class App:
 
     async def _link_state(self) -> dict[str, Any]:
         return self.link.state()
-
-    async def _domain_state(self) -> dict[str, Any]:
-        domain = self.domain
-        return {
-            domain.name: {
-                "ready": domain.ready.is_set(),
-                "cause": domain.cause,
-                "ep": domain.ep,
-                "pid": domain.pid,
-                "restarts": domain.restarts,
-                "model": domain.model.label,
-            }
-        }
-
-    async def _model_state(self) -> dict[str, Any]:
-        manifest = self.domain.model.manifest
-        return {
-            manifest.name: {
-                "version": manifest.version,
-                "sha256": manifest.sha256,
-                "size_bytes": manifest.size_bytes,
-                "domain": self.domain.name,
-            }
-        }
-
-    async def _store_state(self) -> dict[str, Any]:
-        space = disk(self.store.path.parent)
-        return {
-            "path": str(self.store.path),
-            "epoch": self.store.epoch,
-            "used_bytes": await self.store.used_bytes(),
-            "bytes_max": self.store.bytes_max,
-            "scrub": self.store.scrub.state(),
-            "disk_free_bytes": space.free_bytes,
-            "disk_size_bytes": space.size_bytes,
-            "flash": await self.flash.state(),
-        }
-
-    async def _source_state(self) -> dict[str, Any]:
-        return {
-            source.name: {
-                "kind": type(source).__name__.lower(),
-                **({"rejected": source.rejected} if isinstance(source, Folder) else {}),
-            }
-            for source in self.sources
-        }
 
     def _welcome(self) -> None:
         api = self.settings.api

@@ -48,7 +48,9 @@ def test_an_agent_on_a_damaged_store(tmp_path: Path, damage: corrupt.Damage) -> 
         until(lambda: (inbox / "done" / "again.flac").exists(), "it takes recordings in")
         until(lambda: "saved from it" in told(device), "the report says what was saved")
         until(lambda: device.ledger(STREAM)["held"] == 0, "all that there is was sent")
-        assert device.status()["store"]["epoch"] != epoch, said
+        store = device.status()["store"]
+        assert store["epoch"] != epoch, said
+        assert [one["epoch"] for one in store["quarantine"]] == [epoch]
         until(lambda: len(judge.last("heartbeat")["ledger"]) == 2, "the cloud sees both epochs")
         lost = device.ledger(STREAM)["dropped"].get("corruption", 0)
         assert lost <= held

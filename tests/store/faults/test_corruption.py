@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import random
 import sqlite3
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from agent.errors import StoreError
 from agent.records import Range, RecordType
 from agent.store.intake import New
 from agent.store.store import Store
-from tests.outside import DEADLINE_S
+from tests.outside import DEADLINE_S, ROOT
 from tests.store.faults import corrupt
 from tests.store.faults.child import LONG, SEED
 
@@ -269,4 +270,49 @@ async def test_damage_that_is_met_while_it_runs(tmp_path: Path) -> None:
         got |= await drained(store)
         missing = len(whole) - len(set(got) & set(whole))
         assert missing < 200, said
+        assert await store.ledger.faults() == []
+
+
+KILLED = """
+import asyncio, os, sys
+from pathlib import Path
+from agent.clock import Clock
+from agent.config import Store as Settings
+from agent.store import quarantine
+from agent.store.store import Store
+
+renamed, left = Path.rename, int(sys.argv[2])
+
+def rename(path, target):
+    global left
+    left -= 1
+    if left < 0:
+        os._exit(9)
+    return renamed(path, target)
+
+Path.rename = rename
+if left > 2:
+    quarantine.note = lambda *_: os._exit(9)
+
+async def main():
+    async with Store(Settings(path=sys.argv[1]), Clock()):
+        pass
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("moves", range(4))
+async def test_killed_while_it_is_put_aside(tmp_path: Path, moves: int) -> None:
+    """After so many of its files were moved; the last time before the new file knows of it."""
+    whole, epoch = await used(tmp_path, random.Random(SEED))
+    corrupt.header(tmp_path / "s.db", random.Random(SEED))
+    command = [sys.executable, "-c", KILLED, str(tmp_path / "s.db"), str(moves)]
+    child = await asyncio.create_subprocess_exec(*command, cwd=ROOT)
+    assert await child.wait() == 9
+    async with serving(tmp_path) as store:
+        got = await drained(store)
+        assert {key: got.get(key) for key in whole} == whole
+        (report,) = await store.salvage.reports()
+        assert (report.epoch, report.saved) == (epoch, len(whole))
         assert await store.ledger.faults() == []
