@@ -7,7 +7,7 @@ from agent.clock import Clock
 from agent.errors import StoreError
 from agent.health.conditions import Conditions
 from agent.records import Balance
-from agent.store.salvage import Report
+from agent.store.quarantine import Report
 from agent.store.scrub import Found
 
 LOOK_S = 5.0

@@ -97,11 +97,11 @@ def strange(page: bytes, known: Head | None) -> str | None:
     return None
 
 
-def behind(connection: sqlite3.Connection, epoch: str, known: Head | None) -> str | None:
+def behind(connection: sqlite3.Connection, known: Head | None) -> str | None:
     """How a file that opens well is older than what is known of it; None: it is not."""
-    if known is None or known.epoch != epoch:
+    if known is None:
         return None
-    now = {mark.id: mark for mark in of(connection, epoch, b"").streams}
+    now = {mark.id: mark for mark in of(connection, known.epoch, b"").streams}
     for mark in known.streams:
         there = now[mark.id].produced if mark.id in now else 0
         if there < mark.produced:

@@ -31,12 +31,14 @@ BUSY_TIMEOUT_S = 5.0  # only an outside reader (a backup, a test) can make us wa
 class Damaged(Exception):
     """The file cannot be trusted: why, in words.
 
-    `exact`: its own counters say how much was in it; else it may have had more.
+    `exact`: its own counters say how much was in it; else it may have had more. `foreign`: it is
+    sound, but not the one that should be there.
     """
 
-    def __init__(self, cause: str, *, exact: bool = False) -> None:
+    def __init__(self, cause: str, *, exact: bool = False, foreign: bool = False) -> None:
         super().__init__(cause)
         self.exact = exact
+        self.foreign = foreign
 
 
 class Opening:
@@ -53,7 +55,6 @@ class Opening:
         self._wal_seen = os.stat_result(range(10))
         self._head: head.Head | None = None
         self._head_at = 0.0
-        self._damages: dict[str, Damaged] = {}  # of what was put aside in this life
 
     def open(self) -> sqlite3.Connection:
         """A connection to the file. Raises Damaged, sqlite3.Error, StoreError."""
@@ -69,7 +70,9 @@ class Opening:
         try:
             self._announce(connection, known)
             self._prepare(connection)
-            if behind := head.behind(connection, self.epoch, known):
+            if known and known.epoch != self.epoch:
+                raise Damaged(f"it is the file of another epoch, {self.epoch}", foreign=True)
+            if behind := head.behind(connection, known):
                 raise Damaged(behind)
             self.note_head(connection)
             self._wal_seen = self._wal.stat()  # SQLite has made it by now
@@ -84,14 +87,18 @@ class Opening:
     def put_aside(self, damage: Damaged) -> None:
         """The file is damaged: keep it under another name. Raises StoreError where that fails."""
         self.lock.release_file()
+        wall_s = self._clock.wall()
+        parts: tuple[str, ...] = quarantine.ALL
         try:
-            aside = quarantine.put_aside(self.path, self._clock.wall())
+            if damage.foreign:  # what is known beside it is of the file that is gone
+                parts, gone = ("", "-wal"), "another file was in its place"
+                quarantine.put_aside(self.path, gone, wall_s, exact=False, parts=(".head",))
+            quarantine.put_aside(self.path, str(damage), wall_s, exact=damage.exact, parts=parts)
         except OSError as error:
             raise StoreError(
                 f"{self.path}: {damage}; and it cannot be put aside: {error.strerror}",
                 REMEDIES.get(error.errno or 0, "check the disk"),
             ) from error
-        self._damages[aside.name] = damage
         self._head = None
 
     def keep_head(self, connection: sqlite3.Connection) -> None:
@@ -150,13 +157,12 @@ class Opening:
 
     def _found(self) -> head.Head | None:
         """What is known of the file. Raises Damaged when there should be one, OSError."""
-        self.give_name()
-        if self.path.exists():
-            return head.read(self.path)
         quarantine.finish(self.path)
-        if head.read(self.path):
+        self.give_name()
+        known = head.read(self.path)
+        if known and not self.path.exists():
             raise Damaged("the file is gone")
-        return None
+        return known
 
     def _judge(self, known: head.Head | None) -> None:
         """What SQLite would not notice. Raises Damaged, StoreError, OSError."""
@@ -193,12 +199,7 @@ class Opening:
         connection.execute("PRAGMA foreign_keys = ON")
         self.epoch = schema.epoch(connection)
         connection.execute("BEGIN IMMEDIATE")
-        quarantine.note(
-            connection,
-            self.path,
-            {name: (str(damage), damage.exact) for name, damage in self._damages.items()},
-            now_us,
-        )
+        quarantine.note(connection, self.path)
         quarantine.forget(connection, self.path)
         if self._bounds:
             self._bounds.begin(connection)

@@ -1,110 +1,122 @@
 """A damaged store file is put aside, never thrown away, and never written to again by producers.
 
-Limits  : KEPT_MAX files; of those that are read to their end the oldest goes first.
-Format  : `<file>.quarantine-<UTC>`, its `-wal` and `.head` beside it; a row of `salvages` each.
-Recovery: the file is moved before its WAL, and what lies here without a row gets one at the next
-          open, so a crash at any point of it is gone on from.
+Limits  : KEPT_MAX folders; of those that are read to their end the oldest goes first.
+Format  : `<file>.quarantine/NNNN-<UTC>/`: the store's file, its `-wal` and `.head`, `cause.json`,
+          and `report.json` once all that could be saved is; a row of `salvages` each.
+Recovery: the folder is called `NNNN-<UTC>.moving` until all is in it, and a crash before that is
+          gone on from. One without a row gets it at the next open.
 """
 
 import os
+import shutil
 import sqlite3
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+from msgspec import Struct
 
 from agent.store import head
 
+T = TypeVar("T")
 KEPT_MAX = 3
-_MARK = ".quarantine-"
-_PARTS = ("-wal", "-shm", ".head", ".page1")
 CARRIED = ("takes", "boots", "bindings")  # small tables that producers go on with
+ALL = ("", "-wal", ".head")
+_MOVING = ".moving"
 
 
-def put_aside(store: Path, wall_s: float) -> Path:
-    """Move the store's files away; the new path of the file itself. Raises OSError."""
+class Cause(Struct, frozen=True):
+    """Why a file was put aside; `exact`: it knows itself how much was in it."""
+
+    cause: str
+    exact: bool
+    at_us: int
+
+
+class Report(Struct, frozen=True):
+    """What became of a damaged file: how many of its held records were saved, how many lost.
+
+    `state` is waiting, reading or done. Not `exact`: at least so many were lost.
+    """
+
+    name: str
+    epoch: str
+    cause: str
+    at_us: int
+    state: str
+    saved: int
+    lost: int
+    exact: bool
+
+
+def place(store: Path) -> Path:
+    """The folder of all that was put aside."""
+    return store.with_name(f"{store.name}.quarantine")
+
+
+def put_aside(
+    store: Path, cause: str, wall_s: float, *, exact: bool, parts: tuple[str, ...] = ALL
+) -> None:
+    """Move the store's files away, or those `parts` of them. Raises OSError."""
+    last = max((int(path.name[:4]) for path in place(store).glob("[0-9]*-*")), default=0)
     stamp = datetime.fromtimestamp(wall_s, UTC).strftime("%Y%m%dT%H%M%SZ")
-    aside, count = store.with_name(f"{store.name}{_MARK}{stamp}"), 1
-    while any(aside.with_name(aside.name + part).exists() for part in ("", *_PARTS)):
-        count += 1
-        aside = store.with_name(f"{store.name}{_MARK}{stamp}.{count}")
-    for part in ("", "-wal", ".head"):
-        with suppress(FileNotFoundError):
-            store.with_name(store.name + part).rename(aside.with_name(aside.name + part))
-    store.with_name(f"{store.name}-shm").unlink(missing_ok=True)
-    sync(store.parent)
-    return aside
+    moving = place(store) / f"{last + 1:04}-{stamp}{_MOVING}"
+    moving.mkdir(parents=True)
+    about = Cause(cause, exact, int(wall_s * 1e6))
+    _write(moving / "cause.json", msgspec.json.encode(about))
+    _move(store, moving, parts)
 
 
 def finish(store: Path) -> None:
-    """After a crash between two moves: the store's file is gone, and its parts follow it."""
-    asides = kept(store)
-    for part in ("-wal", ".head") if asides else ():
-        left = store.with_name(store.name + part)
-        there = asides[-1].with_name(asides[-1].name + part)
-        if left.exists() and not there.exists():
-            left.rename(there)
+    """Go on from a crash in the middle of `put_aside`. Raises OSError."""
+    for moving in place(store).glob(f"*{_MOVING}"):
+        if (moving / "cause.json").exists():
+            _move(store, moving, ALL)
+        else:  # nothing was moved yet
+            shutil.rmtree(moving)
 
 
 def kept(store: Path) -> list[Path]:
-    """What was put aside, the oldest first; the file itself may be missing."""
-    found = set()
-    for path in store.parent.glob(f"{store.name}{_MARK}*"):
-        name = path.name
-        for part in _PARTS:
-            name = name.removesuffix(part)
-        found.add(path.with_name(name))
-    return sorted(found)
+    """The folders of what was put aside, the oldest first."""
+    return sorted(path for path in place(store).glob("[0-9]*-*") if path.suffix != _MOVING)
 
 
-def note(
-    connection: sqlite3.Connection, store: Path, causes: dict[str, tuple[str, bool]], now_us: int
-) -> None:
-    """Give each file that lies aside its row, and carry over what producers go on with.
-
-    `causes` is why, by name, and whether the file itself knows how much was in it.
-    """
+def note(connection: sqlite3.Connection, store: Path) -> None:
+    """Give each file that lies aside its row, and carry over what producers go on with."""
     known = {name for (name,) in connection.execute("SELECT name FROM salvages")}
-    for aside in kept(store):
-        if aside.name in known:
+    for folder in kept(store):
+        if folder.name in known:
             continue
-        former = head.read(aside)
-        cause, exact = causes.get(aside.name, ("the agent ended before it could note why", False))
-        epoch = former.epoch if former else ""
+        report = _read(folder / "report.json", Report) or _begun(folder, store)
         connection.execute(
-            "INSERT INTO salvages (name, epoch, cause, at_us, state, exact)"
-            " VALUES (?, ?, ?, ?, 'waiting', ?)",
-            (aside.name, epoch, cause, now_us, exact),
+            "INSERT INTO salvages (name, epoch, cause, at_us, state, saved, lost, exact)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            msgspec.structs.astuple(report),
         )
-        for table in CARRIED:
+        for table in CARRIED if report.state != "done" else ():
             with suppress(sqlite3.Error):  # then they begin anew
-                _carry(connection, aside, table)
+                _carry(connection, folder / store.name, table)
+
+
+def done(store: Path, report: Report) -> None:
+    """All that could be saved is: whatever befalls the store now, it is not read again."""
+    folder = place(store) / report.name
+    if folder.exists():
+        _write(folder / "report.json", msgspec.json.encode(report))
 
 
 def forget(connection: sqlite3.Connection, store: Path) -> None:
     """Remove what is read to its end beyond KEPT_MAX, and the rows of what somebody removed."""
-    there = kept(store)
-    rows = connection.execute("SELECT name, state FROM salvages ORDER BY at_us, name").fetchall()
-    names = {path.name for path in there}
-    for name, state in rows:
-        if state == "done" and len(names) > KEPT_MAX and name in names:
-            for part in ("", *_PARTS):
-                store.with_name(name + part).unlink(missing_ok=True)
-            names.discard(name)
-        if state == "done" and name not in names:
+    there = [folder.name for folder in kept(store)]
+    rows = connection.execute("SELECT name FROM salvages WHERE state = 'done' ORDER BY name")
+    for (name,) in rows.fetchall():
+        if len(there) > KEPT_MAX and name in there:
+            shutil.rmtree(place(store) / name)
+            there.remove(name)
+        if name not in there:
             connection.execute("DELETE FROM salvages WHERE name = ?", (name,))
-
-
-def _carry(connection: sqlite3.Connection, aside: Path, table: str) -> None:
-    if not aside.exists():
-        return
-    wreck = sqlite3.connect(aside)
-    try:
-        rows = wreck.execute(f"SELECT * FROM {table}").fetchall()
-    finally:
-        wreck.close()
-    for row in rows:
-        marks = ", ".join("?" * len(row))
-        connection.execute(f"INSERT OR IGNORE INTO {table} VALUES ({marks})", row)
 
 
 def sync(path: Path) -> None:
@@ -114,3 +126,46 @@ def sync(path: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def _move(store: Path, moving: Path, parts: tuple[str, ...]) -> None:
+    for part in parts:
+        with suppress(FileNotFoundError):
+            store.with_name(store.name + part).rename(moving / (store.name + part))
+    store.with_name(f"{store.name}-shm").unlink(missing_ok=True)
+    sync(moving)
+    moving.rename(moving.with_suffix(""))
+    for folder in (moving.parent, store.parent):
+        sync(folder)
+
+
+def _begun(folder: Path, store: Path) -> Report:
+    about = _read(folder / "cause.json", Cause) or Cause("its cause cannot be read", False, 0)
+    former = head.read(folder / store.name)
+    epoch = former.epoch if former else ""
+    return Report(folder.name, epoch, about.cause, about.at_us, "waiting", 0, 0, about.exact)
+
+
+def _carry(connection: sqlite3.Connection, path: Path, table: str) -> None:
+    if not path.exists():
+        return
+    wreck = sqlite3.connect(path)
+    try:
+        rows = wreck.execute(f"SELECT * FROM {table}").fetchall()
+    finally:
+        wreck.close()
+    for row in rows:
+        marks = ", ".join("?" * len(row))
+        connection.execute(f"INSERT OR IGNORE INTO {table} VALUES ({marks})", row)
+
+
+def _write(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+    sync(path)
+
+
+def _read(path: Path, kind: type[T]) -> T | None:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+        return None

@@ -12,37 +12,21 @@ Recovery: after a crash it goes on behind `sendable`, in the same transaction wi
 import asyncio
 import logging
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
-from msgspec import Struct
-
-from agent.errors import StoreError
+from agent.errors import EpochOver, StoreError
 from agent.records import Range, Stamp
 from agent.store import blobs, quarantine, streams, volatile
 from agent.store.database import Database
+from agent.store.quarantine import Report
 from agent.store.wreck import Former, Slice, Wreck
 from agent.threads import apart
 
 log = logging.getLogger("store")
 CORRUPTION = "corruption"
 RETRY_S = 5.0
-
-
-class Report(Struct, frozen=True):
-    """What became of a damaged file: how many of its held records were saved, how many lost.
-
-    `state` is waiting, reading or done. Not `exact`: at least so many were lost.
-    """
-
-    name: str
-    epoch: str
-    cause: str
-    at_us: int
-    state: str
-    saved: int
-    lost: int
-    exact: bool
 
 
 class Salvage:
@@ -59,9 +43,12 @@ class Salvage:
         while True:
             self._database.anew.clear()
             try:
-                for report in await self.reports():
-                    if report.state != "done":
-                        await self._save(report)
+                waiting = [one for one in await self.reports() if one.state != "done"]
+                # Of one epoch, a file gives more than a head whose file is gone.
+                for report in sorted(waiting, key=lambda one: not self._file(one.name).exists()):
+                    await self._save(report)
+            except EpochOver:
+                continue  # from the start, into the new one
             except StoreError as error:
                 log.warning("saving what a damaged file holds waits: %s; %s", error, error.hint)
                 await asyncio.sleep(RETRY_S)
@@ -74,32 +61,53 @@ class Salvage:
         def operation(connection: sqlite3.Connection) -> list[Report]:
             rows = connection.execute(
                 "SELECT name, epoch, cause, at_us, state, saved, lost, exact FROM salvages"
-                " ORDER BY at_us, name"
+                " ORDER BY name"
             )
             found = [Report(*(*row, bool(exact))) for *row, exact in rows]
-            there = {path.name for path in quarantine.kept(self._store)}
+            there = {folder.name for folder in quarantine.kept(self._store)}
             return [one for one in found if one.name in there or one.state != "done"]
 
         return await self._database.read(operation)
 
+    def _file(self, name: str) -> Path:
+        return quarantine.place(self._store) / name / self._store.name
+
     async def _save(self, report: Report) -> None:
         name = report.name
         log.warning("%s was put aside: %s; saving what it holds", name, report.cause)
-        wreck = await apart(lambda: Wreck(self._store.with_name(name)))
+        own = self._database.epoch
+        wreck = await apart(lambda: Wreck(self._file(name)))
         with wreck:
             epoch = await apart(wreck.epoch)
-            formers = await apart(wreck.streams) if epoch != self._database.epoch else []
-            await self._database.write(lambda c: _begin(c, name, epoch, formers, wreck))
+            formers = await apart(wreck.streams) if epoch != own else []
+            await self._write(own, lambda c: _begin(c, name, epoch, formers, wreck))
             for former in formers:
                 whole_name = (former.epoch or epoch, former.name)
-                while await self._save_slice(name, whole_name, former, wreck):
+                while await self._save_slice(own, name, whole_name, former, wreck):
                     self._kept()
-        await self._database.write(lambda c: _state(c, name, "done"))
+        await self._write(own, lambda c: _state(c, name, "done"))
         done = next(one for one in await self.reports() if one.name == name)
+        with suppress(OSError):  # then it is read again, should this file be damaged too
+            quarantine.done(self._store, done)
         log.warning("%s: %d records saved, %d lost", name, done.saved, done.lost)
 
+    async def _write(
+        self,
+        own: str,
+        operation: Callable[[sqlite3.Connection], None],
+        grows: Sequence[str] = (),
+    ) -> None:
+        """Into the file of this epoch alone. Raises EpochOver, and as `Database.write`."""
+
+        def guarded(connection: sqlite3.Connection) -> None:
+            if self._database.epoch != own:
+                raise EpochOver("the file that it is saved into was damaged", "it begins anew")
+            operation(connection)
+
+        await self._database.write(guarded, grows=grows)
+
     async def _save_slice(
-        self, file: str, name: tuple[str, str], former: Former, wreck: Wreck
+        self, own: str, file: str, name: tuple[str, str], former: Former, wreck: Wreck
     ) -> bool:
         """The next records of a stream; False when there were no more."""
         key, after = await self._database.read(lambda c: _place(c, name))
@@ -115,7 +123,7 @@ class Salvage:
             if piece.through >= former.produced:
                 _finish(connection, file, key)
 
-        await self._database.write(operation, grows=name[1:] if piece.saved else ())
+        await self._write(own, operation, grows=name[1:] if piece.saved else ())
         return True
 
 
@@ -164,7 +172,7 @@ def _place(connection: sqlite3.Connection, name: tuple[str, str]) -> tuple[int, 
     row = connection.execute(
         "SELECT id, sendable FROM streams WHERE epoch = ? AND name = ?", name
     ).fetchone()
-    return int(row[0]), row[1]
+    return (int(row[0]), row[1]) if row else (0, 0)  # no row: in another file
 
 
 def _keep(connection: sqlite3.Connection, file: str, key: int, piece: Slice) -> None:

@@ -94,9 +94,11 @@ class Wreck:
         return self._connection is not None
 
     def epoch(self) -> str:
-        """The epoch it was born with; '' if nobody knows."""
+        """The epoch it was born with; '' if nobody knows. The head of another one is set aside."""
         with self._lock:
             rows = self._some("SELECT value FROM meta WHERE key = 'epoch'")
+        if rows and self.head and self.head.epoch != rows[0][0]:
+            self.head = None
         return str(rows[0][0]) if rows else self.head.epoch if self.head else ""
 
     def streams(self) -> list[Former]:

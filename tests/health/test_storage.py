@@ -6,7 +6,7 @@ from agent.clock import Clock
 from agent.health.conditions import Conditions
 from agent.health.storage import CALM_S, Storage
 from agent.records import Balance
-from agent.store.salvage import Report
+from agent.store.quarantine import Report
 from agent.store.scrub import Found
 
 
@@ -20,7 +20,7 @@ class Hands(Clock):
 def test_what_the_scrub_found_is_said_until_it_finds_it_no_more() -> None:
     clock = Hands()
     conditions = Conditions(clock)
-    storage = Storage(nothing, conditions, clock)
+    storage = Storage(nothing, no_files, conditions, clock)
     storage.tell_damage({"x": Found(12, [3, 4], ""), "y": Found(0, [], "disk I/O error")})
     x, y = conditions.all()
     assert (x.name, x.subject, x.severity) == ("store_damaged", "x", "warning")

@@ -7,6 +7,7 @@ does not come is counted as lost, record by record; what comes is what was accep
 import asyncio
 import contextlib
 import random
+import shutil
 import sqlite3
 import sys
 from collections.abc import AsyncIterator
@@ -170,7 +171,7 @@ async def test_a_leaf_costs_only_what_was_on_it(tmp_path: Path, kind: str) -> No
         assert (report.epoch, report.state, report.exact) == (epoch, "done", True)
         missing = len(whole) - len(set(got) & set(whole))
         assert 0 < missing <= report.lost < 40
-        assert (tmp_path / report.name).exists(), "it is kept"
+        assert (tmp_path / "s.db.quarantine" / report.name / "s.db").exists(), "it is kept"
 
 
 async def test_a_header_costs_nothing(tmp_path: Path) -> None:
@@ -182,7 +183,7 @@ async def test_a_header_costs_nothing(tmp_path: Path) -> None:
         assert {key: got.get(key) for key in whole} == whole
         (report,) = await store.salvage.reports()
         assert (report.saved, report.lost, report.exact) == (len(whole), 0, True)
-        assert (tmp_path / f"{report.name}.page1").exists(), "what lay there is kept too"
+        assert (tmp_path / "s.db.quarantine" / report.name / "s.db.page1").exists()
 
 
 async def test_a_flipped_bit_in_the_wal_is_not_a_silent_end(tmp_path: Path) -> None:
@@ -282,6 +283,7 @@ from agent.store import quarantine
 from agent.store.store import Store
 
 renamed, left = Path.rename, int(sys.argv[2])
+STEPS = 4  # the file, its WAL, its head, and the folder that holds them
 
 def rename(path, target):
     global left
@@ -291,7 +293,7 @@ def rename(path, target):
     return renamed(path, target)
 
 Path.rename = rename
-if left > 2:
+if left == STEPS:
     quarantine.note = lambda *_: os._exit(9)
 
 async def main():
@@ -302,7 +304,7 @@ asyncio.run(main())
 """
 
 
-@pytest.mark.parametrize("moves", range(4))
+@pytest.mark.parametrize("moves", range(5))
 async def test_killed_while_it_is_put_aside(tmp_path: Path, moves: int) -> None:
     """After so many of its files were moved; the last time before the new file knows of it."""
     whole, epoch = await used(tmp_path, random.Random(SEED))
@@ -315,4 +317,72 @@ async def test_killed_while_it_is_put_aside(tmp_path: Path, moves: int) -> None:
         assert {key: got.get(key) for key in whole} == whole
         (report,) = await store.salvage.reports()
         assert (report.epoch, report.saved) == (epoch, len(whole))
+        assert await store.ledger.faults() == []
+
+
+async def test_the_backup_of_a_former_epoch_is_not_gone_on_with(tmp_path: Path) -> None:
+    """Its seqs were given out once already; what of them is whole goes out under them again."""
+    chance, backup = random.Random(SEED), tmp_path / "backup"
+    whole, first = await used(tmp_path, chance)
+    backup.write_bytes((tmp_path / "s.db").read_bytes())
+    (tmp_path / "s.db").unlink()
+    async with serving(tmp_path) as store:
+        later = await fill(store, chance, 40)
+        second = store.epoch
+    backup.rename(tmp_path / "s.db")
+    async with serving(tmp_path) as store:
+        assert store.epoch not in (first, second)
+        got = await drained(store)
+        assert {key: got.get(key) for key in whole} == whole
+        reports = {one.epoch: one for one in await store.salvage.reports()}
+        assert reports[second].lost >= len(later), "it is said that they are gone"
+        assert await store.ledger.faults() == []
+
+
+async def test_what_is_saved_into_may_be_damaged_itself(tmp_path: Path) -> None:
+    """All that was held in the first file is saved into the third, once it is accepted there."""
+    chance = random.Random(SEED)
+    whole, _ = await used(tmp_path, chance)
+    corrupt.header(tmp_path / "s.db", chance)
+    async with serving(tmp_path) as store:
+        later = await fill(store, chance, 40)
+        async with asyncio.timeout(DEADLINE_S):
+            while (await store.salvage.reports())[0].saved == 0:
+                await asyncio.sleep(0.001)
+    corrupt.header(tmp_path / "s.db", chance)
+    async with serving(tmp_path) as store:
+        got = await drained(store)
+        assert {key: got.get(key) for key in whole | later} == whole | later
+        assert await store.ledger.faults() == []
+
+
+async def test_what_was_saved_is_not_read_again(tmp_path: Path) -> None:
+    chance = random.Random(SEED)
+    whole, first = await used(tmp_path, chance)
+    corrupt.header(tmp_path / "s.db", chance)
+    async with serving(tmp_path) as store:
+        await drained(store)
+    corrupt.header(tmp_path / "s.db", chance)
+    async with serving(tmp_path) as store:
+        got = await drained(store)
+        assert not {key for key in got if key in whole}, "the cloud has them"
+        reports = await store.salvage.reports()
+        assert [(one.epoch == first, one.state) for one in reports] == [
+            (True, "done"),
+            (False, "done"),
+        ]
+
+
+async def test_a_wal_goes_with_its_own_file(tmp_path: Path) -> None:
+    """One file lies aside already when the next is gone, and has left its WAL behind."""
+    chance, copy = random.Random(SEED), tmp_path / "copy"
+    whole, _ = await used(tmp_path, chance)
+    corrupt.header(tmp_path / "s.db", chance)
+    async with made(tmp_path) as store:
+        await fill(store, chance, 400)
+        shutil.copytree(tmp_path, copy, ignore=shutil.ignore_patterns("copy"))  # as by a kill
+    (copy / "s.db").unlink()
+    async with serving(copy) as store:
+        got = await drained(store)
+        assert {key: got.get(key) for key in whole} == whole
         assert await store.ledger.faults() == []
