@@ -35,7 +35,6 @@ import sqlite3
 import statistics
 import tempfile
 import time
-import zlib
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -133,7 +132,7 @@ class Bare:
 
     def run(self, groups: list[int]) -> Run:
         """One transaction a group."""
-        commits_s, stamp, crc = [], Clock().stamp(), zlib.crc32(RECORD.body)
+        commits_s, stamp, crc = [], Clock().stamp(), 4_000_000_000
         head, tail = (RECORD.type, stamp.boot, stamp.mono_ns, stamp.wall_us), (0, 0, RECORD.body)
         execute, began = self._connection.execute, time.perf_counter()
         for size in groups:

@@ -24,6 +24,7 @@ from agent.store.slices import Over
 At = Any  # where a walk stands: a key, or several
 PIECES_MAX = BLOB_BYTES_MAX // CHUNK_BYTES_MAX  # of a blob: what its number is multiplied by
 DAMAGED_MAX = 1000
+ROW_FAULT = "its row is not what was written (CRC)"
 _NOTE = (
     "UPDATE verify_streams SET gone = gone {0} 1,"
     " bytes = bytes {0} (length({1}.body) + {1}.blob_bytes),"
@@ -131,35 +132,36 @@ def records(
     connection: sqlite3.Connection, over: Over, at: int, stream: int, top: int, who: str
 ) -> Seen:
     """A stream's records behind `at`, up to the mark's last, `top`."""
-    _noted(connection)
     seen = Seen(at)
     rows = connection.execute(
-        "SELECT id, crc, blob, blob_bytes, body FROM records WHERE id > ? AND id <= ? ORDER BY id",
+        f"SELECT {streams.COLUMNS} FROM records WHERE id > ? AND id <= ? ORDER BY id",
         (at, top),
     )
     with closing(rows):
-        for seen.at, crc, blob, blob_bytes, body in rows:
+        for row in rows:
+            seen.at, *_, blob, blob_bytes, body = row
             seen.rows += 1
+            if not streams.is_whole(row):
+                seen.faults.append(f"{who} #{streams.parts(seen.at)[1]}: {ROW_FAULT}")
+                if not all(isinstance(one, int) for one in (blob, blob_bytes)):
+                    continue  # nothing of it can be counted
             seen.bytes += len(body) + blob_bytes
-            said = _record_fault(crc, body)
+            said = None
             if blob or blob_bytes:
                 pieces, fault = _blob_fault(connection, blob, blob_bytes)
                 seen.pieces += pieces
                 seen.blobs += pieces * blob
-                said = said or fault
+                said = fault
             if said:
                 seen.faults.append(f"{who} #{seen.at - streams.key(stream, 0)}: {said}")
             if over():
                 break
         else:
+            _noted(connection)  # behind the rows: what is damaged there is met first
             seen.at, seen.ended = top, True
             seen.faults += _edges(connection, stream, who)
     _move(connection, "record", seen.at)
     return seen
-
-
-def _record_fault(crc: int, body: bytes) -> str | None:
-    return None if zlib.crc32(body) == crc else "its body is not what was written (CRC)"
 
 
 def _blob_fault(

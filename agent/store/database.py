@@ -256,7 +256,7 @@ class Database:
 
         Whoever needs the store next meets what is wrong with it, and is told.
         """
-        with suppress(sqlite3.Error, StoreError):
+        with suppress(sqlite3.Error, StoreError, OSError):
             if self._bounds and self._bounds.room_is_wanted:
                 self._file.transact(self._bounds.make_room)
             if self._file.short_of_room and self._file.relieve() and self._bounds:

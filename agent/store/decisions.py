@@ -174,8 +174,7 @@ def _is_dead(connection: sqlite3.Connection, stream: int, seq: int) -> bool:
 def _whole(connection: sqlite3.Connection, stream: int, seq: int) -> bool:
     """Whether the record and its sound are what was written."""
     row = connection.execute(
-        "SELECT seq, boot, mono_ns, wall_us, crc, blob, blob_bytes, body FROM records"
-        " WHERE id = ? AND type = ?",
+        f"SELECT {streams.COLUMNS} FROM records WHERE id = ? AND type = ?",
         (streams.key(stream, seq), RecordType.RAW),
     ).fetchone()
     return row is not None and heard_of(connection, row)[1] is not None

@@ -25,7 +25,7 @@ from typing import TypeVar
 
 from agent.clock import Clock
 from agent.errors import StoreError, StoreFull
-from agent.store import space
+from agent.store import quarantine, space
 from agent.store.bounds import Bounds
 from agent.store.latency import Latency
 from agent.store.lock import REMEDIES
@@ -164,7 +164,11 @@ class File:
         return self._space.short
 
     def relieve(self) -> bool:
-        """While the disk is full: give back what there is (`Space.relieve`)."""
+        """While the disk is full: give back what there is (`Space.relieve`).
+
+        First the oldest of what was put aside and is read to its end.
+        """
+        quarantine.make_room(self.path)
         return self._space.relieve(self.open())
 
     def shrink(self) -> bool:
@@ -200,7 +204,10 @@ class File:
     def _committed(
         self, step: Callable[[sqlite3.Connection], T], begin: str = "BEGIN IMMEDIATE"
     ) -> T:
-        connection = self.open()
+        try:
+            connection = self.open()
+        except OSError as error:
+            raise StoreError(f"{self.path}: {error.strerror}", "check the disk") from error
         begun, changes = time.perf_counter(), connection.total_changes
         try:
             connection.execute(begin)

@@ -7,7 +7,6 @@ Recovery: an answer is put together from slices (slices.py): each of its rows wa
 """
 
 import sqlite3
-import zlib
 from collections.abc import Callable
 from contextlib import closing
 from functools import partial
@@ -221,11 +220,11 @@ class Inventory:
                     f"{name[1]} #{seq} is not held: {_whereabouts(connection, of, seq)}",
                     f"`holdfast outbox show {name[1]}` lists what is",
                 )
-            crc, body = connection.execute(
-                "SELECT crc, body FROM records WHERE id = ?", (key,)
+            stored = connection.execute(
+                f"SELECT {streams.COLUMNS} FROM records WHERE id = ?", (key,)
             ).fetchone()
             line = _line(row, of, ages, now)
-            return Whole(*of.name, line, row[2], *_content(crc, body))
+            return Whole(*of.name, line, row[2], *_content(stored))
 
         return await self._slices.read(operation)
 
@@ -274,10 +273,12 @@ def _state(seq: int, leased: int, sendable: int | None) -> str:
     return "waiting" if sendable is None or seq <= sendable else "not to be sent"
 
 
-def _content(crc: int, body: bytes) -> tuple[Any, str | None]:
+def _content(stored: tuple[Any, ...]) -> tuple[Any, str | None]:
     """The body, or why there is none."""
     try:
-        return (msgspec.json.decode(body), None) if zlib.crc32(body) == crc else (None, DAMAGED)
+        if not streams.is_whole(stored):
+            return None, DAMAGED
+        return msgspec.json.decode(stored[-1]), None
     except (msgspec.DecodeError, UnicodeDecodeError):
         return None, "its body is no JSON"
 

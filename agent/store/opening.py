@@ -20,7 +20,7 @@ import msgspec
 
 from agent.clock import Clock
 from agent.errors import StoreError, StoreFull
-from agent.store import head, quarantine, schema
+from agent.store import head, quarantine, schema, streams
 from agent.store.bounds import Bounds
 from agent.store.lock import REMEDIES, Lock
 
@@ -67,6 +67,7 @@ class Opening:
             remedy = REMEDIES.get(error.errno or 0, "check the disk")
             raise kind(f"{self.path}: {error.strerror}", remedy) from error
         connection = sqlite3.connect(self.path, isolation_level=None, timeout=BUSY_TIMEOUT_S)
+        connection.text_factory = streams.parted
         try:
             self._announce(connection, known)
             self._prepare(connection)
@@ -133,7 +134,8 @@ class Opening:
     def save(self, connection: sqlite3.Connection) -> None:
         """Write all that an astray file holds to `<file>.back`. Raises OSError, sqlite3.Error."""
         fresh = self.path.with_name(f"{self._back.name}.new")
-        fresh.unlink(missing_ok=True)
+        for part in ("", "-wal", "-journal"):
+            fresh.with_name(fresh.name + part).unlink(missing_ok=True)
         copy = sqlite3.connect(fresh)
         try:
             connection.backup(copy)
@@ -190,6 +192,7 @@ class Opening:
                 head.write(self.path, msgspec.structs.replace(known, version=newest))
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
+        connection.execute(f"PRAGMA page_size = {head.PAGE_BYTES}")
         connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute(f"PRAGMA synchronous = {self.synchronous}")

@@ -12,7 +12,6 @@ Recovery: leases live in memory and end with the process or the connection (`rew
 import asyncio
 import sqlite3
 import threading
-import zlib
 from collections.abc import Callable, Iterable
 
 from msgspec import Struct
@@ -169,7 +168,8 @@ class Outbox:
             return _deliver(connection, row_name, wanted)
 
         delivered, before, settled = await self._database.write(operation)
-        self._settled[name] = settled
+        if name in self._out:  # else nobody waits for it, and its name may be anything
+            self._settled[name] = settled
         return Settled(delivered, settled, moved=settled > before)
 
 
@@ -231,13 +231,14 @@ def _records(
     dated: Dated,
 ) -> list[Record]:
     rows = connection.execute(
-        "SELECT seq, type, boot, mono_ns, wall_us, crc, blob, blob_bytes, body FROM records"
-        " WHERE id BETWEEN ? AND ? ORDER BY id LIMIT ?",
+        f"SELECT {streams.COLUMNS} FROM records WHERE id BETWEEN ? AND ? ORDER BY id LIMIT ?",
         (*streams.keys(of.key, Range(of.after + 1, last)), records_max),
     )
     records: list[Record] = []
-    for seq, kind, boot, mono_ns, wall_us, crc, blob, blob_bytes, body in rows:
-        if zlib.crc32(body) != crc:
+    for row in rows:
+        number, kind, boot, mono_ns, wall_us, _, blob, blob_bytes, body = row
+        seq = streams.parts(number)[1]
+        if not streams.is_whole(row):
             raise _Damaged(Key(of.file, of.key, blob), seq)
         room -= len(body) + EVENT_BYTES
         if room < 0 and records:
@@ -278,10 +279,8 @@ def _deliver(
     key, produced, sendable, before = row or (0, 0, 0, 0)
     beyond = max((span.last for span in spans), default=0)
     if beyond > produced and name[0]:  # the far side knows more of it than the damaged file did
-        connection.execute(
-            "UPDATE streams SET produced = ?, delivered = delivered + ? WHERE id = ?",
-            (beyond, beyond - produced, key),
-        )
+        _learn(connection, key, produced, spans)
+        sendable = beyond if sendable == produced else sendable
     elif beyond > produced:
         raise ProtocolError(
             f"an ack names {name[1]} up to {beyond}, but only {produced} were ever produced",
@@ -297,6 +296,21 @@ def _deliver(
         )
         streams.forget_settled(connection, key, settled)
     return delivered, before, settled
+
+
+def _learn(connection: sqlite3.Connection, key: int, produced: int, spans: list[Range]) -> None:
+    """Seqs that the damaged file knew nothing of: delivered as named, the rest lost with it."""
+    for span in spans:
+        if span.last <= produced:
+            continue
+        first = max(span.first, produced + 1)
+        if first > produced + 1:
+            streams.note_drop(connection, key, Range(produced + 1, first - 1), streams.CORRUPTION)
+        connection.execute(
+            "UPDATE streams SET produced = ?, delivered = delivered + ? WHERE id = ?",
+            (span.last, span.last - first + 1, key),
+        )
+        produced = span.last
 
 
 def _settled(

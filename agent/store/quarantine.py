@@ -119,6 +119,14 @@ def forget(connection: sqlite3.Connection, store: Path) -> None:
             connection.execute("DELETE FROM salvages WHERE name = ?", (name,))
 
 
+def make_room(store: Path) -> None:
+    """The disk is full: what is read to its end goes, one folder a call. Raises OSError."""
+    for folder in kept(store):
+        if (folder / "report.json").exists():
+            shutil.rmtree(folder)
+            return
+
+
 def sync(path: Path) -> None:
     """A file's content, or what was renamed in a folder, outlasts a power cut. Raises OSError."""
     fd = os.open(path, os.O_RDONLY)

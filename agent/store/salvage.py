@@ -64,7 +64,7 @@ class Salvage:
                 " ORDER BY name"
             )
             found = [Report(*(*row, bool(exact))) for *row, exact in rows]
-            there = {folder.name for folder in quarantine.kept(self._store)}
+            there = _kept(self._store)
             return [one for one in found if one.name in there or one.state != "done"]
 
         return await self._database.read(operation)
@@ -79,6 +79,7 @@ class Salvage:
         wreck = await apart(lambda: Wreck(self._file(name)))
         with wreck:
             epoch = await apart(wreck.epoch)
+            epoch = epoch or f"unknown-{name}"
             formers = await apart(wreck.streams) if epoch != own else []
             await self._write(own, lambda c: _begin(c, name, epoch, formers, wreck))
             for former in formers:
@@ -127,12 +128,19 @@ class Salvage:
         return True
 
 
+def _kept(store: Path) -> set[str]:
+    try:
+        return {folder.name for folder in quarantine.kept(store)}
+    except OSError as error:
+        raise StoreError(f"{store}: {error.strerror}", "check the disk") from error
+
+
 def _begin(
     connection: sqlite3.Connection, file: str, epoch: str, formers: list[Former], wreck: Wreck
 ) -> None:
     """Rows for its streams: all that was held is still to be read."""
     _state(connection, file, "reading")
-    exact = wreck.readable and bool(formers)
+    exact = wreck.readable and bool(formers) and not wreck.guessed
     connection.execute(
         "UPDATE salvages SET epoch = ?, exact = exact AND ? WHERE name = ?", (epoch, exact, file)
     )
@@ -184,9 +192,12 @@ def _keep(connection: sqlite3.Connection, file: str, key: int, piece: Slice) -> 
         size += len(one.body) + len(one.blob)
         rows.append(streams.row(key, one.seq, kind, Stamp(*stamp), one.body, blob, len(one.blob)))
     streams.insert(connection, rows)
-    lost = 0
+    lost, room = 0, _room(connection, key) - len(rows)
     for hole in piece.holes:
         for span in _not_dropped(connection, key, hole):
+            span = Range(span.first, min(span.last, span.first + room - lost - 1))
+            if span.last < span.first:  # a table of drops that was damaged too names fewer
+                break
             streams.note_drop(connection, key, span, CORRUPTION)
             lost += span.last - span.first + 1
     _balance(connection, key, len(rows), lost)
@@ -198,6 +209,17 @@ def _keep(connection: sqlite3.Connection, file: str, key: int, piece: Slice) -> 
         "UPDATE salvages SET saved = saved + ?, lost = lost + ? WHERE name = ?",
         (len(rows), lost, file),
     )
+
+
+def _room(connection: sqlite3.Connection, key: int) -> int:
+    """How many seqs of a stream are neither held, in a row, nor dropped."""
+    (room,) = connection.execute(
+        "SELECT produced - held + quarantined -"
+        " (SELECT coalesce(sum(count), 0) FROM dropped WHERE stream = streams.id)"
+        " FROM streams WHERE id = ?",
+        (key,),
+    ).fetchone()
+    return int(room)
 
 
 def _balance(connection: sqlite3.Connection, key: int, saved: int, lost: int) -> None:

@@ -6,6 +6,7 @@ import zlib
 from importlib import resources
 
 from agent.errors import StoreError
+from agent.store import streams
 
 
 def check(connection: sqlite3.Connection) -> int:
@@ -26,7 +27,8 @@ def migrate(connection: sqlite3.Connection, created_us: int) -> None:
     StoreError as `check` does.
     """
     version = check(connection)
-    connection.create_function("crc32", 1, zlib.crc32, deterministic=True)  # a step's
+    connection.create_function("crc32", 1, zlib.crc32, deterministic=True)  # the steps'
+    connection.create_function("row_crc", 8, streams.row_crc, deterministic=True)
     for number, script in enumerate(steps()[version:], version + 1):
         connection.executescript(
             f"BEGIN IMMEDIATE; {script}; PRAGMA user_version = {number}; COMMIT;"

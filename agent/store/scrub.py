@@ -14,7 +14,6 @@ import hashlib
 import math
 import sqlite3
 import time
-import zlib
 from collections.abc import Callable
 from contextlib import suppress
 from enum import Enum, auto
@@ -34,7 +33,7 @@ from agent.store.database import Database
 SLICE_S = 0.004
 TICK_S = 1.0
 SEQS_MAX = 10
-_SEGMENT = RecordType.SEGMENT.encode()
+_SEGMENT = RecordType.SEGMENT
 
 
 class Found(Struct):
@@ -144,12 +143,12 @@ class Walk:
             return _Look.END
         (self._key,) = row  # first: if the rest cannot be read, it goes on behind it
         self._name(connection)
-        kind, crc, number, size, body = connection.execute(
-            "SELECT CAST(type AS BLOB), crc, blob, blob_bytes, body FROM records WHERE id = ?", row
+        stored = connection.execute(
+            f"SELECT {streams.COLUMNS} FROM records WHERE id = ?", row
         ).fetchone()
-        whole = isinstance(body, bytes) and isinstance(number, int) and isinstance(size, int)
-        if not whole or zlib.crc32(body) != crc:
+        if not streams.is_whole(stored):
             return _Look.DAMAGED
+        _, kind, _, _, _, _, number, size, body = stored
         if not size:
             return _Look.SOUND
         self._blob = _Blob(number, size, _sha256(body) if kind == _SEGMENT else "")

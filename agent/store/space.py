@@ -88,7 +88,8 @@ def shrink(connection: sqlite3.Connection, size_bytes: int) -> bool:
     (free,) = connection.execute("PRAGMA freelist_count").fetchone()
     if free > max(FREE_PAGES, pages // 2):
         _give_back(connection, SHRINK_PAGES)
-        return True
+        (left,) = connection.execute("PRAGMA freelist_count").fetchone()
+        return bool(left < free)  # a file that was not born for it gives nothing back
     if size_bytes > pages * PAGE_BYTES:  # that it is shorter lies in the WAL
         connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
     return False

@@ -10,7 +10,6 @@ Recovery: sound is accepted once its raw record is committed. A crash before its
 """
 
 import sqlite3
-import zlib
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
@@ -184,7 +183,7 @@ class Spool:
 
         def operation(connection: sqlite3.Connection) -> Heard | None:
             row = connection.execute(
-                "SELECT records.seq, boot, mono_ns, wall_us, crc, blob, blob_bytes, body FROM dead"
+                f"SELECT {streams.COLUMNS} FROM dead"
                 " JOIN records ON records.id = dead.stream << 40 | dead.seq WHERE dead.retry"
                 " AND dead.stream = (SELECT id FROM streams WHERE epoch = '' AND name = ?)"
                 " ORDER BY dead.seq LIMIT 1",
@@ -242,7 +241,7 @@ class Spool:
             if row is None:
                 return []
             rows = connection.execute(
-                "SELECT seq, boot, mono_ns, wall_us, crc, blob, blob_bytes, body FROM records"
+                f"SELECT {streams.COLUMNS} FROM records"
                 " WHERE id BETWEEN ? AND ? ORDER BY id LIMIT ?",
                 (*streams.keys(row[0], Range(from_seq, streams.SEQ_MAX)), count_max),
             )
@@ -302,24 +301,17 @@ def _append(
 
 
 def heard_of(connection: sqlite3.Connection, row: Sequence[Any]) -> Heard:
-    """A raw record of its row: seq, stamp, crc, blob, blob_bytes, body."""
-    seq, boot, mono_ns, wall_us, *content = row
-    raw, pcm = _sound(connection, *content)
-    return seq, raw, Stamp(boot, mono_ns, wall_us), pcm
-
-
-def _sound(
-    connection: sqlite3.Connection, crc: int, blob: int, size: int, body: bytes
-) -> tuple[Raw | None, bytes]:
-    """What a raw record is, and its PCM; None for one that is damaged."""
+    """A raw record of its row (streams.COLUMNS)."""
+    number, _, boot, mono_ns, wall_us, _, blob, size, body = row
+    seq, stamp = streams.parts(number)[1], Stamp(boot, mono_ns, wall_us)
     try:
+        if not streams.is_whole(tuple(row)):
+            return seq, None, stamp, b""
         pcm = blobs.read(connection, blob, 0, size) if size else b""
         raw = msgspec.json.decode(body, type=Raw)
     except (msgspec.DecodeError, UnicodeDecodeError, StoreDamaged):
-        return None, b""
-    if zlib.crc32(body) != crc or len(pcm) != size:
-        return None, b""
-    return raw, pcm
+        return seq, None, stamp, b""
+    return (seq, raw, stamp, pcm) if len(pcm) == size else (seq, None, stamp, b"")
 
 
 def _hold(

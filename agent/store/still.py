@@ -12,7 +12,7 @@ from typing import Self, TypeVar
 from urllib.parse import quote
 
 from agent.errors import NotThere, StoreError
-from agent.store import schema
+from agent.store import schema, streams
 from agent.store.lock import Lock
 
 T = TypeVar("T")
@@ -48,6 +48,7 @@ class Still:
             connection = sqlite3.connect(where, uri=True, isolation_level=None)
         except sqlite3.Error as error:
             raise self._typed(error) from error
+        connection.text_factory = streams.parted
         try:
             version, known = schema.check(connection), len(schema.steps())
             if version < known:

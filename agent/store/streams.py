@@ -21,6 +21,7 @@ from agent.store import blobs
 CORRUPTION = "corruption"  # why what the disk does not give back was dropped
 _SEQ_BITS = 40
 SEQ_MAX = (1 << _SEQ_BITS) - 1
+COLUMNS = "records.id, type, boot, mono_ns, wall_us, crc, blob, blob_bytes, body"
 
 
 class New(Struct, frozen=True):
@@ -142,7 +143,26 @@ def row(
     stream: int, seq: int, kind: str, stamp: Stamp, body: bytes, blob: int, blob_bytes: int
 ) -> tuple[Any, ...]:
     """What `insert` takes: `blob` is a blob's number, or NONE."""
-    return (key(stream, seq), kind, *astuple(stamp), zlib.crc32(body), blob, blob_bytes, body)
+    number, of = key(stream, seq), astuple(stamp)
+    crc = row_crc(number, kind, *of, blob, blob_bytes, body)
+    return (number, kind, *of, crc, blob, blob_bytes, body)
+
+
+def row_crc(*columns: Any) -> int:
+    """The CRC-32 of a record's row: COLUMNS but for `crc`. The content of its blob has its own."""
+    rest = "|".join(map(str, columns[:-1]))
+    return zlib.crc32(columns[-1], zlib.crc32(rest.encode()))
+
+
+def is_whole(stored: tuple[Any, ...]) -> bool:
+    """Whether a row of COLUMNS is what was written: on a damaged disk it may hold anything."""
+    *values, crc, blob, blob_bytes, body = stored
+    return isinstance(body, bytes) and crc == row_crc(*values, blob, blob_bytes, body)
+
+
+def parted(raw: bytes) -> str:
+    """SQLite's text as text, whatever its bytes are: a damaged one must not fail every read."""
+    return raw.decode("utf-8", "replace")
 
 
 def insert(connection: sqlite3.Connection, rows: Iterable[tuple[Any, ...]]) -> None:
@@ -190,10 +210,14 @@ def drop(connection: sqlite3.Connection, stream: int, span: Range, reason: str) 
 
 def give_up(connection: sqlite3.Connection, stream: int, seq: int) -> bool:
     """Drop a record that is damaged on the disk, if it is still held; whether it was."""
-    held = holds(connection, stream, seq)
-    if held:
-        drop(connection, stream, Range(seq, seq), CORRUPTION)
-    return held
+    number = key(stream, seq)
+    stored = connection.execute(f"SELECT {COLUMNS} FROM records WHERE id = ?", (number,)).fetchone()
+    if stored is None:
+        return False
+    if not is_whole(stored):  # its blob may be another's
+        connection.execute("UPDATE records SET blob = 0 WHERE id = ?", (number,))
+    drop(connection, stream, Range(seq, seq), CORRUPTION)
+    return True
 
 
 def drop_unheld(connection: sqlite3.Connection, stream: int, reason: str, count: int = 1) -> int:

@@ -9,9 +9,9 @@ Format  : that of the store (sql/). The file is opened as it lies, with its WAL;
 Recovery: reading it again gives the same.
 """
 
+import errno
 import sqlite3
 import threading
-import zlib
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -20,7 +20,7 @@ from typing import Any, Self
 from msgspec import Struct
 from msgspec.structs import replace
 
-from agent.errors import StoreDamaged
+from agent.errors import StoreDamaged, StoreError, StoreFull
 from agent.records import Drop, Range
 from agent.store import blobs, head, schema, streams
 
@@ -28,7 +28,6 @@ SLICE_BYTES = 1 << 20
 SLICE_ROWS = 256
 PROGRESS_STEPS = 10_000  # of SQLite's virtual machine, under a millisecond
 LEAPS_MIN = 4096  # so many keys are tried one by one: about an inner page of small records
-_COLUMNS = "seq, type, boot, mono_ns, wall_us, crc, blob, blob_bytes, body"
 
 
 class Former(Struct, frozen=True):
@@ -71,10 +70,11 @@ class Wreck:
         self._connection: sqlite3.Connection | None = None
         self._lock = threading.Lock()  # SQLite does not survive being closed while it is asked
         self._over = False
+        self.guessed = False  # what a stream had is not known for sure
         with suppress(sqlite3.Error):
             self._connection = self._opened()
         if self._connection is None and self.head and self.path.exists():
-            self._put_first_page(self.head.page)
+            self._mend(self.head.page)
             with suppress(sqlite3.Error):
                 self._connection = self._opened()
 
@@ -118,7 +118,7 @@ class Wreck:
         for mark in self.head.streams if self.head else []:
             known = found.get(mark.id)
             if known is None:
-                found[mark.id] = self._guessed(mark)
+                found[mark.id] = self._guessed(mark, dropped.get(mark.id, {}))
             elif known.produced < mark.produced:  # the file ends too early
                 more = mark.produced - known.produced
                 found[mark.id] = replace(known, produced=mark.produced, held=known.held + more)
@@ -178,16 +178,17 @@ class Wreck:
             if not rows:
                 return
             for row in rows:
-                at = row[0]
+                at = streams.parts(row[0])[1]
                 yield at, self._whole(row)
 
     def _ask(self, stream: int, after: int, last: int, limit: int) -> list[tuple[Any, ...]]:
         assert self._connection is not None
         rows = self._connection.execute(
-            f"SELECT {_COLUMNS} FROM records WHERE id BETWEEN ? AND ? ORDER BY id LIMIT ?",
+            f"SELECT {streams.COLUMNS} FROM records WHERE id BETWEEN ? AND ? ORDER BY id LIMIT ?",
             (*streams.keys(stream, Range(after + 1, last)), limit),
         ).fetchall()
-        if any(not after < row[0] <= last for row in rows):
+        low, high = streams.keys(stream, Range(after + 1, last))
+        if any(not low <= row[0] <= high for row in rows):
             raise sqlite3.DatabaseError("a page has keys that are not its own")
         return rows
 
@@ -197,7 +198,7 @@ class Wreck:
         with suppress(sqlite3.Error):
             while len(found) < SLICE_ROWS and (rows := self._ask(stream, after, last, 1)):
                 found += rows
-                after = rows[0][0]
+                after = streams.parts(rows[0][0])[1]
         return found
 
     def _leap(self, stream: int, after: int, last: int) -> int:
@@ -226,18 +227,21 @@ class Wreck:
 
     def _whole(self, row: tuple[Any, ...]) -> Saved | None:
         """A row with its blob, if both are what was written."""
-        seq, *values, crc, blob, blob_bytes, body = row
+        number, *values, _, blob, blob_bytes, body = row
         assert self._connection is not None
+        if not streams.is_whole(row):
+            return None
         try:
             content = blobs.read(self._connection, blob, 0, blob_bytes) if blob_bytes else b""
         except (sqlite3.Error, StoreDamaged):
             return None
-        if zlib.crc32(body) != crc or len(content) != blob_bytes:
+        if len(content) != blob_bytes:
             return None
-        return Saved(seq, tuple(values), body, content)
+        return Saved(streams.parts(number)[1], tuple(values), body, content)
 
-    def _guessed(self, mark: head.StreamMark) -> Former:
+    def _guessed(self, mark: head.StreamMark, dropped: dict[str, int]) -> Former:
         """A stream of which only the head knows; how far it really was, its records say."""
+        self.guessed = True
         newest = 0
         with suppress(sqlite3.Error, AssertionError):
             assert self._connection is not None
@@ -246,8 +250,9 @@ class Wreck:
                 streams.keys(mark.id, Range(1, streams.SEQ_MAX)),
             ).fetchone()
         produced = max(mark.produced, newest)
-        held = produced - mark.delivered
-        return Former(mark.id, mark.epoch, mark.name, produced, mark.delivered, held, 0, 0, {})
+        held = max(0, produced - mark.delivered - sum(dropped.values()))
+        delivered = produced - held - sum(dropped.values())
+        return Former(mark.id, mark.epoch, mark.name, produced, delivered, held, 0, 0, dropped)
 
     def _some(self, sql: str, values: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
         """As many rows as can be read."""
@@ -262,6 +267,7 @@ class Wreck:
         if not self.path.exists():
             return None
         connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
+        connection.text_factory = streams.parted
         try:
             connection.set_progress_handler(lambda: self._over, PROGRESS_STEPS)
             connection.execute("PRAGMA cell_size_check = ON")
@@ -274,6 +280,14 @@ class Wreck:
             connection.close()
             raise
         return connection
+
+    def _mend(self, page: bytes) -> None:
+        """Raises StoreError."""
+        try:
+            self._put_first_page(page)
+        except OSError as error:
+            kind = StoreFull if error.errno == errno.ENOSPC else StoreError
+            raise kind(f"{self.path}: {error.strerror}", "make room on the disk") from error
 
     def _put_first_page(self, page: bytes) -> None:
         with self.path.open("r+b") as file:

@@ -11,7 +11,7 @@ from agent.clock import Clock
 from agent.config import Store as Settings
 from agent.errors import StoreError
 from agent.records import Balance, Drop, Raw, Segment
-from agent.store import schema
+from agent.store import schema, streams
 from agent.store.store import Store
 
 SEGMENT = Segment("x/1/0", "x", 1, "a.wav", 0, 16_000, 0.9, 1, "m", "CPU", "0" * 64, 4)
@@ -32,6 +32,7 @@ def old_store(path: Path, version: int) -> None:
     with sqlite3.connect(path, isolation_level=None) as db:
         db.executescript("PRAGMA auto_vacuum = INCREMENTAL; PRAGMA journal_mode = WAL;")
         db.create_function("crc32", 1, zlib.crc32, deterministic=True)
+        db.create_function("row_crc", 8, streams.row_crc, deterministic=True)
         for number, script in enumerate(schema.steps()[:version], 1):
             db.executescript(f"{script}; PRAGMA user_version = {number};")
             if number == 1:

@@ -80,8 +80,8 @@ DAMAGE = {
         " FROM records WHERE id = 1 << 40 | 8",
         "of a stream that is not there (row 8)",
     ),
-    "body": ("UPDATE records SET body = x'00' WHERE id = 1 << 40 | 9", "a #9: its body is not"),
-    "crc": ("UPDATE records SET crc = 1 WHERE id = 1 << 40 | 9", "a #9: its body is not"),
+    "body": ("UPDATE records SET body = x'00' WHERE id = 1 << 40 | 9", "a #9: its row is not"),
+    "crc": ("UPDATE records SET crc = 1 WHERE id = 1 << 40 | 9", "a #9: its row is not"),
     "no blob": (
         "DELETE FROM chunks WHERE id >> 12 = (SELECT blob FROM records WHERE id = 1 << 40 | 9)",
         "a #9: its blob of 1000 bytes is not there",
@@ -256,7 +256,8 @@ async def test_records_that_come_back_at_old_seqs_are_no_part_of_the_mark(
 ) -> None:
     """As those of a damaged file do, under their old epoch."""
     statements = (
-        "INSERT INTO records SELECT 9 << 40 | (id & 0xFF), type, boot, mono_ns, wall_us, crc, 0, 0,"
+        "INSERT INTO records SELECT 9 << 40 | (id & 0xFF), type, boot, mono_ns, wall_us,"
+        " row_crc(9 << 40 | (id & 0xFF), type, boot, mono_ns, wall_us, 0, 0, body), 0, 0,"
         " body FROM records WHERE id BETWEEN 1 << 40 | 10 AND 1 << 40 | 15",
         "UPDATE streams SET held = held + 6, delivered = delivered - 6, bytes = bytes + 6 * 8"
         " WHERE id = 9",

@@ -1,6 +1,6 @@
 -- A record's key is one number, stream << 40 | seq: without a rowid, a row beyond a quarter of a
 -- page took an overflow page of its own. `blob` names the chunks of its blob, 0: it has none.
--- `crc` is the CRC-32 of the body.
+-- `crc` is the CRC-32 of the whole row (streams.row_crc).
 CREATE TABLE records_new (
     id         INTEGER PRIMARY KEY,
     type       TEXT    NOT NULL,
@@ -15,11 +15,12 @@ CREATE TABLE records_new (
     seq        INTEGER GENERATED ALWAYS AS (id & 0xFFFFFFFFFF) VIRTUAL
 ) STRICT;
 INSERT INTO records_new (id, type, boot, mono_ns, wall_us, crc, blob, blob_bytes, body)
-    SELECT stream << 40 | seq, type, boot, mono_ns, wall_us, crc32(body),
-        coalesce((SELECT min(id) FROM chunks
-            WHERE chunks.stream = records.stream AND chunks.seq = records.seq), 0),
-        blob_bytes, body
-    FROM records ORDER BY stream, seq;
+    SELECT number, type, boot, mono_ns, wall_us,
+        row_crc(number, type, boot, mono_ns, wall_us, blob, blob_bytes, body),
+        blob, blob_bytes, body
+    FROM (SELECT *, stream << 40 | seq AS number, coalesce((SELECT min(id) FROM chunks
+            WHERE chunks.stream = records.stream AND chunks.seq = records.seq), 0) AS blob
+        FROM records) ORDER BY number;
 
 -- The pieces of a blob: piece n is chunk blob << 12 | n and begins at byte n * 65,536.
 CREATE TABLE chunks_new (

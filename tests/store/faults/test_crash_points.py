@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from agent.store import streams
 from tests.outside import until
 from tests.store.faults import tripwire
 from tests.store.faults.child import LONG, SEED, Producer
@@ -89,6 +90,7 @@ def _old_store(folder: Path, version: int, body: bytes) -> Path:
         db.execute("PRAGMA auto_vacuum = INCREMENTAL")
         db.execute("PRAGMA journal_mode = WAL")
         db.create_function("crc32", 1, zlib.crc32, deterministic=True)
+        db.create_function("row_crc", 8, streams.row_crc, deterministic=True)
         db.executescript(scripts[0].read_text())
         db.execute("INSERT INTO meta VALUES ('epoch', 'e'), ('created_us', '1')")
         db.execute("INSERT INTO streams (name, produced, held) VALUES ('old', 1, 1)")
