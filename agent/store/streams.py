@@ -176,8 +176,10 @@ def holds(connection: sqlite3.Connection, stream: int, seq: int) -> bool:
     return found.fetchone() is not None
 
 
-def remove(connection: sqlite3.Connection, stream: int, span: Range) -> int:
-    """Take the held records of `span` out, blobs too; how many there were."""
+def remove(
+    connection: sqlite3.Connection, stream: int, span: Range, *, blobs_too: bool = True
+) -> int:
+    """Take the held records of `span` out, and their blobs; how many there were."""
     between = keys(stream, span)
     count, size, with_blob = connection.execute(
         "SELECT count(*), coalesce(sum(length(body) + blob_bytes), 0), sum(blob > 0) FROM records"
@@ -186,7 +188,7 @@ def remove(connection: sqlite3.Connection, stream: int, span: Range) -> int:
     ).fetchone()
     if not count:
         return 0
-    if with_blob:
+    if with_blob and blobs_too:
         found = connection.execute(
             "SELECT blob FROM records WHERE id BETWEEN ? AND ? AND blob > 0", between
         )
@@ -214,9 +216,9 @@ def give_up(connection: sqlite3.Connection, stream: int, seq: int) -> bool:
     stored = connection.execute(f"SELECT {COLUMNS} FROM records WHERE id = ?", (number,)).fetchone()
     if stored is None:
         return False
-    if not is_whole(stored):  # its blob may be another's
-        connection.execute("UPDATE records SET blob = 0 WHERE id = ?", (number,))
-    drop(connection, stream, Range(seq, seq), CORRUPTION)
+    span = Range(seq, seq)
+    remove(connection, stream, span, blobs_too=is_whole(stored))  # else it may name another's
+    note_drop(connection, stream, span, CORRUPTION)
     return True
 
 

@@ -164,3 +164,13 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
         if data[position] < 0x80:
             return value, position + 1
     return value << 8 | data[at + 8], at + 9
+
+
+def xor(path: Path, at: int, bits: int) -> str:
+    """Turn over these bits of one byte."""
+    with path.open("r+b") as file:
+        file.seek(at)
+        (old,) = file.read(1)
+        file.seek(at)
+        file.write(bytes([old ^ bits]))
+    return f"byte {at} of {path.name} turned from {old} to {old ^ bits}"

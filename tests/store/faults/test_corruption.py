@@ -10,7 +10,7 @@ import random
 import shutil
 import sqlite3
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
@@ -19,6 +19,7 @@ from agent.clock import Clock
 from agent.config import Store as Settings
 from agent.errors import StoreError
 from agent.records import Range, RecordType
+from agent.store import quarantine
 from agent.store.intake import New
 from agent.store.store import Store
 from tests.outside import DEADLINE_S, ROOT
@@ -386,3 +387,108 @@ async def test_a_wal_goes_with_its_own_file(tmp_path: Path) -> None:
         got = await drained(store)
         assert {key: got.get(key) for key in whole} == whole
         assert await store.ledger.faults() == []
+
+
+def bend(db: Path, count: int, how: Callable[[Path, int], str]) -> None:
+    """Do it to so many rows of records, at the first column of each in the file."""
+    content, at = db.read_bytes(), 0
+    for _ in range(count):
+        at = content.index(b"holdfast.segment.v1", at + 1)
+    how(db, at)
+
+
+ROWS = {
+    "its body is text": lambda db, at: corrupt.xor(db, at - 1, 1),  # the last type in its header
+    "its type is no text": lambda db, at: corrupt.xor(db, at, 0x80),
+    "its boot is another": lambda db, at: corrupt.xor(db, at + 22, 1),
+}
+
+
+@pytest.mark.parametrize("kind", ROWS)
+async def test_a_bit_in_a_row_costs_that_row(tmp_path: Path, kind: str) -> None:
+    whole, epoch = await used(tmp_path, random.Random(SEED))
+    bend(tmp_path / "s.db", 30, ROWS[kind])
+    async with serving(tmp_path) as store:
+        assert [one for one in await store.ledger.faults() if "CRC" in one], "verify names it"
+        got = await drained(store)
+        assert store.epoch == epoch
+        assert len(set(whole) - set(got)) == 1
+        ledger = await store.ledger.balances()
+        assert sum(one.dropped.get("corruption", 0) for one in ledger.values()) == 1
+
+
+async def test_a_verify_that_meets_damage_has_the_file_put_aside(tmp_path: Path) -> None:
+    _, epoch = await used(tmp_path, random.Random(SEED))
+    corrupt.leaf("records")(tmp_path / "s.db", random.Random(SEED))
+    async with serving(tmp_path) as store:
+        with pytest.raises(StoreError, match="opened anew"):
+            await store.ledger.faults()
+        assert store.epoch != epoch
+        await drained(store)
+        assert await store.ledger.faults() == []
+
+
+async def test_an_older_copy_of_the_file_is_not_gone_on_with(tmp_path: Path) -> None:
+    chance, backup = random.Random(SEED), tmp_path / "backup"
+    whole, epoch = await used(tmp_path, chance)
+    backup.write_bytes((tmp_path / "s.db").read_bytes())
+    async with made(tmp_path) as store:
+        later = await fill(store, chance, 100)
+    backup.rename(tmp_path / "s.db")
+    async with serving(tmp_path) as store:
+        assert store.epoch != epoch
+        got = await drained(store)
+        assert {key: got.get(key) for key in whole} == whole
+        (report,) = await store.salvage.reports()
+        assert (report.lost, report.exact) == (len(later), False), report
+        assert await store.ledger.faults() == []
+
+
+async def test_what_a_cloud_knows_beyond_is_counted_as_it_names_it(tmp_path: Path) -> None:
+    _, epoch = await used(tmp_path, random.Random(SEED))
+    corrupt.header(tmp_path / "s.db", random.Random(SEED))
+    async with serving(tmp_path) as store:
+        await drained(store)
+        before = (await store.ledger.by_epoch())[epoch]["a.segments"]
+        end = before.produced
+        await store.outbox.acknowledge((epoch, "a.segments"), [Range(end + 5, end + 9)])
+        after = (await store.ledger.by_epoch())[epoch]["a.segments"]
+        assert after.delivered == before.delivered + 5
+        assert after.dropped["corruption"] == before.dropped.get("corruption", 0) + 4
+        assert after.balanced
+
+
+async def test_only_so_many_damaged_files_are_kept(tmp_path: Path) -> None:
+    chance = random.Random(SEED)
+    await used(tmp_path, chance)
+    for _ in range(quarantine.KEPT_MAX + 2):
+        corrupt.header(tmp_path / "s.db", chance)
+        async with serving(tmp_path) as store:
+            await store.intake.append("a.segments", [record(chance)])
+            await drained(store)
+    async with serving(tmp_path) as store:
+        kept = [folder.name[:4] for folder in quarantine.kept(tmp_path / "s.db")]
+        assert kept == ["0003", "0004", "0005"]
+        assert len(await store.salvage.reports()) == quarantine.KEPT_MAX
+
+
+async def test_two_leaves_are_damaged(tmp_path: Path) -> None:
+    """Counters that are damaged themselves never make a ledger that cannot be."""
+    for seed in range(20 if LONG else 4):
+        chance, folder = random.Random(f"{SEED}.{seed}"), tmp_path / str(seed)
+        whole, epoch = await used(folder, chance)
+        said = [
+            corrupt.leaf(table)(folder / "s.db", chance)
+            for table in chance.sample(["records", "drops", "dropped", "streams", "chunks"], 2)
+        ]
+        async with serving(folder) as store:
+            got = await drained(store)
+            for _ in range(2):
+                with contextlib.suppress(StoreError):
+                    await store.ledger.by_epoch()
+                got |= await drained(store)
+            for balance in (await store.ledger.by_epoch()).get(epoch, {}).values():
+                counts = (balance.produced, balance.delivered, balance.held)
+                assert min(counts) >= 0, f"{said}: {balance}"
+                assert balance.balanced, f"{said}: {balance}"
+            assert {key for key in got if key in whole}
