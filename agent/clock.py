@@ -46,4 +46,5 @@ class Clock:
 
     def stamp(self) -> Stamp:
         """Now, as it is written on a record."""
-        return Stamp(self.boot, int(self.monotonic() * 1e9), int(self.wall() * 1e6))
+        mono_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        return Stamp(self.boot, mono_ns, time.time_ns() // 1000)

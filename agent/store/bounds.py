@@ -117,6 +117,9 @@ class Bounds:
 
     def _fit_all(self, connection: sqlite3.Connection) -> None:
         bytes_max = self._settings.bytes_max
+        (pages,) = connection.execute("PRAGMA page_count").fetchone()
+        if pages * PAGE_BYTES <= self._settings.evict_at * bytes_max:
+            return
         used = pages_bytes(connection)
         if used > self._settings.evict_at * bytes_max:
             for _ in self._victims(connection, self._held(connection)):
@@ -128,11 +131,13 @@ class Bounds:
             raise StoreFull(f"the store has reached store.bytes_max ({bytes_max})", _MORE_ROOM)
 
     def _fit_streams(self, connection: sqlite3.Connection, grown: Collection[str]) -> None:
-        self._rule_new(connection)
         refused = None
-        over = connection.execute(
-            "SELECT id, name, bytes, bytes_max FROM streams WHERE bytes > bytes_max"
-        ).fetchall()
+        sql = "SELECT id, name, bytes, bytes_max FROM streams WHERE bytes > bytes_max OR id > ?"
+        sql += " ORDER BY id"
+        over = connection.execute(sql, (self._ruled,)).fetchall()
+        if over and over[-1][0] > self._ruled:  # in the order of their ids
+            self._rule_new(connection)
+            over = connection.execute(sql, (self._ruled,)).fetchall()
         for key, name, size, bytes_max in over:
             held = [one for one in self._held(connection) if one.key == key]
             for _ in self._victims(connection, held):
@@ -220,5 +225,4 @@ def pages_bytes(connection: sqlite3.Connection) -> int:
     """Bytes of the pages in use, the free ones not counted."""
     (pages,) = connection.execute("PRAGMA page_count").fetchone()
     (free,) = connection.execute("PRAGMA freelist_count").fetchone()
-    (size,) = connection.execute("PRAGMA page_size").fetchone()
-    return int((pages - free) * size)
+    return int((pages - free) * PAGE_BYTES)

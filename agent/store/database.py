@@ -138,7 +138,8 @@ class Database:
         `alone` gives it a commit of its own. The item's result.
         """
         work: Work[Any] = Work(None, writes=True, grows=grows, alone=alone, bulk=bulk, item=item)
-        return await self._ask(work)
+        self._queue_up(work)
+        return await work.done
 
     async def read(
         self, operation: Callable[[sqlite3.Connection], T], *, patient: bool = False
@@ -150,10 +151,13 @@ class Database:
         return await self._ask(Work(operation, writes=False, patient=patient))
 
     async def _ask(self, work: Work[T]) -> T:
+        self._queue_up(work)
+        return await work.done
+
+    def _queue_up(self, work: Work[Any]) -> None:
         if self._over.done():
             raise StoreError(f"{self.path}: the store's thread has ended", "restart the agent")
         self._queue.put(work)
-        return await work.done
 
     def _serve(self) -> None:
         """The thread: open, then group after group until told to stop.

@@ -63,18 +63,30 @@ class File:
 
     def open(self) -> sqlite3.Connection:
         """The open connection; a damaged file is put aside first. Raises StoreError."""
-        if self._connection is None:
+        was_put_aside = False
+        while self._connection is None:
             try:
                 self._connection = self._opened()
+                self._astray = None
             except Damaged as damage:
-                self._opening.put_aside(damage)
-                self._connection = self._opened_anew()
+                if was_put_aside:
+                    raise StoreError(f"{self.path}: {damage}", "look at the disk") from damage
+                self._put_aside(damage)
+                was_put_aside = True
             except sqlite3.Error as error:
                 if not self._space.missed(error) or not self._space.reserve.give_up():
                     raise self._typed(error) from error
-                self._connection = self._opened_anew()
-            self._astray = None
         return self._connection
+
+    def _put_aside(self, damage: Damaged) -> None:
+        """Raises StoreError. On a full disk the reserve goes for it."""
+        self.close()
+        try:
+            self._opening.put_aside(damage)
+        except StoreFull:
+            if not self._space.reserve.give_up():
+                raise
+            self._opening.put_aside(damage)
 
     def _opened(self) -> sqlite3.Connection:
         """Raises Damaged when SQLite says corrupt twice, or as Opening.open does."""
@@ -89,15 +101,6 @@ class File:
             if not _corrupt(error):
                 raise
             raise Damaged(str(error), exact=True) from error
-
-    def _opened_anew(self) -> sqlite3.Connection:
-        """After what kept it from opening was put right."""
-        try:
-            return self._opened()
-        except Damaged as damage:
-            raise StoreError(f"{self.path}: {damage}", "look at the disk") from damage
-        except sqlite3.Error as error:
-            raise self._typed(error) from error
 
     def close(self) -> None:
         """Close the connection, if there is one."""
@@ -151,8 +154,7 @@ class File:
         except sqlite3.Error as error:
             if not _corrupt(error):
                 raise self._typed(error) from error
-            self.close()
-            self._opening.put_aside(Damaged(str(error), exact=True))
+            self._put_aside(Damaged(str(error), exact=True))
         try:
             return self._committed(step, begin)
         except sqlite3.Error as error:

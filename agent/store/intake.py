@@ -68,6 +68,7 @@ class Intake:
         self._rule = rule
         self._volatile = volatile
         self._kept = kept
+        self._ruled: dict[str, Durability] = {}
 
     async def append(
         self, stream: str, records: Sequence[New], durability: Durability | None = None
@@ -79,21 +80,27 @@ class Intake:
         StoreError; then nothing of them was kept.
         """
         begun = time.perf_counter()
-        ruled = Durability(self._rule(stream).durability)
-        counts = min(ruled, durability or ruled, key=_STRICTNESS.index)
+        ruled = self._ruled.get(stream) or self._find_rule(stream)
+        counts = min(ruled, durability, key=_STRICTNESS.index) if durability else ruled
         item = (stream, self._clock.stamp(), records)
-        if counts is Durability.VOLATILE and streams.item_bytes(item) > self._volatile.bytes_max:
-            counts = Durability.GROUP
-        last = await self._append(item, ruled, counts)
+        if ruled is Durability.VOLATILE:  # some may be in memory, which come first
+            last, counts = await self._behind_others(item, counts)
+        else:
+            alone = counts is Durability.SYNC
+            last = await self._database.put(streams.append_all, item, item[:1], alone=alone)
+            self._kept()
         took_s = time.perf_counter() - begun
         return Receipt(last - len(records) + 1, last, counts, took_s)
 
-    async def _append(self, item: Item, ruled: Durability, counts: Durability) -> int:
-        alone = counts is Durability.SYNC
+    async def _behind_others(self, item: Item, counts: Durability) -> tuple[int, Durability]:
+        if counts is Durability.VOLATILE and streams.item_bytes(item) > self._volatile.bytes_max:
+            counts = Durability.GROUP
         if counts is Durability.VOLATILE:
-            return await self._volatile.append(item)
-        if ruled is Durability.VOLATILE:  # there may be some in memory, which come first
-            return await self._volatile.append_stricter(item, alone=alone)
-        last: int = await self._database.put(streams.append_all, item, item[:1], alone=alone)
-        self._kept()
-        return last
+            return await self._volatile.append(item), counts
+        alone = counts is Durability.SYNC
+        return await self._volatile.append_stricter(item, alone=alone), counts
+
+    def _find_rule(self, stream: str) -> Durability:
+        """The class of a stream's rule, kept: there are only so many streams."""
+        ruled = self._ruled[stream] = Durability(self._rule(stream).durability)
+        return ruled

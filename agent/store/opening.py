@@ -96,7 +96,8 @@ class Opening:
                 quarantine.put_aside(self.path, gone, wall_s, exact=False, parts=(".head",))
             quarantine.put_aside(self.path, str(damage), wall_s, exact=damage.exact, parts=parts)
         except OSError as error:
-            raise StoreError(
+            kind = StoreFull if error.errno == errno.ENOSPC else StoreError
+            raise kind(
                 f"{self.path}: {damage}; and it cannot be put aside: {error.strerror}",
                 REMEDIES.get(error.errno or 0, "check the disk"),
             ) from error

@@ -65,14 +65,18 @@ def put_aside(
     moving = place(store) / f"{last + 1:04}-{stamp}{_MOVING}"
     moving.mkdir(parents=True)
     about = Cause(cause, exact, int(wall_s * 1e6))
-    _write(moving / "cause.json", msgspec.json.encode(about))
+    try:
+        _write(moving / "cause.json", msgspec.json.encode(about))
+    except OSError:
+        shutil.rmtree(moving, ignore_errors=True)  # nothing was moved yet
+        raise
     _move(store, moving, parts)
 
 
 def finish(store: Path) -> None:
     """Go on from a crash in the middle of `put_aside`. Raises OSError."""
     for moving in place(store).glob(f"*{_MOVING}"):
-        if (moving / "cause.json").exists():
+        if _read(moving / "cause.json", Cause):
             _move(store, moving, ALL)
         else:  # nothing was moved yet
             shutil.rmtree(moving)

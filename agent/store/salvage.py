@@ -40,6 +40,7 @@ class Salvage:
 
     async def run(self) -> None:
         """Save what there is to save, for ever."""
+        said = ""
         while True:
             self._database.anew.clear()
             try:
@@ -50,9 +51,12 @@ class Salvage:
             except EpochOver:
                 continue  # from the start, into the new one
             except StoreError as error:
-                log.warning("saving what a damaged file holds waits: %s; %s", error, error.hint)
+                if said != str(error):
+                    said = str(error)
+                    log.warning("saving what a damaged file holds waits: %s; %s", said, error.hint)
                 await asyncio.sleep(RETRY_S)
             else:
+                said = ""
                 await self._database.anew.wait()
 
     async def reports(self) -> list[Report]:
@@ -74,7 +78,8 @@ class Salvage:
 
     async def _save(self, report: Report) -> None:
         name = report.name
-        log.warning("%s was put aside: %s; saving what it holds", name, report.cause)
+        if report.state == "waiting":
+            log.warning("%s was put aside: %s; saving what it holds", name, report.cause)
         own = self._database.epoch
         wreck = await apart(lambda: Wreck(self._file(name)))
         with wreck:

@@ -10,10 +10,10 @@ Recovery: every function runs inside one transaction of `Database.write`; there 
 import sqlite3
 import zlib
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Any
 
 from msgspec import Struct
-from msgspec.structs import astuple
 
 from agent.records import Range, RecordType, Stamp
 from agent.store import blobs
@@ -92,9 +92,11 @@ def hold(
 def append_all(connection: sqlite3.Connection, items: list[Item]) -> list[int]:
     """Append what several calls brought, in their order; the last seq of each."""
     counts: dict[str, tuple[int, int]] = {}
-    for item in items:
-        count, size = counts.get(item[0], (0, 0))
-        counts[item[0]] = count + len(item[2]), size + item_bytes(item)
+    for stream, _, records in items:
+        count, size = counts.get(stream, (0, 0))
+        for record in records:
+            size += len(record.body) + len(record.blob)
+        counts[stream] = count + len(records), size
     keys = {stream: stream_id(connection, stream) for stream in counts}
     after = {
         stream: take_seqs(connection, keys[stream], *new) - 1 for stream, new in counts.items()
@@ -104,9 +106,9 @@ def append_all(connection: sqlite3.Connection, items: list[Item]) -> list[int]:
         key, seq = keys[stream], after[stream]
         for record in records:
             seq += 1
-            body, blob = record.body, record.blob
-            number = blobs.insert(connection, blob)
-            rows.append(row(key, seq, record.type, stamp, body, number, len(blob)))
+            blob = record.blob
+            number = blobs.insert(connection, blob) if blob else blobs.NONE
+            rows.append(row(key, seq, record.type, stamp, record.body, number, len(blob)))
         after[stream] = seq
         lasts.append(seq)
     insert(connection, rows)
@@ -143,21 +145,41 @@ def row(
     stream: int, seq: int, kind: str, stamp: Stamp, body: bytes, blob: int, blob_bytes: int
 ) -> tuple[Any, ...]:
     """What `insert` takes: `blob` is a blob's number, or NONE."""
-    number, of = key(stream, seq), astuple(stamp)
-    crc = row_crc(number, kind, *of, blob, blob_bytes, body)
-    return (number, kind, *of, crc, blob, blob_bytes, body)
+    number, boot, mono_ns, wall_us = key(stream, seq), stamp.boot, stamp.mono_ns, stamp.wall_us
+    crc = row_crc(number, kind, boot, mono_ns, wall_us, blob, blob_bytes, body)
+    return (number, kind, boot, mono_ns, wall_us, crc, blob, blob_bytes, body)
 
 
-def row_crc(*columns: Any) -> int:
-    """The CRC-32 of a record's row: COLUMNS but for `crc`. The content of its blob has its own."""
-    rest = "|".join(map(str, columns[:-1]))
-    return zlib.crc32(columns[-1], zlib.crc32(rest.encode()))
+def row_crc(
+    number: int,
+    kind: str,
+    boot: str,
+    mono_ns: int,
+    wall_us: int,
+    blob: int,
+    blob_bytes: int,
+    body: bytes,
+) -> int:
+    """A record's row as one number: the CRC-32 of its body, begun with all other columns.
+
+    The content of its blob has its own. Raises TypeError for what is no such row.
+    """
+    rest = number ^ mono_ns ^ wall_us ^ blob * 3 ^ blob_bytes * 5
+    return zlib.crc32(body, (rest ^ rest >> 32 ^ _texts_crc(kind, boot)) & 0xFFFFFFFF)
+
+
+@lru_cache(64)
+def _texts_crc(kind: str, boot: str) -> int:
+    return zlib.crc32(f"{kind}|{boot}".encode())
 
 
 def is_whole(stored: tuple[Any, ...]) -> bool:
     """Whether a row of COLUMNS is what was written: on a damaged disk it may hold anything."""
-    *values, crc, blob, blob_bytes, body = stored
-    return isinstance(body, bytes) and crc == row_crc(*values, blob, blob_bytes, body)
+    number, kind, boot, mono_ns, wall_us, crc, blob, blob_bytes, body = stored
+    try:
+        return bool(crc == row_crc(number, kind, boot, mono_ns, wall_us, blob, blob_bytes, body))
+    except (TypeError, UnicodeEncodeError):
+        return False
 
 
 def parted(raw: bytes) -> str:

@@ -19,6 +19,7 @@ from agent.records import RecordType
 from agent.store.intake import New
 from agent.store.store import Store
 from tests.outside import DEADLINE_S
+from tests.store.faults import corrupt
 from tests.store.faults.child import LONG, Producer
 from tests.store.faults.disk import Disk, absent, needs_fuse, small
 from tests.store.faults.judge import Promises
@@ -134,3 +135,28 @@ async def test_on_a_full_disk_the_old_gives_way_where_that_is_the_rule(tmp_path:
             assert balance.dropped["evicted"] > 0
             assert balance.produced == 400 + 10 * accepted
             assert await store.ledger.faults() == []
+
+
+async def test_damage_that_is_found_on_a_full_disk(tmp_path: Path) -> None:
+    """It serves at once, on what the reserve gives; all is saved when there is room."""
+    one = [New(RecordType.SEGMENT, b"{}", bytes(9000))]
+    with small("tmpfs", tmp_path) as place:
+        settings = Settings(path=str(place / "s.db"))
+        async with Store(settings, Clock()) as store:
+            for _ in range(100):
+                await store.intake.append("a", one)
+            epoch = store.epoch
+        corrupt.flip(place / "s.db", 0)
+        fill(place / "ballast")
+        async with Store(settings, Clock()) as store:
+            assert store.epoch != epoch
+            saving = asyncio.create_task(store.salvage.run())
+            assert await store.ledger.faults() == []
+            (place / "ballast").unlink()
+            async with asyncio.timeout(DEADLINE_S):
+                while (await store.salvage.reports())[0].state != "done":
+                    await asyncio.sleep(0.05)
+            assert (await store.salvage.reports())[0].saved == 100
+            assert await store.ledger.faults() == []
+            saving.cancel()
+            await asyncio.gather(saving, return_exceptions=True)
