@@ -5,11 +5,12 @@ BIN := $(VENV)/bin
 CONFIG ?= config/default.yaml
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint bench clean
+.PHONY: help setup run test lint nightly bench clean
 
 help:
 	@echo "make run    install what is pinned and start the agent on $(CONFIG)"
 	@echo "make test   install what is pinned and run the tests"
+	@echo "make nightly  the long form of the store's tests"
 	@echo "make lint   ruff, mypy        make bench  the measurements        make setup  install only"
 
 define require
@@ -39,6 +40,11 @@ lint: $(VENV)/dev.installed
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+
+# The long form of the store's proof, an hour or so; each night another seed, which is printed.
+nightly: $(VENV)/dev.installed
+	@seed=$$(date +%s); echo "HOLDFAST_LONG=1 HOLDFAST_SEED=$$seed"; \
+	HOLDFAST_LONG=1 HOLDFAST_SEED=$$seed $(BIN)/python -m pytest -o faulthandler_timeout=0 tests/store
 
 bench: $(VENV)/dev.installed
 	@for b in memory hops store outage damage; do $(BIN)/python -m bench.$$b || exit 1; done

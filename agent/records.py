@@ -25,7 +25,8 @@ class RecordType(StrEnum):
 class Take(Struct, frozen=True):
     """One uninterrupted recording of a source: a file, or the time a live source ran.
 
-    `samples` is how far it has been accepted into the store.
+    `samples` is how far it has been accepted into the store; `durability` is the class of the
+    commit that did it last, `commit_s` what that took, in seconds.
     """
 
     id: int
@@ -33,6 +34,8 @@ class Take(Struct, frozen=True):
     name: str
     samples: int = 0
     ended: bool = False
+    durability: str = ""
+    commit_s: float = 0.0
 
 
 class Raw(Struct, frozen=True):

@@ -18,7 +18,7 @@ from msgspec import Struct
 
 from agent.store import schema
 
-WRITE_S = 600.0
+WRITE_S = 60.0
 PAGE_BYTES = 4096
 MAGIC = b"SQLite format 3\0"
 # Of SQLite's header (www.sqlite.org/fileformat.html): where, how many bytes, what may be there.

@@ -10,6 +10,7 @@ Recovery: sound is accepted once its raw record is committed. A crash before its
 """
 
 import sqlite3
+import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
@@ -83,11 +84,11 @@ class Spool:
     async def accept(self, take: Take, pcm: bytes, *, end: bool = False) -> Take:
         """Keep the next stretch of a take, at most 64 KiB of 16-bit PCM; returns after the commit.
 
-        The answer is the take as far as it is accepted now. Durability class: group. Raises
+        The answer is the take as far as it is accepted now, as durable as a `group` append. Raises
         StoreFull at the bound; then nothing was kept.
         """
         raw = Raw(take.id, take.name, take.samples, len(pcm) // 2, end)
-        stamp = self._clock.stamp()
+        stamp, begun = self._clock.stamp(), time.perf_counter()
         samples = raw.offset + raw.samples
 
         def operation(connection: sqlite3.Connection) -> None:
@@ -102,7 +103,8 @@ class Spool:
 
         grows = [raw_stream(take.source)] if pcm else []  # an end needs no room
         await self._database.write(operation, grows=grows)
-        return Take(take.id, take.source, take.name, samples, end)
+        took_s = time.perf_counter() - begun
+        return Take(take.id, take.source, take.name, samples, end, "group", took_s)
 
     async def end_absent(self, source: str, present: Collection[tuple[str, str]]) -> None:
         """End and forget the takes of this source but for those of the recordings `present`.

@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 
 from agent.cli.client import Client
+from agent.records import RecordType, Stamp
+from agent.store import streams
 from tests.cli.inbox import heard, inbox
 from tests.outside import DEADLINE_S, HOLDFAST, ROOT, Device, running, until
 
@@ -150,11 +152,13 @@ def test_a_dead_letter_of_a_running_agent_is_heard_again(tmp_path: Path) -> None
         body = json.dumps(
             {"take": 1, "name": "fan.flac", "offset": 999999, "samples": 8000, "end": False}
         ).encode()
-        db.execute(
-            "INSERT INTO records SELECT ?, 'holdfast.raw.v1', boot, 0, 0, crc32(?),"
-            " (SELECT max(id) >> 12 FROM chunks), 16000, ? FROM boots LIMIT 1",
-            (stream << 40 | produced + 1, body, body),
-        )
+        ((blob, boot),) = db.execute(
+            "SELECT max(chunks.id) >> 12, max(boot) FROM chunks, boots"
+        ).fetchall()
+        key, kind, size = streams.key(stream, produced + 1), RecordType.RAW, 16000
+        row = streams.row(stream, produced + 1, kind, Stamp(boot, 0, 0), body, blob, size)
+        assert row[0] == key
+        streams.insert(db, [row])
         db.execute(
             "UPDATE streams SET produced = produced + 1, held = held + 1, bytes = bytes + ?"
             " WHERE id = ?",

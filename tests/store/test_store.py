@@ -53,7 +53,8 @@ async def test_raw_audio_is_given_back_as_it_was_accepted(store: Store) -> None:
     assert [row[1].offset for row in rows] == [0, 12_800, 25_600, 38_400]
     assert [row[3] for row in rows] == [PCM, PCM, PCM, b""]
     assert rows[-1][1].end
-    assert (take.samples, take.ended) == (38_400, True)
+    assert (take.samples, take.ended, take.durability) == (38_400, True, "group")
+    assert take.commit_s > 0
 
 
 async def test_a_take_goes_on_where_it_was_after_the_store_was_closed(tmp_path: Path) -> None:

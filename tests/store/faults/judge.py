@@ -18,7 +18,7 @@ from agent.clock import Clock
 from agent.config import Store as Settings
 from agent.records import Raw, Segment
 from agent.store.store import Store
-from tests.store.faults.producer import STREAMS, VOLATILE, Body, digest, sound
+from tests.store.faults.producer import EVICTED, STREAMS, VOLATILE, Body, digest, sound
 
 Held = dict[str, dict[int, tuple[bytes, bytes]]]  # by stream and seq: body and blob
 
@@ -132,8 +132,10 @@ class Promises:
         return found
 
     def _may_be_dropped(self, stream: str, seq: int, drops: list[tuple]) -> bool:
-        """Whether this record was volatile, and is counted for a reason that there may be."""
+        """Whether this record could give way, or was volatile; and is counted for that reason."""
         reasons = [why for name, f, e, why in drops if name == stream and f <= seq <= e]
+        if reasons == ["evicted"]:
+            return stream == EVICTED
         if reasons == ["restart"]:
             return seq in self.unsafe[stream]
         return reasons in (["full"], ["error"]) and seq in self.volatile[stream]
@@ -141,7 +143,7 @@ class Promises:
     def _torn(self, held: Held) -> list[str]:
         """Calls of which a part is there, and the rest was not acknowledged."""
         found = []
-        for stream in set(held) & {*STREAMS, VOLATILE}:
+        for stream in set(held) & {*STREAMS, VOLATILE} - {EVICTED}:
             for seq, (body, _) in held[stream].items():
                 call = msgspec.json.decode(body, type=Body)
                 whole = set(range(seq - call.place, seq - call.place + call.of))

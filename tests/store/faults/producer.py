@@ -1,9 +1,10 @@
 """A process that fills a store, at random by seed, and says what it was promised, until killed.
 
     python -m tests.store.faults.producer FOLDER SEED
-        [--synchronous NORMAL] [--kill POINT:TIMES] [--offline FILE]
+        [--synchronous NORMAL] [--kill POINT:TIMES] [--offline FILE] [--evict]
 
-It holds a few megabytes and drains them; while FILE exists there is no cloud, and it grows.
+It holds a few megabytes and drains them; while FILE exists there is no cloud, and it grows. With
+--evict the oldest of one stream gives way to what is new.
 
 One line a fact, said after the call returned (`acking`, `releasing`: before it, what may go):
 
@@ -45,9 +46,11 @@ from agent.store.intake import Durability, New, Receipt
 from agent.store.store import Store
 from tests.store.faults import tripwire
 
-STREAMS = ["a", "b"]
+EVICTED = "e"
+STREAMS = ["a", "b", EVICTED]
 VOLATILE = "v"
 RULES = [StreamRule(match=VOLATILE, durability="volatile")]
+BOUND = StreamRule(match=EVICTED, bytes_max=65_536)
 SOURCES = ["mic", "file"]
 HELD_BYTES_MAX = 4 << 20  # with a cloud, appends wait for it
 T = TypeVar("T")
@@ -224,7 +227,12 @@ async def drain(store: Store, cloud: Cloud, chance: random.Random) -> None:
 
 
 async def main(given: argparse.Namespace) -> None:
-    settings = Settings(path=str(given.folder / "s.db"), streams=RULES, volatile_s=0.1)
+    settings = Settings(
+        path=str(given.folder / "s.db"),
+        streams=[*RULES, BOUND] if given.evict else RULES,
+        when_full="evict" if given.evict else "refuse",
+        volatile_s=0.1,
+    )
     store = Store(settings, Clock())
     store._database._file._opening.synchronous = given.synchronous
     cloud = Cloud(store, given.offline)
@@ -253,6 +261,7 @@ if __name__ == "__main__":
     parser.add_argument("folder", type=Path)
     parser.add_argument("seed")
     parser.add_argument("--synchronous", default="FULL")
+    parser.add_argument("--evict", action="store_true")
     parser.add_argument("--kill", default="")
     parser.add_argument("--offline", type=Path, default=Path("/nonexistent"))
     given = parser.parse_args()

@@ -36,7 +36,9 @@ def test_killed_at_a_commit_point(tmp_path: Path, point: str) -> None:
     for life in range(20 if LONG else 3):
         times = chance.randint(1, 10) if life == 0 else chance.randint(10, 400)
         seed = f"{SEED}.{point}.{life}"
-        with Producer(tmp_path, tmp_path / "said", seed, "--kill", f"{point}:{times}") as child:
+        with Producer(
+            tmp_path, tmp_path / "said", seed, "--evict", "--kill", f"{point}:{times}"
+        ) as child:
             child.killed_itself()
         promises.learn(child.lines())
         assert promises.faults(tmp_path) == [], f"seed {SEED}, life {life}, {point}:{times}"
@@ -121,7 +123,7 @@ def test_killed_inside_a_commit(tmp_path: Path, point: str) -> None:
         folder, seed = tmp_path / str(life), f"{SEED}.{point}.{life}".replace(" ", "-")
         with (
             Disk(folder, content) as disk,
-            Producer(disk.mount, tmp_path / "said", seed) as child,
+            Producer(disk.mount, tmp_path / "said", seed, "--evict") as child,
         ):
             child.heard(5, "appended")
             spare = chance.randint(0, 30) if operation == "write" else chance.randint(0, 2)
@@ -137,7 +139,7 @@ def test_killed_at_random_moments(tmp_path: Path) -> None:
     for moment in range(MOMENTS):
         if moment % LIVES == 0:
             promises, folder = Promises(), tmp_path / f"from-{moment}"
-        with Producer(folder, tmp_path / "said", f"{SEED}.{moment}") as child:
+        with Producer(folder, tmp_path / "said", f"{SEED}.{moment}", "--evict") as child:
             if chance.random() < 0.8:
                 child.heard(chance.randint(1, 150))
             time.sleep(chance.uniform(0, 0.05))  # a moment of its own, nothing is waited for
