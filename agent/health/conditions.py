@@ -28,7 +28,8 @@ class Condition(Struct, frozen=True):
 
 
 class Conditions:
-    """All that hold now, by (name, subject). Bounded: both come from code and config."""
+    """All that hold now, by (name, subject). Bounded: both come from code, config and what is bounded
+    itself (streams, files that lie aside)."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
