@@ -147,8 +147,9 @@ class StreamRule(Part, frozen=True, kw_only=True):
 
 
 class Store(Part, frozen=True):
-    """The one SQLite file. What is held in it never takes more than `bytes_max`; up to three damaged
-    files may lie beside it.
+    """The one SQLite file. What is held in it never takes more than `bytes_max`.
+
+    Up to three files that were damaged may lie beside it.
 
     `when_full` says what gives way at a bound: `refuse` the new (files wait, live sound is counted
     as dropped), or `evict` the old, from `evict_at` of `bytes_max` on. Both stand in the ledger.

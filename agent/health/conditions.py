@@ -28,8 +28,10 @@ class Condition(Struct, frozen=True):
 
 
 class Conditions:
-    """All that hold now, by (name, subject). Bounded: both come from code, config and what is bounded
-    itself (streams, files that lie aside)."""
+    """All that hold now, by (name, subject).
+
+    Bounded: both come from code, config, and what is bounded itself (streams, files put aside).
+    """
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
