@@ -16,12 +16,12 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from agent.errors import EpochOver, StoreError
+from agent.errors import EpochOver, StoreError, StoreFull
 from agent.records import Range, Stamp
 from agent.store import blobs, quarantine, streams, volatile
 from agent.store.database import Database
 from agent.store.quarantine import Report
-from agent.store.wreck import Former, Slice, Wreck
+from agent.store.wreck import SLICE_ROWS, Former, Slice, Wreck
 from agent.threads import apart
 
 log = logging.getLogger("store")
@@ -116,11 +116,25 @@ class Salvage:
         self, own: str, file: str, name: tuple[str, str], former: Former, wreck: Wreck
     ) -> bool:
         """The next records of a stream; False when there were no more."""
+        try:
+            return await self._save_rows(own, file, name, former, wreck, SLICE_ROWS)
+        except StoreFull:  # at a bound there may be room for one at least
+            return await self._save_rows(own, file, name, former, wreck, 1)
+
+    async def _save_rows(
+        self,
+        own: str,
+        file: str,
+        name: tuple[str, str],
+        former: Former,
+        wreck: Wreck,
+        rows_max: int,
+    ) -> bool:
         key, after = await self._database.read(lambda c: _place(c, name))
         if after is None:
             return False
         if wreck.readable:
-            piece = await apart(lambda: wreck.slice(former.id, after, former.produced))
+            piece = await apart(lambda: wreck.slice(former.id, after, former.produced, rows_max))
         else:
             piece = Slice(former.produced, [], [])
 

@@ -104,6 +104,7 @@ class Walk:
         self._stream = 0  # the stream's row
         self._epoch = ""
         self._key = 0
+        self._stuck_at, self._leap = -1, 0  # where the last reading failed, and how far it went on
         self._blob: _Blob | None = None
 
     def slice(self, connection: sqlite3.Connection, checked_max: int) -> None:
@@ -124,8 +125,10 @@ class Walk:
                 break
 
     def skip(self) -> None:
-        """Leave out the rest of a record that cannot be read."""
-        self._blob = None
+        """Leave out the rest of a record that cannot be read; then a stretch, longer each time."""
+        self._leap = self._leap * 2 or 1 if self._key == self._stuck_at else 0
+        self._key += self._leap
+        self._blob, self._stuck_at = None, self._key
 
     def _look(self, connection: sqlite3.Connection) -> _Look:
         if self._blob is None:

@@ -132,18 +132,18 @@ class Wreck:
             )
         return [Drop(*row) for row in rows]
 
-    def slice(self, stream: int, after: int, last: int) -> Slice:
+    def slice(self, stream: int, after: int, last: int, rows_max: int = SLICE_ROWS) -> Slice:
         """The next records of a stream above `after`, up to `last`.
 
         Raises StoreDamaged where the wreck was closed meanwhile.
         """
         with self._lock:
-            found = self._slice(stream, after, last)
+            found = self._slice(stream, after, last, rows_max)
         if self._over:  # what was asked last was broken off, and looks like a hole
             raise StoreDamaged(f"{self.path} was closed")
         return found
 
-    def _slice(self, stream: int, after: int, last: int) -> Slice:
+    def _slice(self, stream: int, after: int, last: int, rows_max: int) -> Slice:
         saved: list[Saved] = []
         holes: list[Range] = []
         size, at = 0, after
@@ -156,7 +156,7 @@ class Wreck:
                 saved.append(one)
                 size += len(one.body) + len(one.blob)
             at = seq
-            if size >= SLICE_BYTES or len(saved) + len(holes) >= SLICE_ROWS:
+            if size >= SLICE_BYTES or len(saved) + len(holes) >= rows_max:
                 return Slice(at, saved, holes)
         return Slice(last, saved, holes)
 
