@@ -75,17 +75,26 @@ class App:
             "audio", settings.domains.audio, model, self.clock, self._domain_changed
         )
         self.speech = Speech(self.domain)
-        self.broker = EmbeddedBroker() if settings.link.broker_url is None else None
+        self._make_link(settings.link)
+        self.sources: list[Source] = []
+        self.listeners: list[Listener] = []
+        for source in settings.audio.sources:
+            self._add(source)
+        self._make_doors(settings)
+
+    def _make_link(self, settings: config.Link) -> None:
+        """The way to the cloud; without a broker of the site's, one of our own."""
+        self.broker = EmbeddedBroker() if settings.broker_url is None else None
         self.uplink = Uplink(
-            settings.link,
+            settings,
             self.device,
             self.store.outbox,
             self.conditions,
             self.clock,
         )
         self.link = Link(
-            settings.link,
-            settings.link.broker_url or (self.broker.url if self.broker else ""),
+            settings,
+            settings.broker_url or (self.broker.url if self.broker else ""),
             self.device,
             lambda: self.store.epoch,
             self.uplink,
@@ -95,10 +104,9 @@ class App:
             random.Random(),
             self.version,
         )
-        self.sources: list[Source] = []
-        self.listeners: list[Listener] = []
-        for source in settings.audio.sources:
-            self._add(source)
+
+    def _make_doors(self, settings: Config) -> None:
+        """What looks after the parts, and who may look at them."""
         self.storage = Storage(
             self.store.ledger.balances, self.store.salvage.reports, self.conditions, self.clock
         )
