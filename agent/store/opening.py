@@ -67,7 +67,7 @@ class Opening:
             remedy = REMEDIES.get(error.errno or 0, "check the disk")
             raise kind(f"{self.path}: {error.strerror}", remedy) from error
         connection = sqlite3.connect(self.path, isolation_level=None, timeout=BUSY_TIMEOUT_S)
-        connection.text_factory = streams.parted
+        connection.text_factory = streams.text
         try:
             self._announce(connection, known)
             self._prepare(connection)

@@ -25,7 +25,6 @@ from agent.store.wreck import SLICE_ROWS, Former, Slice, Wreck
 from agent.threads import apart
 
 log = logging.getLogger("store")
-CORRUPTION = "corruption"
 RETRY_S = 5.0
 
 
@@ -92,10 +91,11 @@ class Salvage:
                 while await self._save_slice(own, name, whole_name, former, wreck):
                     self._kept()
         await self._write(own, lambda c: _state(c, name, "done"))
-        done = next(one for one in await self.reports() if one.name == name)
-        with suppress(OSError):  # then it is read again, should this file be damaged too
-            quarantine.done(self._store, done)
-        log.warning("%s: %d records saved, %d lost", name, done.saved, done.lost)
+        for done in await self.reports():
+            if done.name == name:  # else somebody has removed it meanwhile
+                with suppress(OSError):  # then it is read again, should this file be damaged too
+                    quarantine.done(self._store, done)
+                log.warning("%s: %d records saved, %d lost", name, done.saved, done.lost)
 
     async def _write(
         self,
@@ -217,7 +217,7 @@ def _keep(connection: sqlite3.Connection, file: str, key: int, piece: Slice) -> 
             span = Range(span.first, min(span.last, span.first + room - lost - 1))
             if span.last < span.first:  # a table of drops that was damaged too names fewer
                 break
-            streams.note_drop(connection, key, span, CORRUPTION)
+            streams.note_drop(connection, key, span, streams.CORRUPTION)
             lost += span.last - span.first + 1
     _balance(connection, key, len(rows), lost)
     connection.execute(
@@ -265,7 +265,7 @@ def _finish(connection: sqlite3.Connection, file: str, key: int) -> None:
         "SELECT quarantined FROM streams WHERE id = ?", (key,)
     ).fetchone()
     if missing:
-        streams.count_drop(connection, key, missing, CORRUPTION)
+        streams.count_drop(connection, key, missing, streams.CORRUPTION)
         _balance(connection, key, 0, missing)
         connection.execute("UPDATE salvages SET lost = lost + ? WHERE name = ?", (missing, file))
     connection.execute("UPDATE streams SET sendable = NULL WHERE id = ?", (key,))

@@ -48,7 +48,7 @@ class Still:
             connection = sqlite3.connect(where, uri=True, isolation_level=None)
         except sqlite3.Error as error:
             raise self._typed(error) from error
-        connection.text_factory = streams.parted
+        connection.text_factory = streams.text
         try:
             version, known = schema.check(connection), len(schema.steps())
             if version < known:

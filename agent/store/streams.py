@@ -182,7 +182,7 @@ def is_whole(stored: tuple[Any, ...]) -> bool:
         return False
 
 
-def parted(raw: bytes) -> str:
+def text(raw: bytes) -> str:
     """SQLite's text as text, whatever its bytes are: a damaged one must not fail every read."""
     return raw.decode("utf-8", "replace")
 

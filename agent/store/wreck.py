@@ -267,7 +267,7 @@ class Wreck:
         if not self.path.exists():
             return None
         connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
-        connection.text_factory = streams.parted
+        connection.text_factory = streams.text
         try:
             connection.set_progress_handler(lambda: self._over, PROGRESS_STEPS)
             connection.execute("PRAGMA cell_size_check = ON")

@@ -492,3 +492,16 @@ async def test_two_leaves_are_damaged(tmp_path: Path) -> None:
                 assert min(counts) >= 0, f"{said}: {balance}"
                 assert balance.balanced, f"{said}: {balance}"
             assert {key for key in got if key in whole}
+
+
+async def test_what_is_removed_while_it_is_read_ends_nothing(tmp_path: Path) -> None:
+    await used(tmp_path, random.Random(SEED))
+    corrupt.header(tmp_path / "s.db", random.Random(SEED))
+    async with made(tmp_path) as store:
+        shutil.rmtree(tmp_path / "s.db.quarantine")
+        saving = asyncio.create_task(store.salvage.run())
+        await drained(store)
+        await store.intake.append("a.segments", [record(random.Random(SEED))])
+        assert not saving.done()
+        saving.cancel()
+        await asyncio.gather(saving, return_exceptions=True)
