@@ -23,12 +23,14 @@ Number = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 class StreamAck(Struct, frozen=True, omit_defaults=True):
     """Of one stream: every seq up to `mark`, and the ranges above it, are stored with their blobs.
 
-    `parts` says of blobs that are begun how many bytes from their start are there.
+    `parts` says of blobs that are begun how many bytes from their start are there. `refused` are
+    ranges that came and cannot be stored: the device keeps them as dead letters.
     """
 
     mark: Number = 0
     ranges: list[Range] = []
     parts: dict[Number, Number] = {}
+    refused: list[Range] = []
 
 
 class Ack(Struct, frozen=True):
@@ -57,7 +59,8 @@ def decode(payload: bytes) -> Ack:
 
 
 def _check(name: str, stream: StreamAck) -> None:
-    if len(stream.ranges) > RANGES_MAX or len(stream.parts) > PARTS_MAX:
+    lists = max(len(stream.ranges), len(stream.refused))
+    if lists > RANGES_MAX or len(stream.parts) > PARTS_MAX:
         raise ProtocolError(f"the ack of {name} lists too much", "fewer ranges, a higher mark")
-    if any(not 1 <= r.first <= r.last < 2**63 for r in stream.ranges):
+    if any(not 1 <= r.first <= r.last < 2**63 for r in [*stream.ranges, *stream.refused]):
         raise ProtocolError(f"the ack of {name} has a range that is none")

@@ -18,10 +18,12 @@ _STEP_BYTES = 1 << 20
 
 
 class Header(Struct, frozen=True, kw_only=True):
-    """Identity of a batch; `dropped` lists the ranges that will never come, up to `last`.
+    """Identity of a batch; `dropped` lists the ranges that will not come, up to `last`.
 
     `first` and `last` are the seqs of its first and last record; without any (count 0), the first
     and last that were dropped. `digest` is the sha256 of the content as it is before compression.
+    `live`: these records are fresh, and others of this stream that are older may still wait. A
+    range dropped as `dead` is held by the device, as dead letters, and may come some day.
     """
 
     device: str
@@ -32,6 +34,7 @@ class Header(Struct, frozen=True, kw_only=True):
     count: int
     digest: str
     dropped: list[Drop] = []
+    live: bool = False
     content: str = "application/cloudevents-batch+json"
     encoding: str = "zstd"
 
@@ -59,7 +62,13 @@ class Event(Struct, frozen=True, kw_only=True):
 
 
 def encode(
-    device: str, epoch: str, stream: str, records: Sequence[Record], dropped: list[Drop]
+    device: str,
+    epoch: str,
+    stream: str,
+    records: Sequence[Record],
+    dropped: list[Drop],
+    *,
+    live: bool = False,
 ) -> bytes:
     """Records of one stream, in seq order, as a payload; without any, the dropped ranges alone."""
     content = msgspec.json.encode([_event(device, epoch, record) for record in records])
@@ -72,6 +81,7 @@ def encode(
         count=len(records),
         digest=hashlib.sha256(content).hexdigest(),
         dropped=dropped,
+        live=live,
     )
     return envelope.seal(header, zstandard.ZstdCompressor(level=ZSTD_LEVEL).compress(content))
 

@@ -156,15 +156,8 @@ class Uplink:
             data = await self._outbox.blob(record, start, size)
             if not data:  # acknowledged and purged meanwhile
                 break
-            header = blob.Header(
-                device=self._device,
-                epoch=name[0],
-                stream=name[1],
-                seq=record.seq,
-                start=start,
-                size=record.blob_bytes,
-            )
-            pubacks.append(await connection.publish(topic, blob.encode(header, data)))
+            piece = blob.encode(self._device, *name, record.seq, start, record.blob_bytes, data)
+            pubacks.append(await connection.publish(topic, piece))
             start = max(start + len(data), self._parts.get((name, record.seq), 0))
         return pubacks
 

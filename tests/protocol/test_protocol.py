@@ -48,8 +48,23 @@ def test_an_envelope_explains_itself_to_any_reader() -> None:
 
 
 def test_a_piece_of_a_blob_comes_back() -> None:
-    header = blob.Header(device="d", epoch="e", stream="s", seq=1, start=10, size=14)
-    assert blob.decode(blob.encode(header, b"\x00data")) == (header, b"\x00data")
+    header, data = blob.decode(blob.encode("d", "e", "s", 1, 10, 15, b"\x00data"))
+    assert (header.stream, header.seq, header.start, header.size) == ("s", 1, 10, 15)
+    assert data == b"\x00data"
+
+
+@pytest.mark.parametrize(
+    ("start", "size", "data"), [(10, 14, b"12345"), (-1, 9, b"1"), (0, 9, b"")]
+)
+def test_a_piece_beyond_its_blob_is_refused(start: int, size: int, data: bytes) -> None:
+    with pytest.raises(ProtocolError, match="lie within"):
+        blob.decode(blob.encode("d", "e", "s", 1, start, size, data))
+
+
+def test_a_flipped_byte_in_a_piece_is_seen() -> None:
+    payload = blob.encode("d", "e", "s", 1, 0, 4, b"data")
+    with pytest.raises(ProtocolError, match="not what its header says"):
+        blob.decode(payload[:-1] + b"b")
 
 
 @given(st.binary(max_size=200))
