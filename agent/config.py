@@ -197,6 +197,9 @@ class Link(Part, frozen=True, kw_only=True):
     `unacked_bytes_max` may be out without an ack, and up to `in_flight_max` messages. What is not
     acknowledged in `tries_max` tries is sent alone, and then kept as a dead letter.
 
+    Blobs go in pieces over `mqtt`, or are `put` by HTTP where the cloud grants it, a URL for each;
+    what it does not grant, or what fails so, goes in pieces.
+
     Records younger than `live_s` go before all that is older. A batch waits up to `batch_s` for
     more of its stream. Without an entry of `hours` for it, `rate_bytes_per_s_max` bounds what is
     sent in a second, and `quota_bytes_per_day` what is sent in a day; its last tenth is for live
@@ -224,6 +227,7 @@ class Link(Part, frozen=True, kw_only=True):
     tries_max: Annotated[int, Meta(ge=2, le=100)] = 5
     unacked_bytes_max: Annotated[int, Meta(ge=65_536)] = 8 * 1024**2
     in_flight_max: Annotated[int, Meta(ge=1, le=1000)] = 20
+    blobs_by: Literal["mqtt", "put"] = "mqtt"
     live_s: Seconds = 30.0
     batch_s: Seconds = 0.1
     batch_records_max: Annotated[int, Meta(ge=1, le=10_000)] = 500

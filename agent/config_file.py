@@ -120,6 +120,9 @@ def _contradictions(link: Link) -> Iterator[Mistake]:
             "the embedded broker has no ingest behind it that could acknowledge",
             "name a broker in link.broker_url, or set ack_from: broker to try things out",
         )
+    if link.blobs_by == "put" and link.broker_url is None:
+        wrong = "the embedded broker has no cloud behind it that could grant it"
+        yield ["link", "blobs_by"], wrong, "name a broker in link.broker_url, or leave it at mqtt"
     if link.password_file is not None and link.username is None:
         wrong = "has no effect without link.username"
         yield ["link", "password_file"], wrong, "set link.username too"

@@ -155,7 +155,8 @@ class Device:
     def ledger(self, stream: str) -> dict[str, Any]:
         """One stream's balance, zeros before its first record."""
         nothing = {"produced": 0, "delivered": 0, "held": 0, "dropped": {}}
-        return self.status()["ledger"].get(stream, nothing)
+        found: dict[str, Any] = self.status()["ledger"].get(stream, nothing)
+        return found
 
     def kill(self) -> None:
         """kill -9."""

@@ -226,6 +226,13 @@ MISTAKES = {
         "the embedded broker has no ingest behind it",
         "link.broker_url",
     ),
+    "a grant from the embedded broker": (
+        "link: {ack_from: broker, blobs_by: put}\n",
+        1,
+        "link.blobs_by",
+        "the embedded broker has no cloud behind it",
+        "link.broker_url",
+    ),
     "a password for nobody": (
         f"{LINK}  broker_url: mqtt://b\n  password_file: x\n",
         4,

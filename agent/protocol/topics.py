@@ -9,6 +9,8 @@ class Topics:
         self.presence = f"{self.root}/presence"
         self.heartbeat = f"{self.root}/heartbeat"
         self.ack = f"{self.root}/ack"
+        self.ask = f"{self.root}/blob-ask"
+        self.grant = f"{self.root}/blob-grant"
 
     def up(self, stream: str) -> str:
         """Where the batches of a stream go."""

@@ -1,0 +1,139 @@
+"""One device's messages, each as the code encodes it and as a reader of it sees it."""
+
+import base64
+import hashlib
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from agent.protocol import ack, batch, blob, envelope, grants
+from agent.protocol.ack import Ack, StreamAck
+from agent.protocol.grants import Ask, Grant
+from agent.protocol.presence import Heartbeat, Presence
+from agent.records import Balance, Drop, Range, Record, RecordType, Segment, Stamp
+
+DEVICE, STREAM = "press-12", "mic.segments"
+EPOCH = "6f1f8a52c3d94e0b"
+BOOT = "0d7a2f6e-6b0c-4c0e-9a37-3f1d3a4f6a11"
+FLAC = b"fLaC, and then sound"
+SHA256 = hashlib.sha256(FLAC).hexdigest()
+
+
+class Example(Struct, frozen=True):
+    """A message: its bytes `wire`, the envelope's header and the content, as JSON has them."""
+
+    name: str
+    wire: bytes
+    payload: Any
+    headers: dict[str, Any] | None = None
+
+
+def examples() -> dict[str, list[Example]]:
+    """By the name of the message in the AsyncAPI document."""
+    return {
+        "presence": [_json(name, _presence(online)) for name, online in _LIVES],
+        "heartbeat": [_json("with a note", _heartbeat())],
+        "batch": [
+            _batch("live", [_record()], [Drop(38, 40, "evicted")], live=True),
+            _batch(
+                "told ranges alone", [], [Drop(1, 4, "expired"), Drop(9, 9, "dead")], live=False
+            ),
+        ],
+        "piece": [_piece()],
+        "ack": [_json("with ranges", _ack())],
+        "ask": [_json("of one blob", _ask())],
+        "grant": [_json(name, grant) for name, grant in _grants()],
+    }
+
+
+_LIVES = [("birth", True), ("last will", False)]
+
+
+def _json(name: str, message: Struct) -> Example:
+    wire = msgspec.json.encode(message)
+    return Example(name, wire, msgspec.json.decode(wire))
+
+
+def _presence(online: bool) -> Presence:
+    return Presence(device=DEVICE, online=online, epoch=EPOCH, version="0.1.0", ack_from="ingest")
+
+
+def _heartbeat() -> Heartbeat:
+    condition = {
+        "name": "clock_untrusted",
+        "subject": "clock",
+        "severity": "note",
+        "cause": "the kernel says that its clock is not synchronised; times are labels",
+        "remedy": "set up chrony (with rtcsync) or systemd-timesyncd",
+        "since_us": 1_767_225_600_000_000,
+        "age_s": 60.5,
+    }
+    return Heartbeat(
+        device=DEVICE,
+        epoch=EPOCH,
+        uptime_s=3600.5,
+        status="healthy",
+        conditions=[condition],
+        ledger={EPOCH: {STREAM: Balance(41, 30, 8, {"evicted": 3})}},
+    )
+
+
+def _record() -> Record:
+    body = Segment(
+        id="mic/3/16000",
+        source="mic",
+        take=3,
+        name="live",
+        start=16_000,
+        samples=24_000,
+        speech=0.93,
+        heard_us=1_767_225_600_000_000,
+        model="speech-1",
+        ep="CPUExecutionProvider",
+        sha256=SHA256,
+        size_bytes=len(FLAC),
+    )
+    stamp = Stamp(BOOT, 123_456_789_000, 1_767_225_602_500_000)
+    encoded = msgspec.json.encode(body)
+    return Record(STREAM, 41, RecordType.SEGMENT, stamp, encoded, len(FLAC), timebound=True)
+
+
+def _batch(name: str, records: list[Record], dropped: list[Drop], *, live: bool) -> Example:
+    wire = batch.encode(DEVICE, EPOCH, STREAM, records, dropped, live=live)
+    header, events = batch.decode(wire)
+    return Example(name, wire, _builtins(events), _builtins(header))
+
+
+def _piece() -> Example:
+    wire = blob.encode(DEVICE, EPOCH, STREAM, 41, 6, len(FLAC), FLAC[6:])
+    header, content = envelope.unseal(wire, blob.Header)
+    return Example(
+        "the rest of a blob", wire, base64.b64encode(content).decode(), _builtins(header)
+    )
+
+
+def _ack() -> Ack:
+    stream = StreamAck(30, [Range(35, 36), Range(38, 40)], {41: 6}, [Range(37, 37)])
+    return ack.decode(ack.encode(Ack({EPOCH: {STREAM: stream}})))
+
+
+def _ask() -> Ask:
+    return Ask(epoch=EPOCH, stream=STREAM, seq=41, size=len(FLAC), sha256=SHA256)
+
+
+def _grants() -> list[tuple[str, Grant]]:
+    names: dict[str, Any] = {"epoch": EPOCH, "stream": STREAM, "seq": 41, "sha256": SHA256}
+    url = f"https://s3.example/blobs/{DEVICE}/{EPOCH}/{STREAM}/41?X-Amz-Algorithm=AWS4-HMAC-SHA256"
+    checksum = base64.b64encode(bytes.fromhex(SHA256)).decode()
+    granted = Grant(**names, url=url, headers={"x-amz-checksum-sha256": checksum}, expires_s=900)
+    said = [
+        ("a place", granted),
+        ("it is there", Grant(**names, stored=True)),
+        ("in pieces, please", Grant(**names, refused="no object store is configured")),
+    ]
+    return [(name, grants.decode_grant(grants.encode(grant))) for name, grant in said]
+
+
+def _builtins(value: Any) -> Any:
+    return msgspec.json.decode(msgspec.json.encode(value))
