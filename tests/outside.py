@@ -150,7 +150,8 @@ class Device:
 
     def status(self) -> dict[str, Any]:
         """The document behind `holdfast status --json`."""
-        return Client(self.socket).get("/api/v1/status")
+        found: dict[str, Any] = Client(self.socket).get("/api/v1/status")
+        return found
 
     def ledger(self, stream: str) -> dict[str, Any]:
         """One stream's balance, zeros before its first record."""

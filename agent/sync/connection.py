@@ -1,157 +1,90 @@
 """One life of one MQTT connection, with paho driven by the event loop.
 
 It begins with a CONNECT that the broker accepted and ends once, for one reason; the next connection
-is a new object, so nothing is left over from the last one.
+is a new object, so nothing is left over from the last one. All that is done up to CONNECT is in
+call.py, what is in flight in flight.py, whether the broker is still there in keepalive.py, what it
+grants in terms.py.
 """
 
 import asyncio
 import contextlib
-import logging
 import ssl
-import time
-from collections import deque
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Self
-from urllib.parse import urlsplit
 
 import paho.mqtt.client as mqtt
-from msgspec import Struct
-from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
-from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.enums import MQTTErrorCode
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
+from agent.clock import Clock
 from agent.config import Link as Settings
 from agent.errors import LinkError
+from agent.sync import reasons, tls
+from agent.sync.call import INCOMING_BYTES_MAX, QOS, Call, Will, place
+from agent.sync.faults import PATIENCE, TooLarge, Unspoken
+from agent.sync.flight import Flight, settle
+from agent.sync.keepalive import KeepAlive, Verdict
+from agent.sync.terms import Terms, agreed
 from agent.threads import apart
 
-log = logging.getLogger("link")
-QOS = 1
-MISC_S = 1.0  # how often paho looks at its keep-alive
-RECEIVE_MAXIMUM = 100
-PACKET_ROOM = 1024  # of a packet for all but its payload
-INCOMING_BYTES_MAX = 1 << 20  # of a packet from the broker: an ack is far smaller
-OVERDUE = 10  # times `ack_timeout_s`: one message without an answer, though others had theirs
-PAYLOAD_BYTES_MIN = 8192
-
-
-class Will(Struct, frozen=True):
-    """What the broker publishes, retained, when the device goes without a word."""
-
-    topic: str
-    payload: bytes
-
-
-class TooLarge(LinkError):
-    """A message above the broker's limit or ours; it was not sent, the connection goes on."""
-
-
-class Unspoken(LinkError):
-    """No answer to CONNECT, as of a broker that does not know the protocol version, or is ill."""
-
-
-class Refused(Unspoken):
-    """The broker said that it does not speak this protocol version: another one may serve."""
-
-
-class Sent(Struct):
-    """A message that the broker has not answered yet."""
-
-    answer: asyncio.Future[None]
-    topic: str
-    at: float  # monotonic
+__all__ = ["Call", "Connection", "TooLarge", "Will"]
+LOOK_S_MAX = 1.0  # how often the keep-alive and what is in flight are looked at
 
 
 class Connection:
-    """Open with `async with`; `ended` resolves with the reason when it is over."""
+    """Open with `async with`; `ended` resolves with the reason when it is over.
+
+    Then `remedy` says what to do, and `code` what the broker's DISCONNECT said, if it sent one.
+    `terms` are the broker's, from its CONNACK on.
+    """
 
     def __init__(
         self,
         settings: Settings,
-        url: str,
-        client_id: str,
-        version: MQTTProtocolVersion,
-        will: Will,
+        clock: Clock,
+        call: Call,
         on_message: Callable[[str, bytes], None],
         on_answer: Callable[[str, ReasonCode], None],
     ) -> None:
-        """`on_answer` hears of each message its topic and the broker's word (MQTT 5 alone tells).
-
-        Raises LinkError when a file that the settings name cannot be used.
-        """
+        """`on_answer` hears of each message its topic and the broker's word, which MQTT 5 tells."""
         self._settings = settings
-        self._url = urlsplit(url)
+        self._clock = clock
+        self._call = call
         self._loop = asyncio.get_running_loop()
         self.ended: asyncio.Future[str] = self._loop.create_future()
-        self.payload_bytes_max = settings.payload_bytes_max
+        self.remedy = PATIENCE
+        self.code: int | None = None
+        self.terms = Terms(0, settings.payload_bytes_max, settings.keepalive_s)
+        self.keepalive = KeepAlive(settings.keepalive_s, clock.monotonic())
         self._accepted: asyncio.Future[None] = self._loop.create_future()
-        self._sent: dict[int, Sent] = {}  # by packet id, the oldest first
-        self._answered_at = 0.0
-        self._misc: asyncio.TimerHandle | None = None
-        self._free = settings.in_flight_max
-        self._queue: deque[asyncio.Future[None]] = deque()
+        self._flight = Flight(clock)
+        self._looking: asyncio.TimerHandle | None = None
         self._on_message = on_message
         self._on_answer = on_answer
-        try:
-            self._client = self._made(client_id, version, will)
-        except OSError as error:  # ssl's errors are among them
-            raise LinkError(
-                f"{error.filename or settings.ca_file}: {error.strerror or error}",
-                "check link.password_file and link.ca_file",
-            ) from error
-        except UnicodeDecodeError as error:
-            raise LinkError(
-                f"{settings.password_file}: not text in UTF-8", "write the password anew as UTF-8"
-            ) from error
 
-    def _made(self, client_id: str, version: MQTTProtocolVersion, will: Will) -> mqtt.Client:
-        client = mqtt.Client(
-            CallbackAPIVersion.VERSION2,
-            client_id=client_id,
-            clean_session=None if version == MQTTProtocolVersion.MQTTv5 else True,
-            protocol=version,
-        )
-        client.max_inflight_messages_set(self._settings.in_flight_max)
-        client.will_set(will.topic, will.payload, QOS, retain=True)
-        if self._settings.username is not None:
-            client.username_pw_set(self._settings.username, _password(self._settings))
-        if self._url.scheme == "mqtts":
-            client.tls_set_context(ssl.create_default_context(cafile=self._settings.ca_file))
-        client.connect_timeout = self._settings.connect_timeout_s
-        return client
+    @property
+    def payload_bytes_max(self) -> int:
+        """The narrower of our limit and the broker's."""
+        return self.terms.payload_bytes_max
 
     async def __aenter__(self) -> Self:
         """Connect; raises LinkError, Unspoken where another protocol version might serve."""
-        settings = self._settings
-        port = self._url.port or (8883 if self._url.scheme == "mqtts" else 1883)
-        properties = None
-        if self._client.protocol == MQTTProtocolVersion.MQTTv5:
-            properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
-            properties.ReceiveMaximum = RECEIVE_MAXIMUM
-            properties.MaximumPacketSize = INCOMING_BYTES_MAX
-        try:
-            await apart(
-                lambda: self._client.connect(
-                    self._url.hostname or "localhost",
-                    port,
-                    settings.keepalive_s,
-                    clean_start=True if properties else mqtt.MQTT_CLEAN_START_FIRST_ONLY,
-                    properties=properties,
-                )
-            )
-        except (OSError, ValueError) as error:
-            raise LinkError(f"{self._url.hostname}:{port}: {error}") from error
+        placed = await apart(lambda: place(self._call, self._settings, self._clock))
+        self._client, self._faults = placed.client, placed.faults
         sock = self._client.socket()
         if sock is None:  # reset before CONNECT was out
-            raise LinkError(f"{self._url.hostname}:{port}: the connection was reset at once")
+            raise LinkError(
+                f"{self._call.host}:{self._call.port}: the connection was reset at once"
+            )
         self._watch(sock)
+        patience_s = self._settings.connect_timeout_s
         try:
-            async with asyncio.timeout(settings.connect_timeout_s):
+            async with asyncio.timeout(patience_s):
                 await self._accepted
         except TimeoutError as error:
             self._close("no answer to CONNECT")
-            raise Unspoken(f"no answer to CONNECT in {settings.connect_timeout_s} s") from error
+            raise Unspoken(f"no answer to CONNECT in {patience_s} s") from error
         except (LinkError, asyncio.CancelledError):
             self._close("given up")
             raise
@@ -176,13 +109,13 @@ class Connection:
                 "raise link.payload_bytes_max if the broker allows it",
             )
         await self._room()
-        info = self._client.publish(topic, payload, QOS, retain)
+        info = self._client.publish(topic, payload, QOS, retain and self.terms.retains)
         return self._expected(info.rc, info.mid, topic)
 
     def leave(self, topic: str, payload: bytes) -> None:
         """Say a last, retained word, and wait for nobody: a half-open link must not hold us up."""
         if not self.ended.done():
-            self._client.publish(topic, payload, 0, retain=True)
+            self._client.publish(topic, payload, 0, retain=self.terms.retains)
 
     async def subscribe(self, topic: str) -> None:
         """Subscribe with QoS 1 and wait for the broker's word."""
@@ -190,82 +123,73 @@ class Connection:
         rc, mid = self._client.subscribe(topic, QOS)
         await self._expected(rc, mid or 0, topic)
 
+    async def _room(self) -> None:
+        if self.ended.done():
+            raise LinkError(f"the connection is over: {self.ended.result()}")
+        await self._flight.room()
+
     def _expected(self, rc: MQTTErrorCode, mid: int, topic: str) -> asyncio.Future[None]:
         """The future of the broker's answer to packet `mid`."""
-        future: asyncio.Future[None] = self._loop.create_future()
-        future.add_done_callback(lambda f: f.cancelled() or f.exception())  # seen, if nobody asks
-        self._sent[mid] = Sent(future, topic, time.monotonic())
+        future = self._flight.expect(mid, topic)
         if rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
             self._close(mqtt.error_string(rc))
         return future
 
-    async def _room(self) -> None:
-        if self.ended.done():
-            raise LinkError(f"the connection is over: {self.ended.result()}")
-        if self._free > 0:
-            self._free -= 1
-            return
-        turn: asyncio.Future[None] = self._loop.create_future()
-        self._queue.append(turn)
-        await turn  # the place of one that was acknowledged
-
     def _on_acknowledged(self, _c: Any, _u: Any, mid: int, codes: Any, _p: Any = None) -> None:
         code = codes[0] if isinstance(codes, list) else codes  # SUBACK has one for each topic
-        sent = self._sent.pop(mid, None)
-        if sent is None:
-            return  # of a message that we never sent
-        self._answered_at = time.monotonic()
-        while self._queue:
-            turn = self._queue.popleft()
-            if not turn.done():
-                turn.set_result(None)
-                break
-        else:
-            self._free += 1
-        self._on_answer(sent.topic, code)
-        if sent.answer.done():
-            return
-        if code.is_failure:
-            sent.answer.set_exception(LinkError(f"the broker refused {sent.topic}: {code}"))
-        else:
-            sent.answer.set_result(None)
+        if sent := self._flight.answered(mid):
+            self._on_answer(sent.topic, code)
+            settle(sent, code)
 
     def _on_connect(
         self, _c: Any, _u: Any, _f: Any, code: ReasonCode, properties: Properties | None
     ) -> None:
         if self._accepted.done():
             return
-        if not code.is_failure:
-            self._take_limits(properties)
-        elif "protocol" in str(code).lower():
-            self._accepted.set_exception(Refused(f"the broker refused: {code}"))
-        else:
-            self._accepted.set_exception(
-                LinkError(f"the broker refused: {code}", "check link.username and the broker's ACL")
-            )
-
-    def _take_limits(self, properties: Properties | None) -> None:
-        """The broker's bounds, where they are narrower than ours."""
-        packet = getattr(properties, "MaximumPacketSize", self.payload_bytes_max + PACKET_ROOM)
-        self._free = min(self._free, getattr(properties, "ReceiveMaximum", self._free))
-        self.payload_bytes_max = min(self.payload_bytes_max, packet - PACKET_ROOM)
-        if self.payload_bytes_max < PAYLOAD_BYTES_MIN:
-            self._accepted.set_exception(
-                LinkError(
-                    f"the broker takes packets of {packet} bytes at most; "
-                    f"{PAYLOAD_BYTES_MIN + PACKET_ROOM} are needed",
-                    "raise the broker's packet limit",
-                )
-            )
-        else:
-            self._accepted.set_result(None)
+        if code.is_failure:
+            self._accepted.set_exception(reasons.refusal(code, properties))
+            return
+        try:
+            self.terms = agreed(self._settings, self._call.version, properties)
+        except LinkError as error:
+            self._accepted.set_exception(error)
+            return
+        self._flight.free = self.terms.in_flight_max
+        self.keepalive = KeepAlive(self.terms.keepalive_s, self._clock.monotonic())
+        self._accepted.set_result(None)
 
     def _on_disconnect(
-        self, _c: Any, _u: Any, _f: Any, code: ReasonCode, _p: Properties | None
+        self, _c: Any, _u: Any, flags: Any, code: ReasonCode, properties: Properties | None
     ) -> None:
+        if flags.is_disconnect_packet_from_server:
+            self.code, self.remedy = code.value, reasons.hint(code) or PATIENCE
+            reason = f"the broker ended it: {reasons.words(code, properties)}"
+        else:
+            reason = self._own_word(code)
         if not self._accepted.done():
-            self._accepted.set_exception(Unspoken(f"the broker hung up on CONNECT: {code}"))
-        self._close(str(code))
+            self._accepted.set_exception(self._unaccepted(reason))
+        self._close(reason)
+
+    def _own_word(self, code: ReasonCode) -> str:
+        """What paho met, as its code alone says little."""
+        fault = self._faults.last
+        if isinstance(fault, OSError):
+            known = None
+            if not self._accepted.done():  # later, TLS was fine
+                known = tls.explained(fault, self._settings, self._call.host, self._clock)
+            self.remedy = known.hint if known else self.remedy
+            return str(known or fault)
+        return "the broker hung up" if str(code) == "Unspecified error" else str(code)
+
+    def _unaccepted(self, reason: str) -> LinkError:
+        """The error of a CONNECT after which the broker hung up."""
+        reason = f"no answer to CONNECT: {reason}"
+        if isinstance(self._faults.last, ssl.SSLError):  # no version of MQTT helps
+            return LinkError(reason, self.remedy)
+        if self._call.encrypted:
+            known = tls.suspected(reason, self._settings, self._clock)
+            return Unspoken(str(known), known.hint)
+        return Unspoken(reason, self.remedy)
 
     def _watch(self, sock: Any) -> None:
         """Let the loop drive paho from here on; while connecting, it worked in its thread."""
@@ -281,7 +205,7 @@ class Connection:
         self._loop.add_reader(sock, self._read)
         if self._client.want_write():
             self._register_write(None, None, sock)
-        self._misc = self._loop.call_later(MISC_S, self._keep_alive)
+        self._look()
 
     def _drive(self, step: Callable[[], object]) -> None:
         """Let paho work. A packet that it cannot take apart would come up again and again."""
@@ -291,6 +215,7 @@ class Connection:
             self._close(f"the broker sent what cannot be read: {error!r}")
 
     def _read(self) -> None:
+        self.keepalive.received(self._clock.monotonic())
         self._drive(self._client.loop_read)
         while isinstance(self._sock, ssl.SSLSocket) and self._sock.pending():
             self._drive(self._client.loop_read)
@@ -308,19 +233,24 @@ class Connection:
         self._loop.remove_reader(sock)
 
     def _write(self) -> None:
+        self.keepalive.sent(self._clock.monotonic())
         self._drive(self._client.loop_write)
 
-    def _keep_alive(self) -> None:
-        self._drive(self._client.loop_misc)
-        if self._sent:
-            now, oldest = time.monotonic(), next(iter(self._sent.values())).at
-            patience_s = self._settings.ack_timeout_s
-            if now - max(oldest, self._answered_at) > patience_s or (
-                now - oldest > OVERDUE * patience_s
-            ):
-                self._close(f"a message was not answered in {now - oldest:.0f} s")
+    def _look(self) -> None:
+        """Is the broker still there, and does it answer? paho's own keep-alive is never asked."""
+        if self._accepted.done():
+            verdict = self.keepalive.look(now := self._clock.monotonic())
+            if verdict is Verdict.PING:
+                self._drive(self._client._send_pingreq)  # it has no other name
+            elif verdict is Verdict.OVER:
+                silent_s = now - self.keepalive.received_at
+                self._close(f"nothing came from the broker in {silent_s:.1f} s, not even to a ping")
+            waited_s = self._flight.overdue_s(self._settings.ack_timeout_s)
+            if waited_s is not None:
+                self._close(f"a message was not answered in {waited_s:.0f} s")
         if not self.ended.done():
-            self._misc = self._loop.call_later(MISC_S, self._keep_alive)
+            look_s = min(LOOK_S_MAX, self.keepalive.look_s)
+            self._looking = self._loop.call_later(look_s, self._look)
 
     def _flush(self) -> None:
         with contextlib.suppress(OSError):  # it is going down anyway
@@ -331,14 +261,10 @@ class Connection:
         if self.ended.done():
             return
         self.ended.set_result(reason)
-        if self._misc:
-            self._misc.cancel()
+        if self._looking:
+            self._looking.cancel()
         self._loop.call_soon(self._drop_socket)  # not now: paho may be in the middle of it
-        error = LinkError(f"the connection ended: {reason}")
-        for future in [*(sent.answer for sent in self._sent.values()), *self._queue]:
-            if not future.done():
-                future.set_exception(error)
-        self._sent.clear()
+        self._flight.end(LinkError(f"the connection ended: {reason}", self.remedy))
 
     def _drop_socket(self) -> None:
         sock = self._client.socket()  # None once paho has closed it
@@ -347,9 +273,3 @@ class Connection:
             self._loop.remove_writer(sock)
             self._client.on_socket_close = self._client.on_socket_unregister_write = None
             sock.close()
-
-
-def _password(settings: Settings) -> str | None:
-    if settings.password_file is None:
-        return None
-    return Path(settings.password_file).read_text(encoding="utf-8").rstrip("\n")

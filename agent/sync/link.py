@@ -1,8 +1,9 @@
 """The link: connects, says that it is there, lets the uplink send, and begins again when it ends.
 
-MQTT 5 is asked for first, at each new connection; a broker that refuses it, or hangs up on it
-twice, is asked for 3.1.1, and that is a condition. Between tries it waits, longer each time up to
-`backoff_s_max`, by a random share so that a thousand devices do not come back in one second.
+Which broker is asked, and in which version of MQTT, is chosen in brokers.py, how long it waits
+between two rounds in backoff.py. On a fallback it probes the preferred broker beside the connection
+that serves, and moves when that answers. It keeps nothing: it can be ended, and another one with
+other settings be begun over the same store.
 """
 
 import asyncio
@@ -12,8 +13,6 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
-from paho.mqtt.enums import MQTTProtocolVersion
-from paho.mqtt.reasoncodes import ReasonCode
 
 from agent.clock import Clock
 from agent.config import Link as Settings
@@ -21,18 +20,17 @@ from agent.errors import LinkError, StoreError
 from agent.health.conditions import Conditions
 from agent.protocol.presence import Heartbeat, Presence
 from agent.protocol.topics import Topics
-from agent.sync.connection import Connection, Refused, TooLarge, Unspoken, Will
+from agent.sync.backoff import Backoff
+from agent.sync.brokers import MQTT5, MQTT311, Broker, Brokers
+from agent.sync.connection import Call, Connection, Will
+from agent.sync.faults import PATIENCE, BadClientId, Preferred, TooLarge
+from agent.sync.reasons import TAKEN_OVER
+from agent.sync.telling import Telling
 from agent.sync.uplink import Uplink
 
 log = logging.getLogger("link")
-UNSPOKEN_MAX = 2  # CONNECTs without an answer before the other protocol version is tried
 STABLE_S = 30.0  # a connection that lasted this long begins the backoff anew
-MQTT5, MQTT311 = MQTTProtocolVersion.MQTTv5, MQTTProtocolVersion.MQTTv311
-
-
-NOBODY = 16  # MQTT 5's reason code "No matching subscribers"
 _TWINS = "if it ends again and again, another device may have this device_id"
-_PATIENCE = "nothing is lost: records wait in the store; check the network and link.broker_url"
 
 
 class Link:
@@ -54,30 +52,32 @@ class Link:
         """`version` is Holdfast's; `url` is the broker's, the embedded one's if none is named."""
         self.connected_since: float | None = None  # monotonic
         self._settings = settings
-        self._url = url
         self._device = device
         self._epoch = epoch
         self._topics = Topics(settings.topic_prefix, device)
         self._uplink = uplink
         self._heartbeat = heartbeat
-        self._conditions = conditions
         self._clock = clock
         self._jitter = jitter
         self._holdfast = version
+        self._client_id = settings.client_id or f"holdfast-{device}"
         # The embedded broker is known not to speak 5, and does not even refuse it.
-        self._best = MQTT5 if settings.broker_url else MQTT311
-        self._version = self._best
-        self._unspoken = 0
+        best = MQTT5 if settings.broker_url else MQTT311
+        self._brokers = Brokers([url, *settings.fallback_urls], clock, best)
+        self._backoff = Backoff(settings.backoff_s_min, settings.backoff_s_max, jitter)
+        self._tell = Telling(settings, self._topics, conditions)
 
     def state(self) -> dict[str, Any]:
         """What `status` shows of the link."""
         now = self._clock.monotonic()
         since, acked = self.connected_since, self._uplink.acked_at
+        broker = self._brokers.current
         return {
             "connected": since is not None,
-            "broker": self._url,
-            "embedded": self._settings.broker_url is None,
-            "protocol": "5" if self._version == MQTT5 else "3.1.1",
+            "broker": broker.url,
+            "embedded": self._settings.broker_url is None and not self._brokers.fallen_back,
+            "fallback": self._brokers.fallen_back,
+            "protocol": "5" if broker.version == MQTT5 else "3.1.1",
             "ack_from": self._settings.ack_from,
             "connected_s": None if since is None else round(now - since, 1),
             "last_ack_age_s": None if acked is None else round(now - acked, 1),
@@ -85,34 +85,38 @@ class Link:
 
     async def run(self) -> None:
         """Connect, serve the connection to its end, wait, again."""
-        backoff_s = self._settings.backoff_s_min
-        self._conditions.hold("link_down", "link", "warning", "not connected yet", _PATIENCE)
+        self._tell.down(LinkError("not connected yet"))
         while True:
-            began = self._clock.monotonic()
-            reason, hint = await self._one_connection()
-            lived_s = self._clock.monotonic() - began if self.connected_since else 0.0
-            if self.connected_since:  # the next broker at this address may be a better one
-                self._version = self._best
-            self.connected_since = None
-            self._conditions.hold("link_down", "link", "warning", reason, hint)
-            if lived_s > STABLE_S:
-                backoff_s = self._settings.backoff_s_min
-            await asyncio.sleep(backoff_s * self._jitter.uniform(0.5, 1.0))
-            backoff_s = min(backoff_s * 2, self._settings.backoff_s_max)
+            fault = await self._one_connection()
+            since, self.connected_since = self.connected_since, None
+            self._tell.down(fault)
+            if self._wait_is_due(fault, since):
+                await asyncio.sleep(self._backoff.wait_s())
 
-    async def _one_connection(self) -> tuple[str, str]:
-        """Why it ended, and what to do."""
+    def _wait_is_due(self, fault: LinkError, since: float | None) -> bool:
+        """Choose the broker that is asked next; whether there is a wait before that."""
+        if isinstance(fault, Preferred):
+            self._brokers.prefer()
+            return False
+        if since is None:
+            return self._brokers.failed(fault)
+        lasted = self._clock.monotonic() - since > STABLE_S
+        if lasted:
+            self._backoff.begin_anew()
+        self._brokers.lost(fault, lasted=lasted)
+        return True
+
+    async def _one_connection(self) -> LinkError:
+        """Why it ended; its hint says what to do."""
         try:
             async with self._connection() as connection:
-                await self._serve(connection)
-        except Unspoken as error:
-            self._unspoken += 1
-            if isinstance(error, Refused) or self._unspoken == UNSPOKEN_MAX:
-                self._unspoken = 0
-                self._version = MQTT311 if self._version == self._best else self._best
-            return str(error), _PATIENCE
+                try:
+                    await self._serve(connection)
+                finally:
+                    if connection.code == TAKEN_OVER:
+                        self._tell.taken_over(self._client_id)
         except LinkError as error:
-            return str(error), error.hint or _PATIENCE
+            return error
         except ExceptionGroup as group:
             ended, fault = group.split((LinkError, StoreError))
             if fault or not ended:
@@ -121,35 +125,70 @@ class Link:
             if task and task.cancelling():  # TaskGroup preferred its child's error to our end
                 raise asyncio.CancelledError from group
             first = _first(ended)
-            return str(first), getattr(first, "hint", "") or _PATIENCE
-        return "closed", _PATIENCE
+            if isinstance(first, LinkError):
+                return first
+            return LinkError(str(first), getattr(first, "hint", ""))
+        return LinkError("closed")
 
     def _connection(self) -> Connection:
-        death = Will(self._topics.presence, self._presence(online=False))
-        client_id = f"holdfast-{self._device}"
+        broker = self._brokers.current
+        death = Will(self._topics.presence, self._presence(online=False), broker.retains)
+        call = Call(broker.url, self._client_id, broker.version, death)
         return Connection(
-            *(self._settings, self._url, client_id, self._version, death),
-            *(self._on_message, self._answered),
+            *(self._settings, self._clock, call, self._on_message, self._tell.answered)
         )
 
     async def _serve(self, connection: Connection) -> None:
         """Everything that runs over one connection; raises LinkError at its end."""
         await self._introduce(connection)
         self.connected_since = self._clock.monotonic()
-        self._unspoken = 0
-        self._conditions.clear("link_down", "link")
-        self._protocol_condition()
-        log.info("connected to %s", self._url)
+        self._tell.up(self._brokers, connection.terms)
+        log.info("connected to %s", self._brokers.current.url)
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._uplink.run(connection))
                 group.create_task(self._beat(connection))
+                group.create_task(self._settle_in())
+                if self._brokers.fallen_back:
+                    group.create_task(self._prefer(connection))
                 # Not a task of the group; see app.py.
                 reason = await asyncio.shield(connection.ended)
-                raise LinkError(f"the connection ended: {reason}", f"{_PATIENCE}; {_TWINS}")
+                hint = connection.remedy
+                hint = f"{hint}; {_TWINS}" if hint == PATIENCE else hint
+                raise LinkError(f"the connection ended: {reason}", hint)
         except asyncio.CancelledError:
             connection.leave(self._topics.presence, self._presence(online=False))
             raise
+
+    async def _settle_in(self) -> None:
+        await asyncio.sleep(STABLE_S)
+        self._tell.lasted()
+
+    async def _prefer(self, connection: Connection) -> None:
+        """Look for the preferred broker, not with all devices at once; move when it answers."""
+        while True:
+            await asyncio.sleep(self._settings.prefer_s * self._jitter.uniform(0.5, 1.0))
+            fault = await self._probe(self._brokers.preferred)
+            if fault is None:
+                connection.leave(self._topics.presence, self._presence(online=False))
+                raise Preferred(f"{self._brokers.preferred.url} answers again: moving there")
+            self._tell.fallback(self._brokers)
+
+    async def _probe(self, broker: Broker) -> LinkError | None:
+        """Whether it accepts a CONNECT; with an id of its own, to disturb nobody."""
+        while True:
+            call = Call(broker.url, f"{self._client_id}-probe", broker.version)
+            try:
+                async with Connection(
+                    *(self._settings, self._clock, call),
+                    *(lambda *_: None, lambda *_: None),
+                ):
+                    return None
+            except BadClientId as error:  # it is there, and may want the true id alone
+                return None if broker.knows_us else error
+            except LinkError as error:
+                if not broker.failed(error):
+                    return error
 
     async def _introduce(self, connection: Connection) -> None:
         try:
@@ -163,47 +202,9 @@ class Link:
                 "look into the broker's log",
             ) from error
 
-    def _protocol_condition(self) -> None:
-        if self._version == MQTT5 or self._settings.broker_url is None:
-            self._conditions.clear("mqtt5_unavailable", "link")
-            return  # of the embedded broker another condition tells
-        self._conditions.hold(
-            "mqtt5_unavailable",
-            "link",
-            "note",
-            "the broker did not answer to MQTT 5; 3.1.1 tells no limits and no reasons",
-            "nothing has to be done; a broker with MQTT 5 gives better diagnoses",
-        )
-
     def _on_message(self, topic: str, payload: bytes) -> None:
         if topic == self._topics.ack:
             self._uplink.heard(payload)
-
-    def _answered(self, topic: str, code: ReasonCode) -> None:
-        door = topic.removeprefix(f"{self._topics.root}/")
-        if not code.is_failure:
-            self._conditions.clear("broker_refused", door)
-        else:
-            self._conditions.hold(
-                "broker_refused",
-                door,
-                "warning",
-                f"the broker refused a message: {code}",
-                f"allow this device to use {topic} on the broker",
-            )
-        if self._settings.ack_from == "ingest" or not door.startswith("up/"):
-            return
-        if code.value != NOBODY:
-            self._conditions.clear("nobody_listens", door)
-        else:
-            self._conditions.hold(
-                "nobody_listens",
-                door,
-                "note",
-                "the broker took records that nobody has subscribed to, and with ack_from: broker "
-                "they count as delivered",
-                f"start what reads {topic}, or set link.ack_from to ingest",
-            )
 
     async def _beat(self, connection: Connection) -> None:
         while True:
@@ -211,11 +212,9 @@ class Link:
                 beat = msgspec.json.encode(await self._heartbeat())
                 await connection.publish(self._topics.heartbeat, beat)
             except TooLarge as error:
-                self._conditions.hold(
-                    "heartbeat_too_large", "link", "warning", str(error), error.hint
-                )
+                self._tell.heartbeat(error)
             else:
-                self._conditions.clear("heartbeat_too_large", "link")
+                self._tell.heartbeat(None)
             await asyncio.sleep(self._settings.heartbeat_s)
 
     def _presence(self, *, online: bool) -> bytes:
