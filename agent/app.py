@@ -3,9 +3,10 @@
     begin      end (in reverse)     why there
     1 store    last                 everything is kept in it; its lock admits one agent
     2 flash    before the store     it notes there what was written
-    3 domain   after its callers    closing it ends the child process
-    4 API      after the loops      health answers from the first moment to the last
-    5 loops    first, all at once   one TaskGroup: an unexpected fault in one ends the agent, and
+    3 control  before the store     it notes there what the link has sent of its quota
+    4 domain   after its callers    closing it ends the child process
+    5 API      after the loops      health answers from the first moment to the last
+    6 loops    first, all at once   one TaskGroup: an unexpected fault in one ends the agent, and
                                     systemd starts it again
 
 Ending needs no draining: what is unfinished is in the store and goes on at the next start.
@@ -29,6 +30,7 @@ from agent import config
 from agent.api.metrics import Metrics
 from agent.api.outbox import OutboxDoors
 from agent.api.server import Server
+from agent.api.sync import SyncDoors
 from agent.audio.listener import Listener
 from agent.audio.live import Loop, Microphone
 from agent.audio.recorder import Recorder
@@ -48,7 +50,12 @@ from agent.inference.speech import Speech
 from agent.protocol.presence import Heartbeat
 from agent.store.store import Store
 from agent.sync.broker import EmbeddedBroker
+from agent.sync.control import Control
 from agent.sync.link import Link
+from agent.sync.notices import Notices
+from agent.sync.pace import Pace
+from agent.sync.progress import Progress
+from agent.sync.report import Report
 from agent.sync.uplink import Uplink
 from agent.views import Views
 
@@ -85,12 +92,15 @@ class App:
     def _make_link(self, settings: config.Link) -> None:
         """The way to the cloud; without a broker of the site's, one of our own."""
         self.broker = EmbeddedBroker() if settings.broker_url is None else None
+        pace, progress = Pace(settings, self.clock), Progress(self.clock)
         self.uplink = Uplink(
             settings,
             self.device,
             self.store.outbox,
             self.conditions,
             self.clock,
+            pace,
+            progress,
         )
         self.link = Link(
             settings,
@@ -103,7 +113,23 @@ class App:
             self.clock,
             random.Random(),
             self.version,
+            pace,
         )
+        self._make_control(settings, pace, progress)
+
+    def _make_control(self, settings: config.Link, pace: Pace, progress: Progress) -> None:
+        """What an operator sees of the link, and orders."""
+        self.sync = Report(pace, progress, self.store.outbox.waiting, self.link.state, self.clock)
+        notices = Notices(settings, pace, self.conditions, self.clock)
+        self.control = Control(
+            *(pace, progress, self.store.link, self.sync, notices),
+            *(self._hurry, self.clock),
+        )
+
+    def _hurry(self) -> None:
+        """Nothing that could be sent waits any longer."""
+        self.link.hurry()
+        self.store.outbox.more.set()
 
     def _make_doors(self, settings: Config) -> None:
         """What looks after the parts, and who may look at them."""
@@ -119,7 +145,7 @@ class App:
             self.clock,
             self.store.ledger.balances,
             {
-                "link": self._link_state,
+                "link": self.sync.state,
                 "domains": views.domains,
                 "models": views.models,
                 "store": views.store,
@@ -127,14 +153,17 @@ class App:
             },
             self.store.path.with_name("status.json"),
         )
-        metrics = Metrics(self.status, self.conditions, self.store, self.flash)
+        metrics = Metrics(self.status, self.conditions, self.store, self.flash, self.sync.last)
         self.outbox_doors = OutboxDoors(self.store, self._wake)
         self.server = Server(
             settings.api,
             self.status,
             {"audio": self.domain},
             metrics.text,
-            more=self.outbox_doors.routes(),
+            more=[
+                *self.outbox_doors.routes(),
+                *SyncDoors(self.control, self.sync.state).routes(),
+            ],
         )
 
     async def run(self) -> None:
@@ -146,6 +175,7 @@ class App:
         async with AsyncExitStack() as parts:
             await parts.enter_async_context(self.store)
             await parts.enter_async_context(self.flash)
+            await parts.enter_async_context(self.control)
             await self._hear_former_sources()
             await parts.enter_async_context(self.domain)
             await parts.enter_async_context(self.server)
@@ -167,7 +197,7 @@ class App:
     def _loops(self) -> list[Callable[[], Coroutine[Any, Any, None]]]:
         loops = [self.store.run, self.store.salvage.run, self.storage.run, self.flash.run]
         loops += [self.clockwork.run, self.status.run, self._scrub, self.outbox_doors.run]
-        loops += [self.domain.run, self.speech.run, self._link]
+        loops += [self.domain.run, self.speech.run, self._link, self.control.run]
         if self.broker:
             loops.append(self.broker.run)
         return [*loops, *(x.run for x in self.listeners), *(x.run for x in self.sources)]
@@ -241,9 +271,6 @@ class App:
             conditions=msgspec.to_builtins(self.conditions.all()),
             ledger=await self.store.ledger.by_epoch(),
         )
-
-    async def _link_state(self) -> dict[str, Any]:
-        return self.link.state()
 
     def _welcome(self) -> None:
         api = self.settings.api

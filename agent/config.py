@@ -220,7 +220,7 @@ class Link(Part, frozen=True, kw_only=True):
     topic_prefix: Prefix = "holdfast/v1"
     keepalive_s: Annotated[int, Meta(ge=5, le=1200)] = 30
     connect_timeout_s: Seconds = 10.0
-    backoff_s_min: Seconds = 4.0
+    backoff_s_min: Seconds = 6.0
     backoff_s_max: Seconds = 120.0
     heartbeat_s: Seconds = 5.0
     ack_timeout_s: Seconds = 30.0

@@ -3,10 +3,10 @@
 Limits  : STREAMS_MAX streams get lines of their own; how many are left out is a metric too.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from operator import itemgetter
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from msgspec import Struct
 from prometheus_client import Metric
@@ -48,12 +48,22 @@ class Snapshot(Struct, frozen=True):
     bytes_max: int
     written_bytes: dict[str, int]
     held: Held | None
+    link: dict[str, Any]
 
 
 class Metrics:
     """Asks the parts; waits for the store's thread, and touches no disk itself."""
 
-    def __init__(self, status: Status, conditions: Conditions, store: Store, flash: Flash) -> None:
+    def __init__(
+        self,
+        status: Status,
+        conditions: Conditions,
+        store: Store,
+        flash: Flash,
+        link: Callable[[], dict[str, Any]],
+    ) -> None:
+        """`link` is the link's state as it was seen last; it asks nobody."""
+        self._link = link
         self._status = status
         self._conditions = conditions
         self._store = store
@@ -72,6 +82,7 @@ class Metrics:
             self._store.bytes_max,
             self._flash.written_bytes(),
             held,
+            self._link(),
         )
 
     async def _held(self) -> Held | None:
@@ -109,6 +120,7 @@ class Collector:
             ["source"],
             [([source], size) for source, size in found.written_bytes.items()],
         )
+        yield from _link(found.link)
         if found.held:
             yield gauge(
                 "holdfast_store_used_bytes", "Pages in use in the store.", found.held.used_bytes
@@ -139,6 +151,32 @@ def _conditions(held: list[Condition]) -> Metric:
     for one in held:
         family.add_metric([one.name, one.subject, one.severity], 1)
     return family
+
+
+def _link(state: dict[str, Any]) -> Iterator[Metric]:
+    """What is not known, or not configured, has no value."""
+    yield gauge("holdfast_link_connected", "1 while there is a link.", state["connected"])
+    yield gauge("holdfast_link_paused", "1 while an operator has it paused.", state["paused"])
+    yield CounterMetricFamily(
+        "holdfast_link_sent_bytes",
+        "Sent since the agent began, with what each message adds to its payload.",
+        value=state["sent_bytes"],
+    )
+    yield CounterMetricFamily(
+        "holdfast_link_acknowledged_records",
+        "Records that the far side took since the agent began.",
+        value=state["acknowledged_records"],
+    )
+    if backlog := state["backlog"]:
+        yield gauge("holdfast_link_backlog_records", "Records to be sent.", backlog["records"])
+        yield gauge("holdfast_link_backlog_bytes", "Their bodies and blobs.", backlog["bytes"])
+    if quota := state["quota"]:
+        yield gauge(
+            "holdfast_link_quota_bytes", "What may be sent in a day.", quota["bytes_per_day"]
+        )
+        yield gauge(
+            "holdfast_link_quota_used_bytes", "Sent in this day of it.", quota["used_bytes"]
+        )
 
 
 def _payload(streams: dict[str, Payload]) -> Iterator[Metric]:

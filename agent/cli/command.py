@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 import typer
 
-from agent.cli import outbox
+from agent.cli import outbox, sync
 from agent.cli.options import DEFAULT, Config, Json
 from agent.errors import HoldfastError
 
@@ -24,6 +24,7 @@ app = typer.Typer(
 domains = typer.Typer(help="The processes that run the models.", no_args_is_help=True)
 app.add_typer(domains, name="domains")
 app.add_typer(outbox.app, name="outbox")
+app.add_typer(sync.app, name="sync")
 settings = typer.Typer(help="The configuration file.", no_args_is_help=True)
 app.add_typer(settings, name="config")
 

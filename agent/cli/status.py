@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from agent import config_file
+from agent.cli import sync_view
 from agent.cli.client import TIMEOUT_S, Client
 from agent.cli.units import size as _size
 from agent.cli.units import span as _span
@@ -83,15 +84,10 @@ def _print(document: dict[str, Any], alarm: str) -> None:
 
 def _rows(table: Table, document: dict[str, Any]) -> None:
     link = document["link"]
-    state = f"up {_span(link['connected_s'])}" if link["connected"] else "[red]down[/]"
-    broker = "embedded broker" if link["embedded"] else escape(link["broker"])
-    acked = link["last_ack_age_s"]
-    table.add_row("link", f"{state}, {broker}, MQTT {link['protocol']}")
-    table.add_row(
-        "acks",
-        f"from the {link['ack_from']}, "
-        + ("none yet" if acked is None else f"last {_span(acked)} ago"),
-    )
+    table.add_row("link", sync_view.link(link))
+    table.add_row("acks", sync_view.acks(link))
+    if "backlog" in link:  # a snapshot may be of a former version
+        table.add_row("backlog", sync_view.backlog(link))
     for name, domain in document["domains"].items():
         ready = "ready" if domain["ready"] else f"[red]down: {escape(domain['cause'])}[/]"
         table.add_row(

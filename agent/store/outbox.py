@@ -67,6 +67,16 @@ class Settled(Struct, frozen=True):
     moved: bool
 
 
+class Waiting(Struct, frozen=True):
+    """What of a stream is held and may be sent; `bytes` of bodies and blobs."""
+
+    name: Name
+    priority: int
+    records: int
+    bytes: int
+    oldest_age_s: float | None
+
+
 class Outbox:
     """What the uplink sees of the store; used from the event loop's thread but for `leased`."""
 
@@ -127,6 +137,21 @@ class Outbox:
             for one in [name] if name else list(self._out):
                 self._out.pop(one, None)
         self.more.set()
+
+    async def waiting(self) -> list[Waiting]:
+        """What waits, by stream."""
+
+        def operation(connection: sqlite3.Connection) -> list[Waiting]:
+            rows = connection.execute(
+                "SELECT epoch, name, held - (SELECT count(*) FROM dead WHERE stream = id), bytes"
+                " FROM streams WHERE sendable IS NULL OR sendable > 0"
+            )
+            own = self._database.epoch
+            return [
+                Waiting((epoch or own, name), 5, n, size, None) for epoch, name, n, size in rows
+            ]
+
+        return await self._database.read(operation)
 
     def waits(self, name: Name) -> bool:
         """Whether something of the stream is out and not settled."""

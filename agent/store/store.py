@@ -16,6 +16,7 @@ from agent.store.intake import Intake
 from agent.store.inventory import Inventory
 from agent.store.latency import Commits
 from agent.store.ledger import Ledger
+from agent.store.linkstate import LinkState
 from agent.store.outbox import Outbox
 from agent.store.salvage import Salvage
 from agent.store.scrub import Scrub
@@ -27,9 +28,9 @@ from agent.store.wear import Wear
 
 class Store:
     """Open with `async with`; `intake` takes records in and `spool` sound, `outbox` gives them out,
-    `ledger` counts, `wear` adds up what was written, `bindings` know the time of day, `scrub` looks
-    for what the disk has damaged, `salvage` saves what a damaged file holds; `inventory` shows, and
-    `decisions` are an operator's."""
+    `ledger` counts, `wear` adds up what was written, `link` remembers for the link, `bindings` know
+    the time of day, `scrub` looks for what the disk has damaged, `salvage` saves what a damaged
+    file holds; `inventory` shows, and `decisions` are an operator's."""
 
     def __init__(self, settings: Settings, clock: Clock) -> None:
         self.path = Path(settings.path)
@@ -50,6 +51,7 @@ class Store:
         self.decisions = Decisions(self._database, self.outbox.leased)
         self.salvage = Salvage(self._database, self.path, kept)
         self.wear = Wear(self._database)
+        self.link = LinkState(self._database, clock)
         self.scrub = Scrub(self._database, settings.scrub_s, clock)
 
     async def __aenter__(self) -> Self:

@@ -24,6 +24,7 @@ from agent.sync.backoff import Backoff
 from agent.sync.brokers import MQTT5, MQTT311, Broker, Brokers
 from agent.sync.connection import Call, Connection, Will
 from agent.sync.faults import PATIENCE, BadClientId, Preferred, TooLarge
+from agent.sync.pace import Pace
 from agent.sync.reasons import TAKEN_OVER
 from agent.sync.telling import Telling
 from agent.sync.uplink import Uplink
@@ -48,6 +49,7 @@ class Link:
         clock: Clock,
         jitter: random.Random,
         version: str,
+        pace: Pace,
     ) -> None:
         """`version` is Holdfast's; `url` is the broker's, the embedded one's if none is named."""
         self.connected_since: float | None = None  # monotonic
@@ -60,6 +62,8 @@ class Link:
         self._clock = clock
         self._jitter = jitter
         self._holdfast = version
+        self._pace = pace
+        self._hurried = asyncio.Event()
         self._client_id = settings.client_id or f"holdfast-{device}"
         # The embedded broker is known not to speak 5, and does not even refuse it.
         best = MQTT5 if settings.broker_url else MQTT311
@@ -70,7 +74,7 @@ class Link:
     def state(self) -> dict[str, Any]:
         """What `status` shows of the link."""
         now = self._clock.monotonic()
-        since, acked = self.connected_since, self._uplink.acked_at
+        since = self.connected_since
         broker = self._brokers.current
         return {
             "connected": since is not None,
@@ -80,7 +84,6 @@ class Link:
             "protocol": "5" if broker.version == MQTT5 else "3.1.1",
             "ack_from": self._settings.ack_from,
             "connected_s": None if since is None else round(now - since, 1),
-            "last_ack_age_s": None if acked is None else round(now - acked, 1),
         }
 
     async def run(self) -> None:
@@ -90,8 +93,23 @@ class Link:
             fault = await self._one_connection()
             since, self.connected_since = self.connected_since, None
             self._tell.down(fault)
-            if self._wait_is_due(fault, since):
-                await asyncio.sleep(self._backoff.wait_s())
+            if self._wait_is_due(fault, since) and await self._hurried_within(
+                self._backoff.wait_s()
+            ):
+                self._backoff.begin_anew()
+
+    def hurry(self) -> None:
+        """End the wait for the next try, if there is one now."""
+        self._hurried.set()
+
+    async def _hurried_within(self, seconds: float) -> bool:
+        self._hurried.clear()
+        try:
+            async with asyncio.timeout(seconds):
+                await self._hurried.wait()
+        except TimeoutError:
+            return False
+        return True
 
     def _wait_is_due(self, fault: LinkError, since: float | None) -> bool:
         """Choose the broker that is asked next; whether there is a wait before that."""
@@ -195,6 +213,7 @@ class Link:
             async with asyncio.timeout(self._settings.connect_timeout_s):
                 await connection.subscribe(self._topics.ack)
                 birth = self._presence(online=True)
+                self._pace.spent(len(birth))
                 await connection.publish(self._topics.presence, birth, retain=True)
         except TimeoutError as error:
             raise LinkError(
@@ -208,14 +227,14 @@ class Link:
 
     async def _beat(self, connection: Connection) -> None:
         while True:
+            beat = msgspec.json.encode(await self._heartbeat())
             try:
-                beat = msgspec.json.encode(await self._heartbeat())
                 await connection.publish(self._topics.heartbeat, beat)
             except TooLarge as error:
                 self._tell.heartbeat(error)
             else:
                 self._tell.heartbeat(None)
-            await asyncio.sleep(self._settings.heartbeat_s)
+            await self._pace.next_beat(len(beat))
 
     def _presence(self, *, online: bool) -> bytes:
         return msgspec.json.encode(

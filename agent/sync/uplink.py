@@ -21,6 +21,8 @@ from agent.protocol.topics import Topics
 from agent.records import Range, Record
 from agent.store.outbox import Batch, Name, Outbox
 from agent.sync.connection import Connection
+from agent.sync.pace import Pace
+from agent.sync.progress import Progress
 
 log = logging.getLogger("link")
 PIECE_BYTES_MAX = 64 * 1024
@@ -66,8 +68,11 @@ class Uplink:
         outbox: Outbox,
         conditions: Conditions,
         clock: Clock,
+        pace: Pace,
+        progress: Progress,
     ) -> None:
-        self.acked_at: float | None = None  # monotonic
+        self._pace = pace
+        self._progress = progress
         self._settings = settings
         self._device = device
         self._topics = Topics(settings.topic_prefix, device)
@@ -114,8 +119,8 @@ class Uplink:
 
     async def _next(self, connection: Connection) -> Batch:
         """The next lease; waits until there is one."""
-        room = connection.payload_bytes_max - HEADER_ROOM_BYTES
         while True:
+            room = self._room(connection)
             self._outbox.more.clear()
             out = sum(wait.bytes for wait in self._waits.values())
             if out < self._settings.unacked_bytes_max:
@@ -126,6 +131,11 @@ class Uplink:
                     return leased
             await self._outbox.more.wait()
 
+    def _room(self, connection: Connection) -> int:
+        """Bytes for a message's records, or for a piece of a blob."""
+        most = min(connection.payload_bytes_max, self._pace.message_bytes_max)
+        return most - HEADER_ROOM_BYTES
+
     async def _send(self, connection: Connection, leased: Batch) -> list[asyncio.Future[None]]:
         """Hand blobs and batch to the connection; the futures of the broker's answers."""
         pubacks = []
@@ -133,7 +143,7 @@ class Uplink:
             if record.blob_bytes:
                 pubacks += await self._send_blob(connection, leased.name, record)
         payload = batch.encode(self._device, *leased.name, leased.records, leased.drops)
-        pubacks.append(await connection.publish(self._topics.up(leased.stream), payload))
+        pubacks.append(await self._publish(connection, self._topics.up(leased.stream), payload))
         blob_bytes = sum(record.blob_bytes for record in leased.records)
         log.info(
             "%s #%d-%d: sent, %.1f KiB of records, %.0f KiB of audio",
@@ -146,7 +156,7 @@ class Uplink:
         self, connection: Connection, name: Name, record: Record
     ) -> list[asyncio.Future[None]]:
         """The pieces of a blob from the byte where the far side's copy ends."""
-        size = min(PIECE_BYTES_MAX, connection.payload_bytes_max - HEADER_ROOM_BYTES)
+        size = min(PIECE_BYTES_MAX, self._room(connection))
         topic = self._topics.blob(record.stream)
         pubacks = []
         start = self._parts.get((name, record.seq), 0)
@@ -157,9 +167,17 @@ class Uplink:
             if not data:  # acknowledged and purged meanwhile
                 break
             piece = blob.encode(self._device, *name, record.seq, start, record.blob_bytes, data)
-            pubacks.append(await connection.publish(topic, piece))
+            pubacks.append(await self._publish(connection, topic, piece))
             start = max(start + len(data), self._parts.get((name, record.seq), 0))
         return pubacks
+
+    async def _publish(
+        self, connection: Connection, topic: str, payload: bytes
+    ) -> asyncio.Future[None]:
+        """Within the line's budget."""
+        await self._pace.take(len(payload), live=False)
+        self._progress.sent(len(payload))
+        return await connection.publish(topic, payload)
 
     async def _count(
         self,
@@ -213,13 +231,14 @@ class Uplink:
         settled = await self._outbox.acknowledge(name, spans)
         wait = self._waits.get(name)
         if wait and settled.moved:  # the rest of it gets its time
+            out_bytes = wait.bytes
             wait.settle(settled.mark)
+            self._progress.acknowledged(settled.delivered, out_bytes - wait.bytes)
             self._outbox.more.set()  # there is room again
             wait.patience_s, wait.missed = self._settings.ack_timeout_s, False
             wait.since = self._clock.monotonic() if self._outbox.waits(name) else None
             self._tell_missing()
         if settled.delivered:
-            self.acked_at = self._clock.monotonic()
             word = "%s: %d acknowledged by the %s"
             log.info(word, name[1], settled.delivered, self._settings.ack_from)
 

@@ -5,7 +5,7 @@ import sqlite3
 import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 from prometheus_client import Metric
@@ -31,6 +31,14 @@ TYPES = {
     "holdfast_condition": "gauge",
     "holdfast_store_commit_seconds": "histogram",
     "holdfast_store_bytes_max": "gauge",
+    "holdfast_link_connected": "gauge",
+    "holdfast_link_paused": "gauge",
+    "holdfast_link_sent_bytes": "counter",
+    "holdfast_link_acknowledged_records": "counter",
+    "holdfast_link_backlog_records": "gauge",
+    "holdfast_link_backlog_bytes": "gauge",
+    "holdfast_link_quota_bytes": "gauge",
+    "holdfast_link_quota_used_bytes": "gauge",
     "holdfast_store_used_bytes": "gauge",
     "holdfast_store_written_bytes": "counter",
     "holdfast_store_payload_bytes": "counter",
@@ -42,11 +50,22 @@ TYPES = {
 }
 
 
+LINK = {
+    "connected": True,
+    "paused": False,
+    "sent_bytes": 12_345,
+    "acknowledged_records": 67,
+    "backlog": {"records": 8, "bytes": 9000},
+    "quota": {"bytes_per_day": 1 << 20, "used_bytes": 4321},
+}
+
+
 class Bed(NamedTuple):
     store: Store
     conditions: Conditions
     kernel: Kernel
     metrics: Metrics
+    link: dict[str, Any]
 
 
 @pytest.fixture
@@ -57,7 +76,9 @@ async def bed(tmp_path: Path) -> AsyncIterator[Bed]:
     flash = Flash(settings, store.wear, conditions, clock, lambda path: Writes(path, kernel.root))
     status = Status(dict, conditions, clock, store.ledger.balances, {}, tmp_path / "status.json")
     async with store, flash:
-        yield Bed(store, conditions, kernel, Metrics(status, conditions, store, flash))
+        link = dict(LINK)
+        shown = Metrics(status, conditions, store, flash, lambda: link)
+        yield Bed(store, conditions, kernel, shown, link)
 
 
 async def scraped(bed: Bed) -> dict[str, Metric]:
@@ -138,6 +159,32 @@ async def test_what_was_written_is_counted_from_the_start_and_unknown_is_left_ou
     assert written == {("process",): 4096, ("device",): 1 << 20}
     (bed.kernel.disk / "stat").unlink()
     assert ("device",) not in values((await scraped(bed))["holdfast_store_written_bytes"])
+
+
+async def test_the_link_is_shown_as_its_state_has_it(bed: Bed) -> None:
+    found = await scraped(bed)
+    expected = {
+        "connected": 1,
+        "paused": 0,
+        "backlog_records": 8,
+        "backlog_bytes": 9000,
+        "quota_bytes": 1 << 20,
+        "quota_used_bytes": 4321,
+    }
+    shown = {name: values(found[f"holdfast_link_{name}"])[()] for name in expected}
+    assert shown == expected
+    for name, total in (("sent_bytes", 12_345), ("acknowledged_records", 67)):
+        name = f"holdfast_link_{name}"
+        assert values(found[name], f"{name}_total") == {(): total}
+
+
+async def test_what_is_not_known_of_the_link_has_no_value(bed: Bed) -> None:
+    bed.link.update(backlog=None, quota=None)
+    found = {name for name in await scraped(bed) if name.startswith("holdfast_link")}
+    assert found == {
+        f"holdfast_link_{name}"
+        for name in ("connected", "paused", "sent_bytes", "acknowledged_records")
+    }
 
 
 async def test_conditions_are_there_while_they_hold(bed: Bed) -> None:

@@ -16,6 +16,7 @@ from agent.health.conditions import Conditions
 from agent.protocol.presence import Heartbeat
 from agent.sync.connection import Connection
 from agent.sync.link import Link
+from agent.sync.pace import Pace
 
 AT_ONCE = 50  # links that make their first connection together: fewer than a broker's backlog
 
@@ -38,8 +39,6 @@ class Waits(random.Random):
 class Device:
     """One link; it stands in for its own uplink, which has nothing to send."""
 
-    acked_at = None
-
     def __init__(self, name: str, url: str, seed: int, settings: dict[str, object]) -> None:
         self.served: list[float] = []  # monotonic: when each connection was ready
         self.up = False
@@ -47,10 +46,11 @@ class Device:
         self._name = name
         self.waits = Waits(seed, self._clock)
         told = {"ack_from": "ingest", "broker_url": url, **settings}
+        link = msgspec.convert(told, config.Link)
         self._link = Link(
-            *(msgspec.convert(told, config.Link), url, name, lambda: "0" * 16),
+            *(link, url, name, lambda: "0" * 16),
             *(self, self._beat, Conditions(self._clock), self._clock),  # type: ignore[arg-type]
-            *(self.waits, "0.0.0"),
+            *(self.waits, "0.0.0", Pace(link, self._clock)),
         )
 
     async def live(self) -> None:

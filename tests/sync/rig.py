@@ -22,6 +22,8 @@ from agent.records import Position, RecordType
 from agent.store import streams
 from agent.store.store import Store
 from agent.sync.link import Link
+from agent.sync.pace import Pace
+from agent.sync.progress import Progress
 from agent.sync.uplink import Uplink
 from tests.outside import Mosquitto, free_port, until
 from tests.store.test_store import segment
@@ -81,10 +83,14 @@ class Rig:
             config.Link,
         )
         epoch = lambda: self.store.epoch  # noqa: E731
-        self.uplink = Uplink(self.settings, "dev", self.store.outbox, self.conditions, self.clock)
+        pace = Pace(self.settings, self.clock)
+        self.uplink = Uplink(
+            *(self.settings, "dev", self.store.outbox, self.conditions, self.clock),
+            *(pace, Progress(self.clock)),
+        )
         self.link = Link(
             *(self.settings, url, "dev", epoch, self.uplink, self._beat),
-            *(self.conditions, self.clock, random.Random(1), "0.0.0"),
+            *(self.conditions, self.clock, random.Random(1), "0.0.0", pace),
         )
 
     async def _beat(self) -> Heartbeat:
