@@ -7,7 +7,7 @@ from msgspec import Struct
 RATE_HZ = 16_000  # every sample inside Holdfast: 16 kHz, mono, signed 16 bit
 
 
-class Stamp(Struct, frozen=True):
+class Stamp(Struct, frozen=True, gc=False):
     """When a record was made: boot id, monotonic nanoseconds in that boot, wall microseconds."""
 
     boot: str
@@ -72,7 +72,7 @@ class Segment(Struct, frozen=True):
     codec: str = "flac"
 
 
-class Key(Struct, frozen=True):
+class Key(Struct, frozen=True, gc=False):
     """The store's own name of a record: the epoch of the file, the stream's row, its blob."""
 
     epoch: str
@@ -80,7 +80,7 @@ class Key(Struct, frozen=True):
     blob: int
 
 
-class Record(Struct, frozen=True):
+class Record(Struct, frozen=True, gc=False):
     """One row of a stream as the store gives it out; `body` is JSON, its blob has `blob_bytes`.
 
     `key` says where it lies. `timebound`: the stamp's wall time is UTC by a synchronised clock, be

@@ -107,7 +107,7 @@ class Observed(Database):
 
     def __init__(self, path: Path, slow_s: float = 0.0) -> None:
         clock = Clock()
-        super().__init__(path, clock, Bounds(Settings(path=str(path)), clock, lambda *_: 0))
+        super().__init__(path, clock, Bounds(Settings(path=str(path)), clock, lambda *_: []))
         self.slow_s = slow_s
         self.commits: list[tuple[int, float]] = []
 

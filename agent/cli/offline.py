@@ -15,6 +15,7 @@ import msgspec
 from agent.clock import Clock
 from agent.config import Config
 from agent.errors import StoreLocked
+from agent.records import Range
 from agent.store.bounds import Bounds
 from agent.store.inventory import Inventory
 from agent.store.slices import Slices
@@ -72,5 +73,5 @@ def _held(settings: Config) -> Iterator[Still]:
         still.__exit__()
 
 
-def _nothing_is_leased(_epoch: str, _stream: str) -> int:
-    return 0
+def _nothing_is_leased(_epoch: str, _stream: str) -> list[Range]:
+    return []

@@ -150,12 +150,13 @@ def retry(
 ) -> None:
     """Have dead letters tried once more. `show STREAM --dead` says what becomes of them."""
     client = _client(_settings(config))
-    total: dict[str, Any] = {"retrying": 0, "damaged": [], "listening": False}
+    total: dict[str, Any] = {"retrying": 0, "sending": 0, "damaged": [], "listening": False}
     following = 1
     while following is not None:
         order = {"seqs": seqs or [], "first": following, "epoch": epoch or None}
         answer = client.post(f"{_route(stream)}/retry", order)
         total["retrying"] += answer["retrying"]
+        total["sending"] += answer["sending"]
         total["damaged"] += answer["damaged"]
         total["listening"] = answer["listening"]
         following = answer["next"]
@@ -163,10 +164,12 @@ def retry(
         print(json.dumps(total))
         return
     typer.echo(f"{stream}: dead letters to be tried again: {total['retrying']:,}")
-    if total["retrying"] and not total["listening"]:
+    if total["retrying"] > total["sending"] and not total["listening"]:
         typer.echo("  its source is not heard now: they are, once the agent has been restarted")
     if total["damaged"]:
-        typer.echo(f"  damaged, so not to be heard: {', '.join(f'#{n}' for n in total['damaged'])}")
+        typer.echo(
+            f"  damaged, so not to be tried again: {', '.join(f'#{n}' for n in total['damaged'])}"
+        )
 
 
 def _settings(config: Path) -> "Settings":

@@ -71,7 +71,7 @@ def encode(
     live: bool = False,
 ) -> bytes:
     """Records of one stream, in seq order, as a payload; without any, the dropped ranges alone."""
-    content = msgspec.json.encode([_event(device, epoch, record) for record in records])
+    content = _content(device, epoch, stream, records)
     header = Header(
         device=device,
         epoch=epoch,
@@ -129,20 +129,41 @@ def _too_large() -> ProtocolError:
     )
 
 
-def _event(device: str, epoch: str, record: Record) -> Event:
-    return Event(
-        id=f"{epoch}/{record.stream}/{record.seq}",
-        source=f"/holdfast/{device}",
-        type=record.type,
-        time=_utc(record.stamp.wall_us),
-        timebound=record.timebound,
-        sequence=record.seq,
-        boot=record.stamp.boot,
-        monotonic=record.stamp.mono_ns,
-        blobsize=record.blob_bytes,
-        data=msgspec.Raw(record.body),
-    )
+def _content(device: str, epoch: str, stream: str, records: Sequence[Record]) -> bytes:
+    """The events as JSON, byte for byte what msgspec makes of a list of Event.
+
+    Put together from pieces: that costs a third of an object for each event.
+    """
+    parts: list[bytes] = []
+    begin, source = _text(f"{epoch}/{stream}/")[:-1], _text(f"/holdfast/{device}")
+    kind = boot = second_us = None
+    for record in records:
+        stamp = record.stamp
+        if record.type != kind or stamp.boot != boot:
+            kind, boot = record.type, stamp.boot
+            of_kind = f'","source":{source},"type":{_text(kind)},"time":"'
+            of_boot = f',"boot":{_text(boot)},"monotonic":'
+        us = stamp.wall_us % 1_000_000
+        if stamp.wall_us - us != second_us:
+            second_us = stamp.wall_us - us
+            second = _second(second_us)
+        bound = "true" if record.timebound else "false"
+        parts.append(
+            f'{{"specversion":"1.0","id":{begin}{record.seq}{of_kind}{second}.{us:06}Z"'
+            f',"timebound":{bound},"sequence":{record.seq}{of_boot}{stamp.mono_ns}'
+            f',"blobsize":{record.blob_bytes},"datacontenttype":"application/json","data":'.encode()
+        )
+        parts.append(record.body)
+        parts.append(b"},")
+    parts[-1:] = [b"}"] if parts else []
+    return b"[%b]" % b"".join(parts)
 
 
-def _utc(wall_us: int) -> str:
-    return datetime.fromtimestamp(wall_us / 1e6, UTC).isoformat().replace("+00:00", "Z")
+def _text(text: str) -> str:
+    """A string in JSON, with its quotes."""
+    return msgspec.json.encode(text).decode()
+
+
+def _second(wall_us: int) -> str:
+    """A whole second as RFC 3339 has it, without the fraction and the zone."""
+    return datetime.fromtimestamp(wall_us // 1_000_000, UTC).isoformat()[:19]

@@ -67,13 +67,13 @@ class Bindings:
             known = await self._database.write(operation)
         self._know(known)
 
-    def dated(self, stamp: Stamp) -> tuple[Stamp, bool]:
-        """The stamp with the UTC of the nearest binding in its boot, and whether there is one."""
-        if stamp.boot not in self._boots:
-            return stamp, False
-        bound, middles = self._boots[stamp.boot]
-        near = bound[bisect_left(middles, stamp.mono_ns)]
-        return Stamp(stamp.boot, stamp.mono_ns, near.utc_us_at(stamp.mono_ns)), True
+    def dated(self, boot: str, mono_ns: int, wall_us: int) -> tuple[Stamp, bool]:
+        """A stamp with the UTC of the nearest binding in its boot, and whether there is one."""
+        if boot not in self._boots:
+            return Stamp(boot, mono_ns, wall_us), False
+        bound, middles = self._boots[boot]
+        near = bound[bisect_left(middles, mono_ns)]
+        return Stamp(boot, mono_ns, near.utc_us_at(mono_ns)), True
 
 
 def _moved(bound: list[Binding], now: Stamp) -> bool:

@@ -8,6 +8,7 @@ Recovery: each record is given up in the transaction that counts it.
 """
 
 import sqlite3
+from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from fnmatch import fnmatchcase
@@ -28,15 +29,16 @@ GIVE_UP_MAX = 256
 PAGE_BYTES = 4096  # smaller records share pages, and thinning them would free none
 EXPIRE_S = 1.0  # how often ages are looked at
 DEFAULT = StreamRule(match="*")
+Out = Callable[[str, str], list[Range]]  # of epoch and name: what is leased, ascending
 _MORE_ROOM = "let the link drain it, raise the bound, or set store.when_full to evict"
 
 
 class Held(Struct, frozen=True):
-    """A stream of which something is held and not leased: from seq `first` on."""
+    """A stream of which something is held, and not all of it leased: `out` is."""
 
     key: int
     name: str
-    first: int
+    out: list[Range]
     bytes: int
     bytes_mean: float  # of a record
     rule: StreamRule
@@ -45,12 +47,12 @@ class Held(Struct, frozen=True):
 class Bounds:
     """Used in the store's thread alone."""
 
-    def __init__(self, settings: Settings, clock: Clock, leased: Callable[[str, str], int]) -> None:
-        """`leased` says of an epoch and a name up to which seq it is out: that is never evicted."""
+    def __init__(self, settings: Settings, clock: Clock, out: Out) -> None:
+        """`out` says what of an epoch's stream is leased: that is never given up."""
         self.room_is_wanted = True  # perhaps: the file may come from a wider configuration
         self._settings = settings
         self._clock = clock
-        self._leased = leased
+        self._out = out
         self._ages = Ages()
         self._looked_at = 0.0
         self._ruled = 0  # the last stream whose rule is in its row
@@ -154,7 +156,7 @@ class Bounds:
         """What could give way, the least valuable first."""
         rows = connection.execute("SELECT id, epoch, name, bytes, held FROM streams WHERE held > 0")
         found = [
-            Held(key, name, self._leased(epoch, name) + 1, size, size / held, self.rule(name))
+            Held(key, name, self._out(epoch, name), size, size / held, self.rule(name))
             for key, epoch, name, size, held in rows.fetchall()
         ]
         return sorted(found, key=lambda one: (one.rule.priority, -one.bytes))
@@ -172,7 +174,7 @@ class Bounds:
         """A stream's records as they give way: thinned first, then the oldest."""
         if one.rule.thin_every and one.bytes_mean >= PAGE_BYTES:
             yield from self._thinned(connection, one)
-        while (seq := _oldest(connection, one.key, one.first)) is not None:
+        for seq, _ in _free(connection, one):
             yield seq
 
     def _thinned(self, connection: sqlite3.Connection, one: Held) -> Iterator[int]:
@@ -180,7 +182,7 @@ class Bounds:
         (thinned,) = connection.execute(
             "SELECT thinned FROM streams WHERE id = ?", (one.key,)
         ).fetchone()
-        seq = max(thinned, one.first - 1)
+        seq = thinned
         while True:
             row = connection.execute(
                 "SELECT seq FROM records WHERE id > ? AND id <= ? AND seq % ? = 0"
@@ -190,6 +192,9 @@ class Bounds:
             if row is None:
                 return
             (seq,) = row
+            if leased := _leased(one.out, seq):
+                seq = leased.last
+                continue
             connection.execute("UPDATE streams SET thinned = ? WHERE id = ?", (seq, one.key))
             yield seq
 
@@ -197,24 +202,37 @@ class Bounds:
         room = GIVE_UP_MAX
         for one in self._held(connection):
             limit_s = one.rule.age_s_max
-            while limit_s is not None and room > 0:
-                row = connection.execute(
-                    "SELECT seq, boot, mono_ns, wall_us FROM records"
-                    " WHERE id BETWEEN ? AND ? ORDER BY id LIMIT 1",
-                    streams.keys(one.key, Range(one.first, streams.SEQ_MAX)),
-                ).fetchone()
-                if row is None or self._ages.age_s(Stamp(*row[1:]), now) <= limit_s:
+            if limit_s is None or room == 0:
+                continue
+            for seq, made in _free(connection, one):
+                if room == 0 or self._ages.age_s(made, now) <= limit_s:
                     break
-                streams.drop(connection, one.key, Range(row[0], row[0]), EXPIRED)
+                streams.drop(connection, one.key, Range(seq, seq), EXPIRED)
                 room -= 1
 
 
-def _oldest(connection: sqlite3.Connection, key: int, first: int) -> int | None:
-    row = connection.execute(
-        "SELECT seq FROM records WHERE id BETWEEN ? AND ? ORDER BY id LIMIT 1",
-        streams.keys(key, Range(first, streams.SEQ_MAX)),
-    ).fetchone()
-    return row and int(row[0])
+def _free(connection: sqlite3.Connection, one: Held) -> Iterator[tuple[int, Stamp]]:
+    """What is held of a stream and not leased, the oldest first, as it is when it is asked for."""
+    seq = 0
+    while True:
+        row = connection.execute(
+            "SELECT seq, boot, mono_ns, wall_us FROM records"
+            " WHERE id BETWEEN ? AND ? ORDER BY id LIMIT 1",
+            streams.keys(one.key, Range(seq + 1, streams.SEQ_MAX)),
+        ).fetchone()
+        if row is None:
+            return
+        (seq, *made) = row
+        if leased := _leased(one.out, seq):
+            seq = leased.last
+        else:
+            yield seq, Stamp(*made)
+
+
+def _leased(out: list[Range], seq: int) -> Range | None:
+    """The span that a seq is out in."""
+    at = bisect_left(out, seq, key=lambda span: span.last)
+    return out[at] if at < len(out) and out[at].first <= seq else None
 
 
 def _bytes(connection: sqlite3.Connection, key: int) -> int:

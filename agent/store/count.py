@@ -199,8 +199,11 @@ def _edges(connection: sqlite3.Connection, stream: int, who: str) -> list[str]:
         (Range(1, settled), f"is held, but the far side is known to have all up to #{settled}"),
     ):
         row = connection.execute(
-            "SELECT seq FROM records WHERE id BETWEEN ? AND ? ORDER BY id LIMIT 1",
-            streams.keys(stream, span),
+            "SELECT seq FROM records WHERE id BETWEEN ? AND ? AND NOT (seq <= ? AND EXISTS"
+            " (SELECT 1 FROM dead WHERE dead.stream = records.id >> 40"
+            "  AND dead.seq = records.id & 0xFFFFFFFFFF AND unsent))"
+            " ORDER BY id LIMIT 1",
+            (*streams.keys(stream, span), settled),
         ).fetchone()
         if row and span.first <= span.last:
             found.append(f"{who} #{row[0]} {what}")

@@ -19,9 +19,10 @@ from functools import partial
 
 from msgspec import Struct
 
-from agent.errors import NotNow, NotThere, RequestError
-from agent.records import Range, RecordType, raw_stream
-from agent.store import streams
+from agent.errors import NotNow, NotThere, StoreDamaged
+from agent.records import Range, RecordType
+from agent.store import blobs, streams
+from agent.store.bounds import Out
 from agent.store.database import Database
 from agent.store.outbox import Name
 from agent.store.spool import heard_of, spans
@@ -40,20 +41,26 @@ class Dropped(Struct, frozen=True):
 
 
 class Retried(Struct, frozen=True):
-    """How many dead letters are to be tried again, which cannot be, and where to go on."""
+    """How many dead letters are to be tried again, which cannot be, and where to go on.
+
+    `sending` of them are the link's: they are sent again. The others are heard again.
+    """
 
     retrying: int
     damaged: list[int]
     next: int | None
+    sending: int = 0
 
 
 class Decisions:
     """Changes what is held, in bounded steps."""
 
-    def __init__(self, database: Database, leased: Callable[[str, str], int]) -> None:
-        """`leased` is of epoch and name, as `Outbox.leased`; it is asked in the store's thread."""
+    def __init__(self, database: Database, out: Out, kept: Callable[[], None]) -> None:
+        """`out` is `Outbox.out`, asked in the store's thread; `kept` is called when there is more
+        to send."""
         self._database = database
-        self._leased = leased
+        self._out = out
+        self._kept = kept
 
     async def drop(self, name: Name, span: Range) -> Dropped:
         """Give up the held records of `span`, and count them under `operator`.
@@ -74,7 +81,7 @@ class Decisions:
     def _drop(
         self, connection: sqlite3.Connection, name: Name, span: Range
     ) -> tuple[int, int | None]:
-        stream, produced, settled = self._row(connection, name)
+        stream, produced = self._row(connection, name)
         if not 1 <= span.first <= span.last <= produced:
             raise NotThere(
                 f"{name[1]} has the seqs 1 to {produced}, not all of {_said(span)}",
@@ -85,12 +92,13 @@ class Decisions:
             (*streams.keys(stream, span), STEP_RECORDS + 1),
         )
         seqs = [seq for (seq,) in rows.fetchall()]
-        leased = self._leased(*name)
-        if seqs and settled < seqs[0] <= leased:
-            raise NotNow(
-                f"{name[1]} is out to the far side up to #{leased}, which may have stored it",
-                f"try again once that is acknowledged, or give up what comes behind #{leased}",
-            )
+        for leased in self._out(*name):
+            if any(leased.first <= seq <= leased.last for seq in seqs[:STEP_RECORDS]):
+                raise NotNow(
+                    f"{name[1]} {_said(leased)} is out to the far side, which may have stored it",
+                    "try again once that is acknowledged, or give up what comes behind "
+                    f"#{leased.last}",
+                )
         for one in spans(seqs[:STEP_RECORDS]):
             streams.drop(connection, stream, one, OPERATOR)
         more = len(seqs) > STEP_RECORDS
@@ -102,27 +110,29 @@ class Decisions:
         Raises NotThere when one of these is no dead letter, NotNow when one is damaged; then
         nothing was changed. Where all were asked for, the answer names the damaged ones.
         """
-        if name[0] != self._database.epoch or not name[1].endswith(raw_stream("")):
-            raise RequestError(
-                f"{name[1]} of epoch {name[0]} cannot be tried again: only raw audio of this "
-                "store's own epoch is heard",
-                "`holdfast outbox ls` lists the streams; dead letters of others can be dropped",
-            )
         if seqs:
-            return await self._database.write(lambda c: self._retry_these(c, name, seqs))
+            retried = await self._database.write(lambda c: self._retry_these(c, name, seqs))
+        else:
+            retried = await self._retry_all(name, first)
+        if retried.sending:
+            self._kept()
+        return retried
+
+    async def _retry_all(self, name: Name, first: int) -> Retried:
         end = time.monotonic() + CALL_S
-        total, damaged = 0, list[int]()
+        total, sending, damaged = 0, 0, list[int]()
         while True:
             step = await self._database.write(partial(self._retry, name=name, first=first))
             total, damaged = total + step.retrying, damaged + step.damaged
+            sending += step.sending
             if step.next is None or time.monotonic() >= end:
-                return Retried(total, damaged, step.next)
+                return Retried(total, damaged, step.next, sending)
             first = step.next
 
     def _retry_these(
         self, connection: sqlite3.Connection, name: Name, seqs: Sequence[int]
     ) -> Retried:
-        stream, _, _ = self._row(connection, name)
+        stream, _ = self._row(connection, name)
         asked = sorted(set(seqs))
         dead = [seq for seq in asked if _is_dead(connection, stream, seq)]
         if alive := sorted(set(asked) - set(dead)):
@@ -132,14 +142,13 @@ class Decisions:
             )
         if damaged := [seq for seq in dead if not _whole(connection, stream, seq)]:
             raise NotNow(
-                f"{name[1]} {_listed(damaged)}: damaged on the disk, so nothing can be heard of it",
+                f"{name[1]} {_listed(damaged)}: damaged on the disk, so they cannot be tried again",
                 "give it up with `holdfast outbox drop`",
             )
-        _mark(connection, stream, dead)
-        return Retried(len(dead), [], None)
+        return Retried(len(dead), [], None, _mark(connection, stream, dead))
 
     def _retry(self, connection: sqlite3.Connection, name: Name, first: int) -> Retried:
-        stream, _, _ = self._row(connection, name)
+        stream, _ = self._row(connection, name)
         rows = connection.execute(
             "SELECT seq FROM dead WHERE stream = ? AND seq >= ? ORDER BY seq LIMIT ?",
             (stream, first, STEP_DEAD + 1),
@@ -147,15 +156,16 @@ class Decisions:
         seqs = [seq for (seq,) in rows.fetchall()]
         step = seqs[:STEP_DEAD]
         whole = [seq for seq in step if _whole(connection, stream, seq)]
-        _mark(connection, stream, whole)
+        sending = _mark(connection, stream, whole)
         damaged = sorted(set(step) - set(whole))
-        return Retried(len(whole), damaged, seqs[STEP_DEAD] if len(seqs) > STEP_DEAD else None)
+        following = seqs[STEP_DEAD] if len(seqs) > STEP_DEAD else None
+        return Retried(len(whole), damaged, following, sending)
 
-    def _row(self, connection: sqlite3.Connection, name: Name) -> tuple[int, int, int]:
-        """A stream's key, what it produced, and its settled mark."""
+    def _row(self, connection: sqlite3.Connection, name: Name) -> tuple[int, int]:
+        """A stream's key, and what it produced."""
         epoch, called = name
         row = connection.execute(
-            "SELECT id, produced, settled FROM streams WHERE epoch = ? AND name = ?",
+            "SELECT id, produced FROM streams WHERE epoch = ? AND name = ?",
             ("" if epoch == self._database.epoch else epoch, called),
         ).fetchone()
         if row is None:
@@ -163,7 +173,7 @@ class Decisions:
                 f"no stream {called!r} of epoch {epoch} in this store",
                 "`holdfast outbox ls` lists them, with their epochs",
             )
-        return int(row[0]), int(row[1]), int(row[2])
+        return int(row[0]), int(row[1])
 
 
 def _is_dead(connection: sqlite3.Connection, stream: int, seq: int) -> bool:
@@ -172,18 +182,34 @@ def _is_dead(connection: sqlite3.Connection, stream: int, seq: int) -> bool:
 
 
 def _whole(connection: sqlite3.Connection, stream: int, seq: int) -> bool:
-    """Whether the record and its sound are what was written."""
+    """Whether a dead letter is what was written: its row and its blob, or its sound."""
     row = connection.execute(
-        f"SELECT {streams.COLUMNS} FROM records WHERE id = ? AND type = ?",
-        (streams.key(stream, seq), RecordType.RAW),
+        f"SELECT {streams.COLUMNS} FROM records WHERE id = ?", (streams.key(stream, seq),)
     ).fetchone()
-    return row is not None and heard_of(connection, row)[1] is not None
+    if row is None or not streams.is_whole(row):
+        return False
+    if not _unsent(connection, stream, seq):
+        return row[1] == RecordType.RAW and heard_of(connection, row)[1] is not None
+    try:
+        return len(blobs.read(connection, row[6], 0, row[7])) == row[7] if row[7] else True
+    except StoreDamaged:
+        return False
 
 
-def _mark(connection: sqlite3.Connection, stream: int, seqs: Sequence[int]) -> None:
+def _unsent(connection: sqlite3.Connection, stream: int, seq: int) -> bool:
+    """Whether a dead letter is the link's."""
+    found = connection.execute(
+        "SELECT 1 FROM dead WHERE stream = ? AND seq = ? AND unsent", (stream, seq)
+    )
+    return found.fetchone() is not None
+
+
+def _mark(connection: sqlite3.Connection, stream: int, seqs: Sequence[int]) -> int:
+    """Have these tried again; how many of them are the link's."""
     connection.executemany(
         "UPDATE dead SET retry = 1 WHERE stream = ? AND seq = ?", [(stream, seq) for seq in seqs]
     )
+    return sum(_unsent(connection, stream, seq) for seq in seqs)
 
 
 def _said(span: Range) -> str:

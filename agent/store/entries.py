@@ -10,7 +10,7 @@ from agent.records import Balance, Drop
 class Stream(Struct, frozen=True):
     """One stream: its ledger, and how it stands.
 
-    `settled`: up to there the far side knows all. `leased`: up to there it is out (0: nothing is).
+    `settled`: up to there the far side knows all. `leased`: the last seq that is out (0: none is).
     `sendable`: only up to there it may be sent (None: all). `dead`: dead letters among the held.
     `oldest_age_s` is of the oldest held record, in seconds of running time. `state` is that of
     what is held: waiting, leased, not to be sent, or empty.

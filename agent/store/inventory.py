@@ -21,6 +21,7 @@ from agent.errors import NotThere
 from agent.records import Balance, Drop, Range, Stamp
 from agent.store import streams
 from agent.store.age import Ages
+from agent.store.bounds import Out
 from agent.store.entries import Account, Line, Page, Stream, Whole
 from agent.store.outbox import UNSETTLED, Name
 from agent.store.slices import Over, Slices
@@ -36,7 +37,7 @@ class _Found(Struct, frozen=True):
     name: Name
     settled: int
     sendable: int | None
-    leased: int
+    out: list[Range]
 
 
 class Inventory:
@@ -47,13 +48,13 @@ class Inventory:
         slices: Slices,
         clock: Clock,
         rule: Callable[[str], StreamRule],
-        leased: Callable[[str, str], int],
+        out: Out,
     ) -> None:
-        """`rule` is of a stream's name; `leased` of epoch and name, as `Outbox.leased`."""
+        """`rule` is of a stream's name; `out` is `Outbox.out`."""
         self._slices = slices
         self._clock = clock
         self._rule = rule
-        self._leased = leased
+        self._out = out
 
     async def streams(self) -> list[Stream]:
         """Every stream, this file's own first, by name."""
@@ -95,7 +96,7 @@ class Inventory:
             " ORDER BY id LIMIT 1",
             streams.keys(key, Range(0, streams.SEQ_MAX)),
         ).fetchone()
-        rule, leased = self._rule(name), self._leased(epoch, name)
+        rule, out = self._rule(name), self._out(epoch, name)
         first = oldest[0] if oldest else None
         return Stream(
             epoch=epoch or self._slices.epoch,
@@ -109,12 +110,12 @@ class Inventory:
             dead=dead,
             settled=settled,
             sendable=sendable,
-            leased=leased if leased > settled else 0,
+            leased=out[-1].last if out else 0,
             priority=rule.priority,
             age_s_max=rule.age_s_max,
             oldest_seq=first,
             oldest_age_s=round(ages.age_s(Stamp(*oldest[1:]), now), 1) if oldest else None,
-            state="empty" if first is None else _state(first, leased, sendable),
+            state="empty" if first is None else _state(first, out, sendable),
         )
 
     async def ledger(self, ranges_max: int = COUNT_MAX) -> dict[str, dict[str, Account]]:
@@ -241,7 +242,7 @@ class Inventory:
                 f"no stream {called!r}{other} in this store",
                 "`holdfast outbox ls` lists them, with their epochs",
             )
-        return _Found(row[0], name, row[1], row[2], self._leased(*name))
+        return _Found(row[0], name, row[1], row[2], self._out(*name))
 
 
 _LINE = (
@@ -260,15 +261,15 @@ _DEAD_LINES = (
 
 def _line(row: tuple[Any, ...], of: _Found, ages: Ages, now: Stamp) -> Line:
     seq, kind, boot, mono_ns, wall_us, body_bytes, blob_bytes, cause, retry = row
-    state = _state(seq, of.leased, of.sendable)
+    state = _state(seq, of.out, of.sendable)
     if cause is not None:
         state = "retrying" if retry else "dead"
     age_s = round(ages.age_s(Stamp(boot, mono_ns, wall_us), now), 1)
     return Line(seq, kind, wall_us, age_s, body_bytes, blob_bytes, state, cause)
 
 
-def _state(seq: int, leased: int, sendable: int | None) -> str:
-    if seq <= leased:
+def _state(seq: int, out: list[Range], sendable: int | None) -> str:
+    if any(span.first <= seq <= span.last for span in out):
         return "leased"
     return "waiting" if sendable is None or seq <= sendable else "not to be sent"
 

@@ -2,7 +2,8 @@
 
 In the background, slice by slice, each record that is whole is written into the outbox of the file
 that serves now. What is not whole is counted as `corruption`, so the ledger of the former epoch
-balances at every commit: what was not read yet counts as held (streams.quarantined).
+balances at every commit: what was not read yet counts as held (streams.quarantined). The link's
+dead letters stay dead letters: the far side was told that they are.
 
 Limits  : a slice of wreck.py in one transaction; it keeps to the store's bounds as producers do.
 Format  : streams of that epoch; `sendable` is how far each is read. A row of `salvages` each.
@@ -12,7 +13,7 @@ Recovery: after a crash it goes on behind `sendable`, in the same transaction wi
 import asyncio
 import logging
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -138,13 +139,28 @@ class Salvage:
         else:
             piece = Slice(former.produced, [], [])
 
+        letters = await apart(lambda: wreck.letters(former.id, Range(after + 1, piece.through)))
+        piece = _still_held(piece, former.settled, letters)
+
         def operation(connection: sqlite3.Connection) -> None:
             _keep(connection, file, key, piece)
+            connection.executemany(
+                "INSERT OR IGNORE INTO dead (stream, seq, cause, retry, unsent)"
+                " VALUES (?, ?, ?, ?, 1)",
+                [(key, one.seq, *letters[one.seq]) for one in piece.saved if one.seq in letters],
+            )
             if piece.through >= former.produced:
                 _finish(connection, file, key)
 
         await self._write(own, operation, grows=name[1:] if piece.saved else ())
         return True
+
+
+def _still_held(piece: Slice, settled: int, letters: Collection[int]) -> Slice:
+    """A slice without what the far side knows: up to `settled` only dead letters are held."""
+    saved = [one for one in piece.saved if one.seq > settled or one.seq in letters]
+    holes = [Range(max(one.first, settled + 1), one.last) for one in piece.holes]
+    return Slice(piece.through, saved, [one for one in holes if one.first <= one.last])
 
 
 def _kept(store: Path) -> set[str]:
@@ -164,13 +180,15 @@ def _begin(
         "UPDATE salvages SET epoch = ?, exact = exact AND ? WHERE name = ?", (epoch, exact, file)
     )
     for one in formers:
+        letters = wreck.letters(one.id, Range(1, one.settled))  # held below the mark
+        read = min(letters, default=one.settled + 1) - 1
         added = connection.execute(
             "INSERT OR IGNORE INTO streams"
             " (epoch, name, produced, delivered, held, quarantined, settled, sendable)"
             " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 *(one.epoch or epoch, one.name, one.produced, one.delivered),
-                *(one.held, one.held, one.settled, one.settled),
+                *(one.held, one.held, one.settled, read),
             ),
         )
         if not added.rowcount:

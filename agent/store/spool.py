@@ -157,7 +157,8 @@ class Spool:
         def operation(connection: sqlite3.Connection) -> list[Dead]:
             return connection.execute(
                 "SELECT seq, cause FROM dead WHERE stream ="
-                " (SELECT id FROM streams WHERE epoch = '' AND name = ?) ORDER BY seq",
+                " (SELECT id FROM streams WHERE epoch = '' AND name = ?)"
+                " AND NOT unsent ORDER BY seq",
                 (raw_stream(source),),
             ).fetchall()
 
@@ -170,7 +171,8 @@ class Spool:
             suffix = raw_stream("")
             rows = connection.execute(
                 "SELECT name, sendable FROM streams WHERE epoch = '' AND held >"
-                " (SELECT count(*) FROM dead WHERE stream = streams.id AND NOT retry) ORDER BY name"
+                " (SELECT count(*) FROM dead WHERE stream = streams.id AND (unsent OR NOT retry))"
+                " ORDER BY name"
             )
             return {
                 name.removesuffix(suffix): "all" if sendable else "segments"
@@ -187,6 +189,7 @@ class Spool:
             row = connection.execute(
                 f"SELECT {streams.COLUMNS} FROM dead"
                 " JOIN records ON records.id = dead.stream << 40 | dead.seq WHERE dead.retry"
+                " AND NOT dead.unsent"
                 " AND dead.stream = (SELECT id FROM streams WHERE epoch = '' AND name = ?)"
                 " ORDER BY dead.seq LIMIT 1",
                 (raw_stream(source),),
@@ -210,7 +213,9 @@ class Spool:
             if not streams.holds(connection, stream, seq):
                 return  # somebody gave it up meanwhile
             _append(connection, source, stamp, found)
-            connection.execute("DELETE FROM dead WHERE stream = ? AND seq = ?", (stream, seq))
+            connection.execute(
+                "DELETE FROM dead WHERE stream = ? AND seq = ? AND NOT unsent", (stream, seq)
+            )
             (sendable,) = connection.execute(
                 "SELECT coalesce(sendable, produced) FROM streams WHERE id = ?", (stream,)
             ).fetchone()
@@ -335,7 +340,9 @@ def _bury(connection: sqlite3.Connection, source: str, dead: Dead | None) -> Non
         stream = streams.stream_id(connection, raw_stream(source), sendable=0)
         if streams.holds(connection, stream, dead[0]):  # else it was given up meanwhile
             connection.execute(
-                "INSERT OR REPLACE INTO dead (stream, seq, cause) VALUES (?, ?, ?)", (stream, *dead)
+                "INSERT INTO dead (stream, seq, cause) VALUES (?, ?, ?) ON CONFLICT"
+                " DO UPDATE SET cause = excluded.cause, retry = 0 WHERE NOT unsent",
+                (stream, *dead),
             )
 
 

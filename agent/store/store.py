@@ -12,6 +12,7 @@ from agent.store.bindings import Bindings
 from agent.store.bounds import Bounds, pages_bytes
 from agent.store.database import Database
 from agent.store.decisions import Decisions
+from agent.store.held import Held
 from agent.store.intake import Intake
 from agent.store.inventory import Inventory
 from agent.store.latency import Commits
@@ -30,15 +31,15 @@ class Store:
     """Open with `async with`; `intake` takes records in and `spool` sound, `outbox` gives them out,
     `ledger` counts, `wear` adds up what was written, `link` remembers for the link, `bindings` know
     the time of day, `scrub` looks for what the disk has damaged, `salvage` saves what a damaged
-    file holds; `inventory` shows, and `decisions` are an operator's."""
+    file holds; `held` copies out, `inventory` shows, and `decisions` are an operator's."""
 
     def __init__(self, settings: Settings, clock: Clock) -> None:
         self.path = Path(settings.path)
         self.bytes_max = settings.bytes_max
-        bounds = Bounds(settings, clock, lambda *name: self.outbox.leased(*name))
+        bounds = Bounds(settings, clock, lambda *name: self.outbox.out(*name))
         self._database = Database(self.path, clock, bounds)
         self.bindings = Bindings(self._database, clock)
-        self.outbox = Outbox(self._database, self.bindings)
+        self.outbox = Outbox(self._database, self.bindings, clock, bounds.rule)
         kept = self.outbox.more.set
         self._volatile = Volatile(
             self._database, settings.volatile_bytes_max, settings.volatile_s, kept
@@ -47,8 +48,9 @@ class Store:
         self.spool = Spool(self._database, clock, kept)
         self.slices = Slices(self._database)
         self.ledger = Ledger(self._database, self.slices)
-        self.inventory = Inventory(self.slices, clock, bounds.rule, self.outbox.leased)
-        self.decisions = Decisions(self._database, self.outbox.leased)
+        self.held = Held(self._database, self.slices, self.bindings, bounds.rule)
+        self.inventory = Inventory(self.slices, clock, bounds.rule, self.outbox.out)
+        self.decisions = Decisions(self._database, self.outbox.out, kept)
         self.salvage = Salvage(self._database, self.path, kept)
         self.wear = Wear(self._database)
         self.link = LinkState(self._database, clock)

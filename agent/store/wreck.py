@@ -132,6 +132,16 @@ class Wreck:
             )
         return [Drop(*row) for row in rows]
 
+    def letters(self, stream: int, span: Range) -> dict[int, tuple[str, int]]:
+        """The link's dead letters of a stream: by seq, the cause, and whether it is sent again."""
+        with self._lock:
+            rows = self._some(
+                "SELECT seq, cause, retry FROM dead"
+                " WHERE stream = ? AND unsent AND seq BETWEEN ? AND ? ORDER BY seq",
+                (stream, span.first, span.last),
+            )
+        return {seq: (cause, retry) for seq, cause, retry in rows}
+
     def slice(self, stream: int, after: int, last: int, rows_max: int = SLICE_ROWS) -> Slice:
         """The next records of a stream above `after`, up to `last`.
 

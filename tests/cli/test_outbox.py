@@ -120,7 +120,7 @@ def test_drop_asks_first_and_counts(agent: Device) -> None:
 
 def test_retry_of_nothing_and_of_what_cannot_be(agent: Device) -> None:
     assert document(agent, "retry", "inbox.raw") == {
-        **{"retrying": 0, "damaged": [], "listening": True}
+        **{"retrying": 0, "sending": 0, "damaged": [], "listening": True}
     }
     done = outbox(agent, "retry", "inbox.raw", "1")
     assert (done.returncode, "#1: no dead letter" in done.stderr) == (1, True)

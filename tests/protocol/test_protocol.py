@@ -32,7 +32,7 @@ def test_a_batch_comes_back_as_cloud_events() -> None:
     assert first["specversion"] == "1.0"
     assert first["id"] == "e1/x.segments/3"
     assert first["source"] == "/holdfast/dev"
-    assert first["time"] == "1970-01-01T00:00:00Z"
+    assert first["time"] == "1970-01-01T00:00:00.000000Z"
     assert (first["sequence"], first["blobsize"], first["monotonic"]) == (3, 7, 5)
     assert [bytes(event.data) for event in events] == [b'{"a":1}'] * 3
 

@@ -40,8 +40,12 @@ class Stream:
         self.sendable = sendable  # None: all of it
         self.produced = 0
         self.settled = 0
-        self.out = 0  # leased up to here
+        self.out: set[int] = set()
+        self.known: set[int] = set()  # above the mark, as acks have said
         self.thinned = 0
+        self.held_back: set[int] = set()
+        self.unsent: set[int] = set()  # dead letters of the link
+        self.again: set[int] = set()  # those of them that are sent again
         self.held: dict[int, Kept] = {}
         self.delivered: set[int] = set()
         self.dropped: dict[int, str] = {}
@@ -55,9 +59,16 @@ class Stream:
         return sum(kept.bytes for kept in self.held.values())
 
     @property
+    def free(self) -> list[int]:
+        """What may be leased."""
+        known = set(range(1, self.settled + 1)) | self.known | self.unsent
+        taken = (known - self.again) | self.out | self.held_back
+        return sorted(s for s in self.held if s <= self.through and s not in taken)
+
+    @property
     def loose(self) -> list[int]:
         """What is held and not leased, the oldest first."""
-        return sorted(seq for seq in self.held if seq > self.out)
+        return sorted(seq for seq in self.held if seq not in self.out)
 
     @property
     def balance(self) -> Balance:
@@ -74,6 +85,8 @@ class Stream:
 
     def drop(self, seq: int, reason: str) -> Kept:
         self.dropped[seq] = reason
+        self.unsent.discard(seq)
+        self.again.discard(seq)
         return self.held.pop(seq)
 
     def victims(self) -> list[tuple[int, bool]]:
@@ -89,16 +102,23 @@ class Stream:
             self.thinned = seq
         return self.drop(seq, EVICTED)
 
-    def acknowledge(self, spans: Iterable[Range]) -> Settled:
+    def acknowledge(self, spans: Iterable[Range], *, leased: bool = True) -> Settled:
         """Held records of `spans` are delivered; the mark passes what is known to the far side."""
         before = self.settled
-        known = {s for span in spans for s in range(span.first, min(span.last, self.through) + 1)}
-        gone = known & self.held.keys()
+        named = {s for span in spans for s in range(span.first, min(span.last, self.produced) + 1)}
+        known = {seq for seq in named | self.known if seq <= self.through}
+        gone = {seq for seq in named if seq <= self.through} & self.held.keys()
+        gone -= self.unsent - (self.again & self.out)
+        self.unsent -= gone
+        self.again -= gone
         for seq in gone:
             del self.held[seq]
         self.delivered |= gone
         while self.settled < self.through and self.settled + 1 in known | self.delivered:
             self.settled += 1
+        if leased:
+            self.known = {seq for seq in known if seq > self.settled}
+        self.out -= known | set(range(1, self.settled + 1))
         return Settled(len(gone), self.settled, moved=self.settled > before)
 
 
@@ -110,6 +130,7 @@ class Model:
         self.evict_bytes = settings.evict_at * settings.bytes_max
         self.streams: dict[str, Stream] = {}
         self.turns: list[str] = []  # who was leased, the longest ago first
+        self.leases = 0
         self.dead: dict[int, str] = {}
         self.takes = [0]  # how many samples of each are accepted; the last one goes on
         self.position = Position()
@@ -124,30 +145,65 @@ class Model:
             )
         return self.streams[name]
 
+    def begin_anew(self) -> None:
+        """The process ended: leases are no more, and nobody knows whose turn it is."""
+        self.rewind()
+        self.turns, self.leases = [], 0
+        for stream in self.streams.values():
+            stream.held_back = set()
+
     def rewind(self, name: str | None = None) -> None:
         """Nothing of it is out any more."""
         for one in [name] if name else list(self.streams):
             if one in self.streams:
-                self.streams[one].out = 0
-            self.turns = [turn for turn in self.turns if turn != one]
+                self.streams[one].out, self.streams[one].known = set(), set()
 
-    def lease(self, batch: Batch | None, records_max: int, bytes_max: int) -> None:
-        """The outbox gave this; it must be what was next."""
-        ready = {
-            name
-            for name, one in self.streams.items()
-            if any(max(one.settled, one.out) < seq <= one.through for seq in one.held)
-        }
+    def lease(
+        self, batch: Batch | None, records_max: int, bytes_max: int, fresh_ns: int, boot: str
+    ) -> None:
+        """The outbox gave this; it must be what was next. Live is what is of `boot`, since then."""
+        free = {name: one.free for name, one in self.streams.items() if one.free}
         if batch is None:
-            assert not ready, f"nothing was leased, though {ready} wait"
+            assert not free, f"nothing was leased, though {free} wait"
             return
-        stream, first, last = self.streams[batch.stream], batch.span.first, batch.span.last
-        after = max(stream.settled, stream.out)
-        assert first == after + 1, "a batch begins where the last one ended"
+        self._in_turn(batch, free, fresh_ns, boot)
+        self._is_whole(batch, records_max, bytes_max)
+        self.leases += 1
+        self.streams[batch.stream].out |= set(range(batch.span.first, batch.span.last + 1))
+        self.turns = [*(name for name in self.turns if name != batch.stream), batch.stream]
+
+    def _in_turn(self, batch: Batch, free: dict[str, list[int]], fresh_ns: int, boot: str) -> None:
+        """Live before the rest, priority, who waited longest; each eighth that one alone."""
         turns = {name: i for i, name in enumerate(self.turns)}
-        waited = {turns.get(name, -1) for name in ready}
-        assert turns.get(batch.stream, -1) <= min(waited, default=len(turns)), "out of turn"
-        due = [seq for seq in sorted(stream.held) if after < seq <= last]
+        live = {}
+        for name, seqs in free.items():
+            made = {seq: self.streams[name].held[seq].stamp for seq in seqs}
+            young = [s for s in seqs if made[s].boot == boot and made[s].mono_ns >= fresh_ns]
+            if young:
+                live[name] = young
+        first = batch.records[0].seq if batch.records else 0
+        if self.leases % 8 == 7:
+            rank = {name: (0, turns.get(name, -1)) for name in free}
+        else:
+            chosen = live or free
+            rank = {
+                name: (-self.streams[name].rule.priority, turns.get(name, -1)) for name in chosen
+            }
+            assert not live or batch.live, f"{live} are live"
+            assert not live or not first or first == live[batch.stream][0]
+        if batch.stream in rank:
+            assert rank[batch.stream] == min(rank.values()), "out of turn"
+        else:
+            assert not batch.records, "others came first"
+        if batch.records and not batch.live:
+            assert first == free[batch.stream][0], "the oldest comes first"
+
+    def _is_whole(self, batch: Batch, records_max: int, bytes_max: int) -> None:
+        """What it says of each seq in its span is so."""
+        stream, span = self.streams[batch.stream], batch.span
+        inside = set(range(span.first, span.last + 1))
+        assert not inside & (stream.out | stream.held_back)
+        due = [seq for seq in stream.free if seq in inside]
         assert [one.seq for one in batch.records] == due
         for one in batch.records:
             kept = stream.held[one.seq]
@@ -155,15 +211,18 @@ class Model:
                 *(kept.stamp, kept.body),
                 len(kept.blob),
             )
-        told = {s: d.reason for d in batch.drops for s in range(d.first, d.last + 1) if s >= first}
-        assert told == {s: why for s, why in stream.dropped.items() if after < s <= last}
-        assert set(range(first, last + 1)) <= {*due, *told} | stream.delivered, "a seq is missing"
+        told = {s: d.reason for d in batch.drops for s in range(d.first, d.last + 1)}
+        assert told.keys() <= inside
+        expected = {s: why for s, why in stream.dropped.items() if s in inside}
+        expected |= {s: "dead" for s in stream.unsent - stream.again if s in inside}
+        new = {s: why for s, why in expected.items() if s > stream.settled}
+        assert new.items() <= told.items() <= expected.items()
+        settled = set(range(1, stream.settled + 1))
+        assert inside <= {*due, *told} | stream.delivered | settled, "a seq is missing"
         assert len(due) <= records_max
         size = sum(len(one.body) + EVENT_BYTES for one in batch.records)
         size += DROP_BYTES * len(batch.drops)
         assert len(due) <= 1 or size <= bytes_max
-        stream.out = last
-        self.turns = [*(name for name in self.turns if name != batch.stream), batch.stream]
 
     def may_refuse(self, new_bytes: int, new_count: int, used_bytes: int, names: set[str]) -> bool:
         """Whether a bound is a reason to refuse this much in these streams."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from agent import config
 from agent.errors import ProtocolError, StoreFull
-from agent.records import Balance, Record
+from agent.records import Balance, Range, Record
 from agent.store.outbox import Batch
 from tests.store.model import GIVE_UP_MAX, Kept, Model, footprint
 from tests.store.rig import Answer, Rig
@@ -37,10 +37,12 @@ class Pair:
         self._disk_is_full = more is not None
         self.rig.allow_pages(more)
 
-    def lease(self, records_max: int, bytes_max: int) -> Batch | None:
-        (answer,) = self.rig.ask(self.rig.store.outbox.lease(records_max, bytes_max))
+    def lease(self, records_max: int, bytes_max: int, live_s: float = 0.0) -> Batch | None:
+        now = self.rig.clock.stamp()
+        (answer,) = self.rig.ask(self.rig.store.outbox.lease(records_max, bytes_max, live_s))
         assert answer.error is None
-        self.model.lease(answer.result, records_max, bytes_max)
+        fresh_ns = now.mono_ns - int(live_s * 1e9) if live_s else 1 << 62
+        self.model.lease(answer.result, records_max, bytes_max, fresh_ns, now.boot)
         self.compare()
         return answer.result
 
@@ -48,6 +50,22 @@ class Pair:
         store = self.rig.store
         store.outbox.rewind((store.epoch, stream) if stream else None)
         self.model.rewind(stream)
+        self.compare()
+
+    def release(self, stream: str, span: Range) -> None:
+        store = self.rig.store
+        store.outbox.release((store.epoch, stream), span)
+        self.model.stream(stream).out -= set(range(span.first, span.last + 1))
+        self.compare()
+
+    def hold_back(self, stream: str, span: Range, *, let_go: bool) -> None:
+        store, inside = self.rig.store, set(range(span.first, span.last + 1))
+        if let_go:
+            store.outbox.let_go((store.epoch, stream), span)
+            self.model.stream(stream).held_back -= inside
+        else:
+            store.outbox.hold_back((store.epoch, stream), span)
+            self.model.stream(stream).held_back |= inside
         self.compare()
 
     def check_blob(self, record: Record, start: int, size: int) -> None:
@@ -115,7 +133,7 @@ class Pair:
 
     def _opened(self, ended_s: float) -> None:
         self._disk_is_full = False
-        self.model.rewind()
+        self.model.begin_anew()
         self.model.ages.open(self.rig.clock.stamp(), ended_s)
 
     def compare(
@@ -141,7 +159,10 @@ class Pair:
         for name, drops in seen.told.items():
             stream = model.streams[name]
             for drop in drops:
-                reasons = {stream.dropped.get(s) for s in range(drop.first, drop.last + 1)}
+                dead = dict.fromkeys(stream.unsent, "dead")
+                reasons = {
+                    dead.get(s) or stream.dropped.get(s) for s in range(drop.first, drop.last + 1)
+                }
                 assert reasons == {drop.reason}, name
         late = [seq for name, seq in overdue if seq in model.streams[name].held]
         assert not late or expired >= GIVE_UP_MAX, f"{late} should have expired"

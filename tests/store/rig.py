@@ -18,9 +18,10 @@ from unittest import mock
 import msgspec
 
 from agent import config
+from agent.config import StreamRule
 from agent.errors import HoldfastError
-from agent.records import Balance, Drop, Position, raw_stream
-from agent.store import bounds, reserve, space
+from agent.records import Balance, Drop, Position, Stamp, raw_stream
+from agent.store import blobs, bounds, reserve, space
 from agent.store.outbox import Batch, Outbox
 from agent.store.store import Store
 from tests.outside import DEADLINE_S
@@ -52,6 +53,23 @@ class Answer(msgspec.Struct, frozen=True):
     result: Any
     error: HoldfastError | None
     heard: bool
+
+
+def _unsent(connection: sqlite3.Connection) -> list[tuple[str, int, Kept]]:
+    """The link's dead letters, which are not leased."""
+    rows = connection.execute(
+        "SELECT name, dead.seq, boot, mono_ns, wall_us, body, blob, blob_bytes FROM dead"
+        " JOIN records ON records.id = dead.stream << 40 | dead.seq"
+        " JOIN streams ON streams.id = dead.stream WHERE unsent AND NOT retry"
+    )
+    return [
+        (
+            name,
+            seq,
+            Kept(Stamp(*made), body, blobs.read(connection, blob, 0, size) if size else b""),
+        )
+        for name, seq, *made, body, blob, size in rows.fetchall()
+    ]
 
 
 class Rig:
@@ -147,10 +165,14 @@ class Rig:
             before = (ledger, used_bytes)
             held.clear()
             told.clear()
-            probe = Outbox(store._database, store.bindings)  # its leases are not the uplink's
+            probe = Outbox(
+                store._database, store.bindings, self.clock, lambda _: StreamRule(match="*")
+            )  # its leases are not the uplink's
             while batch := await probe.lease(10**6, 10**9):
-                told[batch.stream] = batch.drops
-                held[batch.stream] = await self._records(batch)
+                told.setdefault(batch.stream, []).extend(batch.drops)
+                held.setdefault(batch.stream, {}).update(await self._records(batch))
+            for name, seq, kept in await store._database.read(_unsent):
+                held.setdefault(name, {})[seq] = kept
             held[raw_stream(SOURCE)] = {
                 seq: Kept(stamp, msgspec.json.encode(raw), pcm)
                 for seq, raw, stamp, pcm in await store.spool.waiting(SOURCE, 1, 10**6)

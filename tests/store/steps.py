@@ -14,6 +14,7 @@ from agent.config import Keep as What
 from agent.records import Position, Range, Raw, Segment, Stamp, Take
 from agent.records import raw_stream as raw_of
 from agent.records import segments_stream as segments_of
+from agent.store.decisions import Retried
 from agent.store.intake import Durability, New, Receipt
 from agent.store.outbox import Settled
 from agent.store.spool import FULL, PROCESSED
@@ -158,6 +159,42 @@ class Keep(Step):
                 stream.drop(seq, PROCESSED)
 
 
+class Bury(Step):
+    """The link gives a record up."""
+
+    def __init__(self, stream: str, seq: int) -> None:
+        self.stream = stream
+        self._seq = seq
+
+    async def ask(self, store: Store) -> bool:
+        return await store.outbox.bury((store.epoch, self.stream), self._seq, "never stored")
+
+    def did(self, model: Model, stamp: Stamp, answer: bool | None) -> None:
+        stream = model.stream(self.stream)
+        held = self._seq in stream.held
+        assert answer in (None, held)
+        stream.out.discard(self._seq)
+        stream.held_back.discard(self._seq)
+        if held:
+            stream.unsent.add(self._seq)
+            stream.again.discard(self._seq)
+
+
+class Retry(Step):
+    """Somebody wants the link's dead letters of a stream sent again."""
+
+    def __init__(self, stream: str) -> None:
+        self.stream = stream
+
+    async def ask(self, store: Store) -> Retried:
+        return await store.decisions.retry((store.epoch, self.stream))
+
+    def did(self, model: Model, stamp: Stamp, answer: Retried | None) -> None:
+        stream = model.stream(self.stream)
+        assert answer is None or answer.sending == len(stream.unsent)
+        stream.again = set(stream.unsent)
+
+
 class Ack(Step):
     """What the far side says it has, in any order, again, and of more than was ever sent."""
 
@@ -175,6 +212,8 @@ class Ack(Step):
         return all(span.last <= produced for span in self._spans)
 
     def did(self, model: Model, stamp: Stamp, answer: Settled | None) -> None:
-        settled = model.stream(self.stream).acknowledge(self._spans)
+        settled = model.stream(self.stream).acknowledge(
+            self._spans, leased=self.stream in model.turns
+        )
         if answer:
             assert answer == settled

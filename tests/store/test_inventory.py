@@ -8,7 +8,7 @@ import pytest
 
 from agent.clock import Clock
 from agent.config import StreamRule
-from agent.errors import NotNow, NotThere, RequestError
+from agent.errors import NotNow, NotThere
 from agent.records import Drop, Range
 from agent.store import decisions
 from agent.store.decisions import Dropped, Retried
@@ -30,7 +30,7 @@ async def store(tmp_path: Path) -> AsyncIterator[Store]:
 def hasty(store: Store) -> Inventory:
     """One that reads a single row in each slice."""
     slices = Slices(store._database, itertools.count().__next__)
-    return Inventory(slices, Clock(), lambda _: StreamRule(match="*"), store.outbox.leased)
+    return Inventory(slices, Clock(), lambda _: StreamRule(match="*"), store.outbox.out)
 
 
 async def test_a_stream_is_shown_with_its_ledger_its_rule_and_how_it_stands(store: Store) -> None:
@@ -151,7 +151,7 @@ async def test_what_is_leased_is_not_dropped(store: Store) -> None:
     name = (store.epoch, "a")
     batch = await store.outbox.lease(3, 1 << 20)
     assert batch is not None
-    with pytest.raises(NotNow, match="out to the far side up to #8"):
+    with pytest.raises(NotNow, match="#5 to #8 is out to the far side"):
         await store.decisions.drop(name, Range(8, 10))
     assert await store.decisions.drop(name, Range(9, 10)) == Dropped(2, None)
     store.outbox.rewind(name)
@@ -182,9 +182,9 @@ async def test_retry_refuses_what_is_no_dead_letter_and_what_cannot_be_heard(sto
     name = (store.epoch, "x.raw")
     with pytest.raises(NotThere, match=r"x\.raw #5, #9: no dead letter"):
         await store.decisions.retry(name, [4, 5, 9])
-    for other in ((store.epoch, "a"), ("0ld", "x.raw")):
-        with pytest.raises(RequestError, match="only raw audio of this store's own epoch"):
-            await store.decisions.retry(other)
+    assert await store.decisions.retry((store.epoch, "a")) == Retried(0, [], None)
+    with pytest.raises(NotThere, match="no stream"):
+        await store.decisions.retry(("0ld", "x.raw"))
     await store._database.write(
         lambda c: c.execute("UPDATE records SET crc = crc + 1 WHERE id = 2 << 40 | 4").rowcount
     )

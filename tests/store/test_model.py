@@ -27,7 +27,19 @@ from agent.store.outbox import Batch
 from tests.store.faults.child import LONG
 from tests.store.faults.tripwire import POINTS
 from tests.store.pair import Pair
-from tests.store.steps import RAW, SEGMENTS, Ack, Append, Begin, Hear, Keep, Refuse, Step
+from tests.store.steps import (
+    RAW,
+    SEGMENTS,
+    Ack,
+    Append,
+    Begin,
+    Bury,
+    Hear,
+    Keep,
+    Refuse,
+    Retry,
+    Step,
+)
 
 SEED = int(os.environ.get("HOLDFAST_SEED", "1"))
 SHRINK = os.environ.get("HOLDFAST_SHRINK") == "1"
@@ -110,10 +122,39 @@ class Machine(RuleBasedStateMachine):
 
     # What the uplink does.
 
-    @rule(records_max=st.sampled_from([1, 3, 50]), bytes_max=st.sampled_from([1, 300, 3000, 10**6]))
-    def lease(self, records_max: int, bytes_max: int) -> None:
-        if batch := self.pair.lease(records_max, bytes_max):
+    @rule(
+        records_max=st.sampled_from([1, 3, 50]),
+        bytes_max=st.sampled_from([1, 300, 3000, 10**6]),
+        live_s=st.sampled_from([0.0, 1.0, 30.0]),
+    )
+    def lease(self, records_max: int, bytes_max: int, live_s: float) -> None:
+        if batch := self.pair.lease(records_max, bytes_max, live_s):
             self.batches = [*self.batches[-3:], batch]
+
+    @precondition(lambda self: self.batches)
+    @rule(which=st.integers(0, 3))
+    def release(self, which: int) -> None:
+        batch = self.batches[which % len(self.batches)]
+        self.pair.release(batch.stream, batch.span)
+
+    @precondition(lambda self: self.batches)
+    @rule(which=st.integers(0, 3), let_go=st.booleans())
+    def hold_back(self, which: int, let_go: bool) -> None:
+        batch = self.batches[which % len(self.batches)]
+        self.pair.hold_back(batch.stream, batch.span, let_go=let_go)
+
+    @precondition(lambda self: self.batches)
+    @rule(which=st.integers(0, 3), further=st.integers(0, 5))
+    def bury(self, which: int, further: int) -> None:
+        batch = self.batches[which % len(self.batches)]
+        if batch.stream not in (RAW, SEGMENTS):
+            seq = min(batch.span.first + further, batch.span.last)
+            self.pair.perform(Bury(batch.stream, seq))
+
+    @rule(stream=st.sampled_from(list(SIZES)))
+    def retry(self, stream: str) -> None:
+        if stream in self.pair.model.streams and self.pair.model.streams[stream].produced:
+            self.pair.perform(Retry(stream))
 
     @precondition(lambda self: self.batches)
     @rule(which=st.integers(0, 3), cut=st.integers(0, 5))
@@ -151,12 +192,15 @@ class Machine(RuleBasedStateMachine):
     def drain(self) -> None:
         """All that may be sent arrives."""
         self.pair.rewind(None)
+        for name, stream in self.pair.model.streams.items():
+            if stream.held_back:
+                self.pair.hold_back(name, Range(1, stream.produced), let_go=True)
         while batch := self.pair.lease(50, 10**6):
             self.pair.perform(Ack(batch.stream, [batch.span]))
             if self.pair.disk_is_full:
                 return
         for stream in self.pair.model.streams.values():
-            assert all(seq > stream.through for seq in stream.held)
+            assert all(s > stream.through or s in stream.unsent for s in stream.held)
 
     # What befalls the machine.
 

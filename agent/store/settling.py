@@ -1,0 +1,135 @@
+"""What an ack changes: records leave, and the settled mark moves.
+
+Limits  : the work is that of what leaves; dead letters below the mark cost nothing.
+Format  : streams.settled and streams.delivered; the dropped ranges up to the mark are forgotten.
+Recovery: one transaction; a row leaves only in the one that counts it as delivered.
+"""
+
+import sqlite3
+
+from agent.errors import ProtocolError
+from agent.records import Range
+from agent.store import streams
+from agent.store.choice import UNSETTLED
+from agent.store.leases import Name, Spans
+
+
+def deliver(
+    connection: sqlite3.Connection,
+    name: Name,
+    spans: list[Range],
+    known: list[Range],
+    sent: Spans,
+) -> tuple[int, int, int, int]:
+    """Purge `spans` and count: how many left, the settled mark before and after, and how far the
+    stream may be sent.
+
+    `known` is all that the far side knows above the mark; `sent` what is out.
+    """
+    row = connection.execute(
+        "SELECT id, produced, coalesce(sendable, produced), settled FROM streams"
+        " WHERE epoch = ? AND name = ?",
+        name,
+    ).fetchone()
+    if row is None and name[0]:
+        return 0, 0, 0, 0
+    key, produced, sendable, before = row or (0, 0, 0, 0)
+    beyond = max((span.last for span in spans), default=0)
+    if beyond > produced and name[0]:  # the far side knows more of it than the damaged file did
+        _learn(connection, key, produced, spans)
+        sendable = beyond if sendable == produced else sendable
+    elif beyond > produced:
+        raise ProtocolError(
+            f"an ack names {name[1]} up to {beyond}, but only {produced} were ever produced",
+            "two devices may share one id, or the far side mixes epochs",
+        )
+    delivered = sum(
+        streams.remove(connection, key, part)
+        for span in within(spans, sendable)
+        for part in _purged(connection, key, span, before, sent)
+    )
+    settled = _settled(connection, key, before, within(known, sendable), sendable)
+    if delivered or settled > before:
+        connection.execute(
+            "UPDATE streams SET delivered = delivered + ?, settled = ? WHERE id = ?",
+            (delivered, settled, key),
+        )
+        streams.forget_settled(connection, key, settled)
+    return delivered, before, settled, sendable
+
+
+def within(spans: list[Range], sendable: int) -> list[Range]:
+    """What of these spans may be sent."""
+    return [Range(s.first, min(s.last, sendable)) for s in spans if s.first <= sendable]
+
+
+def _purged(
+    connection: sqlite3.Connection, key: int, span: Range, settled: int, sent: Spans
+) -> Spans:
+    """What of a span is delivered: all above the mark, but for dead letters that were not sent
+    again; below it nothing but those that were."""
+    above = Range(max(span.first, settled + 1), span.last)
+    parts = Spans([above])
+    letters = connection.execute(
+        "SELECT seq, retry FROM dead WHERE stream = :stream AND unsent"
+        " AND seq BETWEEN :above AND :last"
+        " UNION ALL SELECT seq, retry FROM dead WHERE stream = :stream AND unsent AND retry"
+        " AND seq BETWEEN :first AND :settled",
+        {
+            "stream": key,
+            "first": span.first,
+            "last": span.last,
+            "above": above.first,
+            "settled": min(settled, span.last),
+        },
+    )
+    for seq, retry in letters.fetchall():
+        if retry and seq in sent:
+            parts.add(Range(seq, seq))
+        else:
+            parts.remove(Range(seq, seq))
+    return parts
+
+
+def _learn(connection: sqlite3.Connection, key: int, produced: int, spans: list[Range]) -> None:
+    """Seqs that the damaged file knew nothing of: delivered as named, the rest lost with it."""
+    for span in spans:
+        if span.last <= produced:
+            continue
+        first = max(span.first, produced + 1)
+        if first > produced + 1:
+            streams.note_drop(connection, key, Range(produced + 1, first - 1), streams.CORRUPTION)
+        connection.execute(
+            "UPDATE streams SET produced = ?, delivered = delivered + ? WHERE id = ?",
+            (span.last, span.last - first + 1, key),
+        )
+        produced = span.last
+
+
+def _settled(
+    connection: sqlite3.Connection, key: int, mark: int, known: list[Range], sendable: int
+) -> int:
+    """The settled mark after the far side said what it knows, in ascending order."""
+    for span in known:
+        if span.first > mark + 1:
+            mark = _delivered_through(connection, key, mark, sendable)
+        if span.first > mark + 1:
+            return mark
+        mark = max(mark, span.last)
+    return _delivered_through(connection, key, mark, sendable)
+
+
+def _delivered_through(connection: sqlite3.Connection, key: int, mark: int, sendable: int) -> int:
+    """How far from `mark` on every seq was delivered: up to the next that is held or dropped."""
+    held, dropped = connection.execute(
+        "SELECT (SELECT seq FROM records WHERE id > :above AND id <= :last ORDER BY id LIMIT 1),"
+        f" (SELECT max(first, :mark + 1) FROM drops WHERE {UNSETTLED} ORDER BY first LIMIT 1)",
+        {
+            "stream": key,
+            "mark": mark,
+            "above": streams.key(key, mark),
+            "last": streams.key(key, streams.SEQ_MAX),
+        },
+    ).fetchone()
+    nearest: list[int] = [seq - 1 for seq in (held, dropped) if seq is not None]
+    return min([*nearest, max(mark, sendable)])
