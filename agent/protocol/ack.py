@@ -24,13 +24,16 @@ class StreamAck(Struct, frozen=True, omit_defaults=True):
     """Of one stream: every seq up to `mark`, and the ranges above it, are stored with their blobs.
 
     `parts` says of blobs that are begun how many bytes from their start are there. `refused` are
-    ranges that came and cannot be stored: the device keeps them as dead letters.
+    ranges that came and cannot be stored: the device keeps them as dead letters. `dead` are those
+    up to the mark, or in `ranges`, that the device told to be dead letters, and that never came:
+    all of them, else the mark is lower.
     """
 
     mark: Number = 0
     ranges: list[Range] = []
     parts: dict[Number, Number] = {}
     refused: list[Range] = []
+    dead: list[Range] = []
 
 
 class Ack(Struct, frozen=True):
@@ -59,8 +62,9 @@ def decode(payload: bytes) -> Ack:
 
 
 def _check(name: str, stream: StreamAck) -> None:
-    lists = max(len(stream.ranges), len(stream.refused))
+    lists = max(len(stream.ranges), len(stream.refused), len(stream.dead))
     if lists > RANGES_MAX or len(stream.parts) > PARTS_MAX:
         raise ProtocolError(f"the ack of {name} lists too much", "fewer ranges, a higher mark")
-    if any(not 1 <= r.first <= r.last < 2**63 for r in [*stream.ranges, *stream.refused]):
+    all_ranges = [*stream.ranges, *stream.refused, *stream.dead]
+    if any(not 1 <= r.first <= r.last < 2**63 for r in all_ranges):
         raise ProtocolError(f"the ack of {name} has a range that is none")

@@ -131,7 +131,9 @@ class Connection:
     def _expected(self, rc: MQTTErrorCode, mid: int, topic: str) -> asyncio.Future[None]:
         """The future of the broker's answer to packet `mid`."""
         future = self._flight.expect(mid, topic)
-        if rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
+        if self.ended.done():  # while paho took it
+            self._flight.end(LinkError(f"the connection ended: {self.ended.result()}"))
+        elif rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
             self._close(mqtt.error_string(rc))
         return future
 
@@ -224,7 +226,10 @@ class Connection:
             self._close(f"the broker sends more than {INCOMING_BYTES_MAX} bytes in one packet")
 
     def _register_write(self, _c: Any, _u: Any, sock: Any) -> None:
-        self._loop.add_writer(sock, self._write)
+        try:
+            self._loop.add_writer(sock, self._write)
+        except RuntimeError:  # a reset came behind what was read: uvloop is done with such a socket
+            self._close("the connection was reset")
 
     def _unregister_write(self, _c: Any, _u: Any, sock: Any) -> None:
         self._loop.remove_writer(sock)

@@ -212,6 +212,8 @@ class Link:
         try:
             async with asyncio.timeout(self._settings.connect_timeout_s):
                 await connection.subscribe(self._topics.ack)
+                if self._settings.blobs_by == "put":
+                    await connection.subscribe(self._topics.grant)
                 birth = self._presence(online=True)
                 self._pace.spent(len(birth))
                 await connection.publish(self._topics.presence, birth, retain=True)
@@ -222,8 +224,10 @@ class Link:
             ) from error
 
     def _on_message(self, topic: str, payload: bytes) -> None:
-        if topic == self._topics.ack:
+        if _folded(topic) == _folded(self._topics.ack):
             self._uplink.heard(payload)
+        elif _folded(topic) == _folded(self._topics.grant):
+            self._uplink.granted(payload)
 
     async def _beat(self, connection: Connection) -> None:
         while True:
@@ -252,3 +256,8 @@ def _first(group: BaseException) -> BaseException:
     while isinstance(group, BaseExceptionGroup):
         group = group.exceptions[0]
     return group
+
+
+def _folded(topic: str) -> str:
+    """RabbitMQ makes a slash of each dot. Some brokers send what was not asked for."""
+    return topic.replace(".", "/")

@@ -9,7 +9,7 @@ import re
 import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
-from typing import Protocol, Self
+from typing import Self
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -19,24 +19,12 @@ from yarl import URL
 
 from agent.config import Link as Settings
 from agent.errors import LinkError
+from agent.sync.pace import Pace
+from agent.sync.progress import Progress
 from agent.threads import apart
 
 STEP_BYTES = 8 * 1024  # sent at once: at the lowest rate that can be set, in 8 s
 ANSWER_BYTES_MAX = 4096  # of what a store says when it refuses
-
-
-class Pace(Protocol):
-    """What bounds the rate."""
-
-    async def take(self, size_bytes: int, *, live: bool) -> None:
-        """Return once so many bytes may go."""
-
-
-class Progress(Protocol):
-    """What measures the rate."""
-
-    def sent(self, size_bytes: int) -> None:
-        """So many bytes went."""
 
 
 class Unsafe(LinkError):

@@ -26,7 +26,9 @@ from agent.protocol.topics import Topics
 from agent.records import Record
 from agent.store.outbox import Name, Outbox
 from agent.sync.connection import Connection
-from agent.sync.objects import Body, Objects, Pace, Progress, Unsafe
+from agent.sync.objects import Body, Objects, Unsafe
+from agent.sync.pace import Pace
+from agent.sync.progress import Progress
 
 log = logging.getLogger("link")
 TRIES_MAX = 3

@@ -1,61 +1,46 @@
 """What goes up: records in batches, blobs in pieces, until somebody who counts has them.
 
-For each leased batch the blobs go first, piece by piece, then the batch itself, many messages in
-flight. Who counts is `ack_from`: `broker`, then a batch is done when the broker has taken all of
-it; `ingest`, then it is done when the far database says so (ack.py), and the lease runs until then.
-What is out without an ack is bounded by `unacked_bytes_max`.
-A stream of which nothing is answered in `ack_timeout_s` is sent again, more and more slowly; one
-stream's acks do not answer for another.
+Many messages are in flight: as many bytes as the line takes (window.py), live ones before all
+others (gate.py), and each batch is a small part of that, so that others can come between. For each
+parcel the blobs go first, piece by piece, then the batch.
+Who counts is `ack_from`: `broker`, then a parcel is done when the broker has taken all of it;
+`ingest`, then it is done when the far database says so (ack.py), and the lease runs until then.
+What is out without an ack is bounded by `unacked_bytes_max`; what is not answered is sent again
+(waits.py), and what never is, though others are, is a matter of its own (suspects.py).
 """
 
 import asyncio
 import logging
 from collections import deque
+from collections.abc import Iterable
+from contextlib import suppress
 
 from agent.clock import Clock
 from agent.config import Link as Settings
 from agent.errors import LinkError, ProtocolError
 from agent.health.conditions import Conditions
-from agent.protocol import ack, batch, blob
+from agent.protocol import ack
 from agent.protocol.topics import Topics
-from agent.records import Range, Record
+from agent.records import Range
 from agent.store.outbox import Batch, Name, Outbox
 from agent.sync.connection import Connection
+from agent.sync.faults import TooLarge
+from agent.sync.gate import Gate
+from agent.sync.gathering import Gathering
 from agent.sync.pace import Pace
+from agent.sync.parcels import Ratio, cut, halves, tell_sent
 from agent.sync.progress import Progress
+from agent.sync.puts import Puts
+from agent.sync.sending import Answers, Parts, Sender, all_of
+from agent.sync.suspects import Suspects
+from agent.sync.waits import Out, Waits
+from agent.sync.window import Window
 
 log = logging.getLogger("link")
-PIECE_BYTES_MAX = 64 * 1024
-HEADER_ROOM_BYTES = 4096  # an envelope's and MQTT's own bytes, well above what they take
-RETRY_S_MAX = 600.0
-
-
-class Wait:
-    """What is out of a stream, how long it has waited for its next ack, and how long it may."""
-
-    def __init__(self, patience_s: float) -> None:
-        self.since: float | None = None  # monotonic; None: nothing is out
-        self.patience_s = patience_s
-        self.missed = False  # the last patience ended without an ack
-        self.bytes = 0
-        self._out: deque[tuple[int, int]] = deque()  # of each batch its last seq and its bytes
-
-    def add(self, leased: Batch, now: float) -> None:
-        """One more batch goes out."""
-        size = sum(len(record.body) + record.blob_bytes for record in leased.records)
-        self._out.append((leased.span.last, size))
-        self.bytes += size
-        self.since = self.since or now
-
-    def settle(self, mark: int) -> None:
-        """Everything up to `mark` is known to the far side."""
-        while self._out and self._out[0][0] <= mark:
-            self.bytes -= self._out.popleft()[1]
-
-    def rewind(self) -> None:
-        """Nothing is out any more."""
-        self._out.clear()
-        self.bytes, self.since = 0, None
+FIRST_ACK_S = 2.0  # so long the backlog waits, after connecting, for what the ingest has
+BACKLOG_SENDING_MAX = 2  # leases of which not all is handed over; the next is read meanwhile
+LIVE_SENDING_MAX = 32
+LOOK_S = 1.0  # how often what may have changed unheard is looked at
 
 
 class Uplink:
@@ -70,42 +55,67 @@ class Uplink:
         clock: Clock,
         pace: Pace,
         progress: Progress,
+        puts: Puts | None = None,
     ) -> None:
-        self._pace = pace
-        self._progress = progress
+        """`puts`: blobs go by PUT, where the cloud grants it."""
         self._settings = settings
         self._device = device
         self._topics = Topics(settings.topic_prefix, device)
         self._outbox = outbox
         self._conditions = conditions
         self._clock = clock
-        self._parts: dict[tuple[Name, int], int] = {}  # (stream, seq): bytes the far side has
-        self._waits: dict[Name, Wait] = {}  # by stream
+        self._pace = pace
+        self._progress = progress
+        self._puts = puts
+        self._ratio = Ratio()
+        self._parts = Parts()
+        self._waits = Waits(settings.ack_timeout_s)
+        self._gathering = Gathering(settings.batch_s, outbox, clock)
+        self._suspects = Suspects(*(settings, outbox, conditions, clock, self._waits, self._taken))
         self._word: ack.Ack | None = None  # the newest of the ingest, until it is taken
         self._told = asyncio.Event()
+        self._begun = asyncio.Event()  # the first ack was taken, or has been waited for
+        self._sending = {True: 0, False: 0}  # leases, by whether they are live
 
     async def run(self, connection: Connection) -> None:
-        """Send until the connection ends; whatever was out before it is sent again."""
+        """Send until it is cancelled; whatever was out before it is sent again."""
+        window = Window(self._clock.monotonic)
+        gate = Gate(window, self._settings.in_flight_max, self._outbox.more.set)
+        sender = Sender(
+            *(connection, gate, self._outbox, self._pace, self._progress),
+            *(self._device, self._topics, self._ratio, self._parts, self._puts),
+        )
+        self._suspects.connected()
         try:
-            await self._send_all(connection)
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._begin())
+                group.create_task(self._hear())
+                group.create_task(self._look_after())
+                group.create_task(self._suspects.run(sender))
+                while True:
+                    self._ship(group, sender, await self._next(sender))
         finally:  # nothing is out any more: what is held may be evicted again
+            if connection.ended.done():
+                self._suspects.broke(connection.ended.result(), list(sender.unanswered))
+            self._suspects.ended()
             self._outbox.rewind()
-            for wait in self._waits.values():
-                wait.rewind()
-                wait.patience_s = self._settings.ack_timeout_s  # it was the link's fault
+            self._waits.clear()
+            self._begun.clear()
+            self._sending = {True: 0, False: 0}
 
-    async def _send_all(self, connection: Connection) -> None:
-        sent: asyncio.Queue[tuple[Batch, list[asyncio.Future[None]]]] = asyncio.Queue()
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._impatience())
-            group.create_task(self._hear())
-            if self._settings.ack_from == "broker":
-                group.create_task(self._count(connection, sent))
-            while True:
-                leased = await self._next(connection)
-                pubacks = await self._send(connection, leased)
-                if self._settings.ack_from == "broker":
-                    sent.put_nowait((leased, pubacks))
+    async def _begin(self) -> None:
+        """Until the ingest has said what it has, the backlog waits: a stick may have carried it."""
+        if self._settings.ack_from == "ingest":
+            with suppress(TimeoutError):
+                async with asyncio.timeout(FIRST_ACK_S):
+                    await self._begun.wait()
+        self._begun.set()
+        self._outbox.more.set()
+
+    def granted(self, payload: bytes) -> None:
+        """The cloud answered about a blob."""
+        if self._puts:
+            self._puts.heard(payload)
 
     def heard(self, payload: bytes) -> None:
         """An ack came. What it says of an epoch is whole, so the newest of each is enough."""
@@ -117,86 +127,94 @@ class Uplink:
         self._word = ack.Ack({**self._word.epochs, **word.epochs} if self._word else word.epochs)
         self._told.set()
 
-    async def _next(self, connection: Connection) -> Batch:
+    async def _next(self, sender: Sender) -> Batch:
         """The next lease; waits until there is one."""
         while True:
-            room = self._room(connection)
             self._outbox.more.clear()
-            out = sum(wait.bytes for wait in self._waits.values())
-            if out < self._settings.unacked_bytes_max:
-                leased = await self._outbox.lease(self._settings.batch_records_max, room)
-                if leased:
-                    wait = self._waits.setdefault(leased.name, Wait(self._settings.ack_timeout_s))
-                    wait.add(leased, self._clock.monotonic())
-                    return leased
-            await self._outbox.more.wait()
+            await self._gathering.wait(self._waits.bytes, sender.plain_bytes_max)
+            if leased := await self._lease(sender):
+                full = sender.plain_bytes_max // 2, self._settings.batch_records_max
+                self._gathering.note(leased, *full)
+                return leased
+            self._gathering.begin()
+            # A pause or the day's quota may end, and nobody says so.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(None if self._pace.allows(live=False) else LOOK_S):
+                    await self._outbox.more.wait()
 
-    def _room(self, connection: Connection) -> int:
-        """Bytes for a message's records, or for a piece of a blob."""
-        most = min(connection.payload_bytes_max, self._pace.message_bytes_max)
-        return most - HEADER_ROOM_BYTES
-
-    async def _send(self, connection: Connection, leased: Batch) -> list[asyncio.Future[None]]:
-        """Hand blobs and batch to the connection; the futures of the broker's answers."""
-        pubacks = []
-        for record in leased.records:
-            if record.blob_bytes:
-                pubacks += await self._send_blob(connection, leased.name, record)
-        payload = batch.encode(self._device, *leased.name, leased.records, leased.drops)
-        pubacks.append(await self._publish(connection, self._topics.up(leased.stream), payload))
-        blob_bytes = sum(record.blob_bytes for record in leased.records)
-        log.info(
-            "%s #%d-%d: sent, %.1f KiB of records, %.0f KiB of audio",
-            *(leased.stream, leased.span.first, leased.span.last),
-            *(len(payload) / 1024, blob_bytes / 1024),
+    async def _lease(self, sender: Sender) -> Batch | None:
+        live, backlog = self._has_room(live=True), self._has_room(live=False)
+        if not (live or (backlog and self._begun.is_set())):
+            return None
+        return await self._outbox.lease(
+            self._settings.batch_records_max,
+            sender.plain_bytes_max,
+            self._settings.live_s,
+            live_only=not (backlog and self._begun.is_set()),
         )
-        return pubacks
 
-    async def _send_blob(
-        self, connection: Connection, name: Name, record: Record
-    ) -> list[asyncio.Future[None]]:
-        """The pieces of a blob from the byte where the far side's copy ends."""
-        size = min(PIECE_BYTES_MAX, self._room(connection))
-        topic = self._topics.blob(record.stream)
-        pubacks = []
-        start = self._parts.get((name, record.seq), 0)
-        if start > record.blob_bytes:
-            start = 0  # the far side is wrong about it
-        while start < record.blob_bytes:
-            data = await self._outbox.blob(record, start, size)
-            if not data:  # acknowledged and purged meanwhile
-                break
-            piece = blob.encode(self._device, *name, record.seq, start, record.blob_bytes, data)
-            pubacks.append(await self._publish(connection, topic, piece))
-            start = max(start + len(data), self._parts.get((name, record.seq), 0))
-        return pubacks
+    def _has_room(self, *, live: bool) -> bool:
+        sending_max = LIVE_SENDING_MAX if live else BACKLOG_SENDING_MAX
+        return (
+            self._sending[live] < sending_max
+            and self._pace.allows(live=live)
+            and self._waits.has_room(self._settings.unacked_bytes_max, live=live)
+        )
 
-    async def _publish(
-        self, connection: Connection, topic: str, payload: bytes
-    ) -> asyncio.Future[None]:
-        """Within the line's budget."""
-        await self._pace.take(len(payload), live=False)
-        self._progress.sent(len(payload))
-        return await connection.publish(topic, payload)
+    def _ship(self, group: asyncio.TaskGroup, sender: Sender, leased: Batch) -> None:
+        """Send what was leased, in a task of its own."""
+        self._sending[leased.live] += 1
+        outs = deque(self._waits.add(parcel) for parcel in cut(leased))
+        group.create_task(self._hand_over(group, sender, outs, live=leased.live))
 
-    async def _count(
-        self,
-        connection: Connection,
-        sent: asyncio.Queue[tuple[Batch, list[asyncio.Future[None]]]],
+    async def _hand_over(
+        self, group: asyncio.TaskGroup, sender: Sender, outs: deque[Out], *, live: bool
     ) -> None:
-        """`ack_from: broker`: purge, in order, what the broker has taken all of."""
-        while True:
-            leased, pubacks = await sent.get()
-            try:
-                await asyncio.gather(*pubacks)
-            except LinkError:
-                if connection.ended.done():
-                    raise
-                continue  # the broker refused it, which is a condition; its time will run out
-            await self._acknowledge(leased.name, [leased.span])
+        """One parcel after the other; divided, when it is too large."""
+        try:
+            while outs and not sender.is_over:
+                out = outs.popleft()
+                try:
+                    payload = sender.encode(out.parcel)
+                except TooLarge as error:
+                    outs.extendleft(reversed(await self._divided(out, error)))
+                    continue
+                answers = await sender.send(out.parcel, payload)
+                tell_sent(out.parcel, len(payload))
+                group.create_task(self._watch(sender, out, answers))
+        except LinkError:
+            if not sender.is_over:
+                raise
+        finally:
+            self._sending[live] -= 1
+            self._outbox.more.set()
+
+    async def _divided(self, out: Out, error: TooLarge) -> list[Out]:
+        """Two parcels in place of one; a single record that is too large is given up."""
+        self._waits.remove(out)
+        parts = halves(out.parcel)
+        if not parts:
+            await self._suspects.bury(out.parcel, f"{error}; {error.hint}")
+        return [self._waits.add(part) for part in parts]
+
+    async def _watch(self, sender: Sender, out: Out, answers: Answers) -> None:
+        """Wait for the broker's answers to a parcel."""
+        try:
+            await all_of(answers)
+        except LinkError as error:
+            if not sender.is_over:  # refused: a condition, and its time will run out
+                await self._taken(out, str(error))
+        else:
+            await self._taken(out)
+
+    async def _taken(self, out: Out, refused: str = "") -> None:
+        """The broker has answered all of a parcel."""
+        self._waits.taken(out, self._clock.monotonic(), refused)
+        if self._settings.ack_from == "broker" and not refused:
+            await self._acknowledge(out.parcel.name, 0, [out.parcel.span])
 
     async def _hear(self) -> None:
-        """`ack_from: ingest`: purge what the far database holds."""
+        """What the far database holds: with `ack_from: ingest` it may be purged."""
         while True:
             await self._told.wait()
             self._told.clear()
@@ -208,57 +226,70 @@ class Uplink:
                 for epoch, streams in word.epochs.items()
                 for stream, of in streams.items()
             }
-            self._parts = {
-                (name, seq): size for name, of in streams.items() for seq, size in of.parts.items()
-            }
-            if self._settings.ack_from == "broker":
-                continue
-            refused: ProtocolError | None = None
-            for name, of in streams.items():
-                try:
-                    await self._acknowledge(name, [Range(1, of.mark), *of.ranges])
-                except ProtocolError as error:
-                    refused = error
-            if refused:
-                self._refuse(refused)
-            else:
-                self._conditions.clear("ack_refused", "link")
+            self._parts.learn(
+                {
+                    (name, seq): size
+                    for name, of in streams.items()
+                    for seq, size in of.parts.items()
+                }
+            )
+            if self._settings.ack_from == "ingest":
+                await self._take(streams)
+            self._begun.set()
+            self._outbox.more.set()
+
+    async def _take(self, streams: dict[Name, ack.StreamAck]) -> None:
+        wrong: ProtocolError | None = None
+        for name, of in streams.items():
+            try:
+                await self._suspects.refused(name, of.refused)
+                await self._acknowledge(name, of.mark, of.ranges, of.refused, of.dead)
+            except ProtocolError as error:
+                wrong = error
+        if wrong:
+            self._refuse(wrong)
+        else:
+            self._conditions.clear("ack_refused", "link")
 
     def _refuse(self, error: ProtocolError) -> None:
         self._conditions.hold("ack_refused", "link", "warning", str(error), error.hint)
 
-    async def _acknowledge(self, name: Name, spans: list[Range]) -> None:
-        settled = await self._outbox.acknowledge(name, spans)
-        wait = self._waits.get(name)
-        if wait and settled.moved:  # the rest of it gets its time
-            out_bytes = wait.bytes
-            wait.settle(settled.mark)
-            self._progress.acknowledged(settled.delivered, out_bytes - wait.bytes)
+    async def _acknowledge(
+        self,
+        name: Name,
+        mark: int,
+        ranges: list[Range],
+        refused: Iterable[Range] = (),
+        dead: Iterable[Range] = (),
+    ) -> None:
+        """The far side has all up to `mark`, and `ranges`, but for the `dead`; it will not have
+        what it `refused`."""
+        settled = await self._outbox.acknowledge(
+            name, [*([Range(1, mark)] if mark else []), *ranges], dead
+        )
+        now, mark = self._clock.monotonic(), max(mark, settled.mark)
+        known = [*ranges, *refused]
+        answered = self._waits.settle(name, mark, known, now, moved=settled.moved)
+        self._suspects.through(name, mark, ranges, answered)
+        if answered or settled.moved:
             self._outbox.more.set()  # there is room again
-            wait.patience_s, wait.missed = self._settings.ack_timeout_s, False
-            wait.since = self._clock.monotonic() if self._outbox.waits(name) else None
             self._tell_missing()
         if settled.delivered:
+            self._progress.acknowledged(settled.delivered, sum(out.size_bytes for out in answered))
             word = "%s: %d acknowledged by the %s"
             log.info(word, name[1], settled.delivered, self._settings.ack_from)
 
-    async def _impatience(self) -> None:
+    async def _look_after(self) -> None:
         """Send again what nobody answers."""
         while True:
-            await asyncio.sleep(min(1.0, self._settings.ack_timeout_s / 4))
-            now = self._clock.monotonic()
-            for name, wait in self._waits.items():
-                if wait.since is None or now - wait.since < wait.patience_s:
-                    continue
-                if self._outbox.waits(name):
-                    wait.missed = True
-                    self._tell_missing()
-                    wait.patience_s = min(wait.patience_s * 2, RETRY_S_MAX)
-                wait.rewind()
-                self._outbox.rewind(name)
+            await asyncio.sleep(min(LOOK_S, self._settings.ack_timeout_s / 4))
+            late = self._waits.overdue(self._clock.monotonic())
+            if late:
+                await self._suspects.late(late)
+                self._tell_missing()
 
     def _tell_missing(self) -> None:
-        missed = {name[1]: wait.patience_s for name, wait in self._waits.items() if wait.missed}
+        missed = self._waits.missed()
         if not missed:
             self._conditions.clear("ack_missing", "link")
             return
