@@ -1,0 +1,141 @@
+"""Messages taken apart: what each stream is brought, and what makes no sense.
+
+Limits  : names of devices, epochs and streams are short and can be printed; a blob has
+          BLOB_BYTES_MAX at most. What breaks a bound is refused, with a cause.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from itertools import pairwise
+
+from msgspec import Struct
+
+from agent.errors import ProtocolError
+from agent.protocol import batch, blob
+from agent.records import Drop
+
+NAME_CHARS_MAX = 200
+BLOB_BYTES_MAX = 1 << 30
+SEQ_MAX = 2**63 - 1
+
+Name = tuple[str, str, str]  # device, epoch, stream
+
+
+class Arrival(Struct, frozen=True):
+    """A message from MQTT or from a stick."""
+
+    topic: str
+    payload: bytes
+
+
+class Refusal(Struct, frozen=True):
+    """What cannot be stored, and why. With a `name`, its seqs `first` to `last` are meant."""
+
+    topic: str
+    cause: str
+    payload: bytes
+    device: str = ""
+    name: Name | None = None
+    first: int = 0
+    last: int = 0
+
+    @property
+    def digest(self) -> str:
+        """The same thing refused twice has the same one."""
+        return hashlib.sha256(self.cause.encode() + self.payload).hexdigest()
+
+
+class Brought(Struct, frozen=True):
+    """What one arrival brings to a stream."""
+
+    arrival: Arrival
+    name: Name
+    events: Sequence[batch.Event] = ()
+    drops: Sequence[Drop] = ()
+    live: bool = False
+    piece: tuple[blob.Header, bytes] | None = None
+
+
+def take_apart(prefix: str, arrival: Arrival) -> Brought | Refusal:
+    """What an arrival brings; or why it is none."""
+    device = ""
+    try:
+        device, door, stream = _topic(prefix, arrival.topic)
+        if door == "up":
+            return _batch(arrival, device, stream)
+        if door == "blob":
+            return _piece(arrival, device, stream)
+        raise ProtocolError(f"nothing is expected at {arrival.topic!r}")
+    except ProtocolError as error:
+        return Refusal(arrival.topic, str(error), arrival.payload, device)
+
+
+def device_of(prefix: str, topic: str) -> str:
+    """The device that a topic belongs to. Raises ProtocolError."""
+    return _topic(prefix, topic)[0]
+
+
+def _topic(prefix: str, topic: str) -> tuple[str, str, str]:
+    """Device, door and stream."""
+    parts = topic.removeprefix(f"{prefix}/").split("/")
+    if not topic.startswith(f"{prefix}/") or len(parts) not in (2, 3):
+        raise ProtocolError(f"the topic {topic[:NAME_CHARS_MAX]!r} is none of {prefix}/#")
+    for part in parts:
+        _check_name(part)
+    return parts[0], parts[1], parts[2] if len(parts) == 3 else ""
+
+
+def is_name(name: str) -> bool:
+    """Whether a device, an epoch or a stream may be called so."""
+    return 0 < len(name) <= NAME_CHARS_MAX and name.isprintable() and not set(name) & set("/+#")
+
+
+def plain(text: str, chars_max: int = NAME_CHARS_MAX) -> str:
+    """Text from outside as every database takes it, and every terminal."""
+    return "".join(c if c.isprintable() else "?" for c in text[:chars_max])
+
+
+def _check_name(name: str) -> None:
+    if not is_name(name):
+        raise ProtocolError(
+            f"{name[:NAME_CHARS_MAX]!r} is no name of a device, an epoch or a stream: it has "
+            f"1 to {NAME_CHARS_MAX} printable characters without / + #"
+        )
+
+
+def _check_origin(header: batch.Header | blob.Header, device: str, stream: str) -> Name:
+    _check_name(header.epoch)
+    if (header.device, header.stream) != (device, stream):
+        raise ProtocolError(
+            f"it says it is of {header.device!r}, {header.stream!r}, "
+            f"and came on the topic of {device!r}, {stream!r}"
+        )
+    return device, header.epoch, stream
+
+
+def _batch(arrival: Arrival, device: str, stream: str) -> Brought:
+    header, events = batch.decode(arrival.payload)
+    name = _check_origin(header, device, stream)
+    seqs = [event.sequence for event in events]
+    if seqs and not (
+        seqs[0] >= 1 and seqs[-1] <= SEQ_MAX and all(a < b for a, b in pairwise(seqs))
+    ):
+        raise ProtocolError("the batch's records are not in ascending order of seq")
+    for drop in header.dropped:
+        if not 1 <= drop.first <= drop.last <= SEQ_MAX:
+            raise ProtocolError(f"the dropped range {drop.first} to {drop.last} is none")
+        _check_name(drop.reason)
+    if not events and not header.dropped:
+        raise ProtocolError("the batch is empty")
+    return Brought(arrival, name, events, header.dropped, header.live)
+
+
+def _piece(arrival: Arrival, device: str, stream: str) -> Brought:
+    header, content = blob.decode(arrival.payload)
+    name = _check_origin(header, device, stream)
+    if not 1 <= header.seq <= SEQ_MAX or header.size > BLOB_BYTES_MAX:
+        raise ProtocolError(
+            f"a blob of {header.size} bytes for seq {header.seq}; "
+            f"expected {BLOB_BYTES_MAX} bytes at most and a seq from 1 on"
+        )
+    return Brought(arrival, name, piece=(header, content))

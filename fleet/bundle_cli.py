@@ -1,0 +1,209 @@
+"""`holdfast-fleet bundle`: sticks from devices that have no network.
+
+Exit codes: 0 all is stored; 7 a file was not taken, and its verdict says why; 9 all files are
+stored, but parts of their exports are missing.
+"""
+
+import asyncio
+import json
+import tempfile
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+import typer
+
+from agent.clock import Clock
+from agent.errors import BundleError
+from agent.protocol import bundle, signing
+from fleet import database, stick
+from fleet.bundle import Imported, Sticks
+from fleet.cloud import Cloud
+
+T = TypeVar("T")
+app = typer.Typer(help="Bundles on sticks, from devices without a network.", no_args_is_help=True)
+PARTS_MISSING = 9
+Database = Annotated[
+    str,
+    typer.Option(
+        "--database", envvar="HOLDFAST_FLEET_DATABASE", help="sqlite:///PATH or postgresql://..."
+    ),
+]
+KeyFile = Annotated[
+    Path,
+    typer.Option("--key-file", envvar="HOLDFAST_FLEET_KEY", help="The fleet's private key."),
+]
+Identity = Annotated[
+    Path | None, typer.Option("--identity", help="age's, for bundles that are encrypted.")
+]
+Json = Annotated[bool, typer.Option("--json", help="The document, for programs.")]
+DATABASE = "sqlite:///var/fleet.db"
+KEY_FILE = Path("var/fleet.key")
+
+
+@app.command("import")
+def import_(
+    files: Annotated[list[Path], typer.Argument(help="Bundles, or folders with such.")],
+    database_url: Database = DATABASE,
+    identity: Identity = None,
+    ack_dir: Annotated[
+        Path | None, typer.Option("--ack-dir", help="Where ack bundles go; none: beside the files.")
+    ] = None,
+    key_file: KeyFile = KEY_FILE,
+    as_json: Json = False,
+) -> None:
+    """Store what bundles carry, and write an ack bundle for each export.
+
+    What is stored already is not stored again, so a file may be imported any number of times, and
+    parts in any order. Exit codes: 7 a file was not taken, 9 parts are missing.
+    """
+    identities, key = stick.identities(identity), signing.Key.kept(key_file)
+
+    async def work() -> tuple[list[dict[str, Any]], list[str]]:
+        async with Cloud(database.open(database_url)) as cloud:
+            sticks = Sticks(cloud, identities, Clock())
+            return await _import_all(sticks, _bundles(files), ack_dir, key)
+
+    results, acks = asyncio.run(work())
+    if as_json:
+        print(json.dumps({"files": results, "acks": acks}))
+    else:
+        _show(results, acks)
+    raise typer.Exit(_code(results))
+
+
+@app.command("key")
+def key(key_file: KeyFile = KEY_FILE, as_json: Json = False) -> None:
+    """The fleet's public key, for `bundle.fleet_keys` of the devices; made if there is none."""
+    public = signing.Key.kept(key_file).public
+    print(json.dumps({"key": public}) if as_json else public)
+
+
+@app.command("trust")
+def trust(
+    device: Annotated[str, typer.Argument(help="The device's id.")],
+    key: Annotated[str, typer.Argument(help="What `holdfast bundle key` says there.")],
+    remove: Annotated[bool, typer.Option("--remove", help="Trust it no more.")] = False,
+    database_url: Database = DATABASE,
+    as_json: Json = False,
+) -> None:
+    """Believe bundles that this key has signed for this device."""
+    public = signing.public_key(key)
+
+    async def work() -> bool:
+        async with Cloud(database.open(database_url)) as cloud:
+            sticks = Sticks(cloud, (), Clock())
+            if remove:
+                return await sticks.distrust(device, public)
+            await sticks.trust(device, public)
+            return True
+
+    changed = asyncio.run(work())
+    if as_json:
+        print(json.dumps({"device": device, "key": public, "trusted": not remove}))
+    elif remove:
+        typer.echo(f"{device}: {'trusted no more' if changed else 'was not trusted'}: {public}")
+    else:
+        typer.echo(f"{device}: trusted: {public}")
+
+
+@app.command("check")
+def check(
+    file: Annotated[Path, typer.Argument(help="A bundle.")],
+    identity: Identity = None,
+    as_json: Json = False,
+) -> None:
+    """Read a bundle to its end, and say what it is. Exit code 7: it is not whole."""
+    identities = stick.identities(identity)
+    try:
+        with tempfile.TemporaryFile() as copy:
+            stick.copied(file, copy, identities)
+            sealed = bundle.verify(copy)
+        found = {"verdict": "whole", "digest": sealed.digest, "size_bytes": sealed.size_bytes}
+        found |= msgspec.to_builtins(sealed.header) | msgspec.to_builtins(sealed.footer)
+    except BundleError as error:
+        found = {"verdict": error.verdict, "error": str(error), "hint": error.hint}
+    if as_json:
+        print(json.dumps({"file": str(file), **found}))
+    else:
+        _show_checked(file, found)
+    raise typer.Exit(0 if found["verdict"] == "whole" else BundleError.exit_code)
+
+
+async def _import_all(
+    sticks: Sticks, paths: list[Path], ack_dir: Path | None, key: signing.Key
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """What became of each file, and the ack bundles: one for each export, after its last file."""
+    results: list[dict[str, Any]] = []
+    done: dict[tuple[str, str], tuple[Imported, Path]] = {}
+    for path in paths:
+        try:
+            imported = await sticks.take(path)
+        except BundleError as error:
+            said = {"verdict": error.verdict, "error": str(error), "hint": error.hint}
+            results.append({"file": str(path), **said})
+            continue
+        results.append(msgspec.to_builtins(imported))
+        done[imported.device, imported.export] = imported, ack_dir or path.parent
+    for one in results:  # a later file may have brought what an earlier one missed
+        last = done.get((one.get("device", ""), one.get("export", "")))
+        if last:
+            one["missing"], one["last_known"] = last[0].missing, last[0].last_known
+    acks = [str(await sticks.answer(one, folder, key)) for one, folder in done.values()]
+    return results, acks
+
+
+def _code(results: list[dict[str, Any]]) -> int:
+    if any("error" in one for one in results):
+        return BundleError.exit_code
+    return PARTS_MISSING if any(_lacks(one) for one in results) else 0
+
+
+def _lacks(one: dict[str, Any]) -> bool:
+    return bool(one["missing"]) or not one["last_known"]
+
+
+def _show(results: list[dict[str, Any]], acks: list[str]) -> None:
+    for one in results:
+        if "error" in one:
+            typer.echo(f"{one['file']}: NOT TAKEN ({one['verdict']}): {one['error']}")
+            typer.echo(f"  try: {one['hint']}")
+            continue
+        typer.echo(
+            f"{one['file']}: {one['verdict']}: part {one['part']} of export {one['export']} of "
+            f"{one['device']}, {one['records_new']:,} records new, {one['records_known']:,} known"
+        )
+        for note in one["notes"]:
+            typer.echo(f"  {note}")
+    for path in acks:
+        typer.echo(f"{path}: take it back to the device (`holdfast bundle import`)")
+
+
+def _show_checked(file: Path, found: dict[str, Any]) -> None:
+    if "error" in found:
+        typer.echo(f"{file}: {found['verdict']}: {found['error']}\n  try: {found['hint']}")
+        return
+    typer.echo(
+        f"{file}: whole: {found['kind']}, device {found['device']}, export {found['export']}, "
+        f"part {found['part']}{', more follow' if found['more'] else ''}\n"
+        f"  {found['records']:,} records, signed by {found['by']}"
+    )
+
+
+def _bundles(paths: list[Path]) -> list[Path]:
+    """The files, and the bundles of data in the folders. Raises BundleError where none is."""
+    found: list[Path] = []
+    for path in paths:
+        if not path.is_dir():
+            found.append(path)
+            continue
+        within = sorted([*path.glob("*.hfb"), *path.glob("*.hfb.age")])
+        within = [one for one in within if not one.name.endswith(".ack.hfb")]
+        if not within:
+            raise BundleError(
+                f"{path}: no bundle is there (*.hfb)",
+                "`holdfast bundle export` writes them",
+                "none",
+            )
+        found += within
+    return found

@@ -1,0 +1,91 @@
+"""What `holdfast-fleet devices` and `gaps` show people."""
+
+import time
+
+from rich.console import Console
+from rich.table import Table
+
+from fleet.gaps import Device, Report
+
+_PRESENCE = {True: "[green]online[/]", False: "[red]offline[/]", None: "[dim]unknown[/]"}
+
+
+def devices(found: list[Device]) -> None:
+    """One line each."""
+    console = Console(highlight=False)
+    online = sum(one.online is True for one in found)
+    console.print(f"{len(found):,} devices, {online:,} online")
+    table = _table("device", "presence", "status", ">heard", ">records", ">size", ">gaps", ">blobs")
+    for one in found:
+        heard = max(filter(None, (one.presence_us, one.heartbeat_us, one.stored_us)), default=None)
+        table.add_row(
+            one.device,
+            _PRESENCE[one.online],
+            one.status or "",
+            _age(heard),
+            f"{one.records:,}",
+            _size(one.size_bytes),
+            f"{one.gaps:,}" if one.gaps else "",
+            f"{one.unfinished:,}" if one.unfinished else "",
+        )
+    console.print(table)
+
+
+def gaps(found: Report) -> None:
+    """Missing ranges, then ledgers that differ."""
+    console = Console(highlight=False)
+    if not found.gaps and not found.differences:
+        console.print("nothing is missing")
+        return
+    if found.gaps:
+        console.print(f"{found.gaps_total:,} gaps: seqs that are missing below one that is there")
+        table = _table("device", "epoch", "stream", ">first", ">last", ">records", ">since")
+        for one in found.gaps:
+            table.add_row(
+                *(one.device, one.epoch, one.stream, str(one.first), str(one.last)),
+                *(f"{one.last - one.first + 1:,}", _age(one.since_us)),
+            )
+        console.print(table)
+        if found.gaps_total > len(found.gaps):
+            console.print(f"… and {found.gaps_total - len(found.gaps):,} more: see --device")
+    if found.differences:
+        console.print("ledgers that do not fit what is stored")
+        numbers = (">produced", ">held", ">stored", ">told", ">missing", ">lost")
+        table = _table("device", "epoch", "stream", *numbers)
+        for each in found.differences:
+            counts = (each.produced, each.held, each.stored, each.told, each.missing, each.lost)
+            table.add_row(each.device, each.epoch, each.stream, *(f"{n:,}" for n in counts))
+        console.print(table)
+
+
+def _table(*columns: str) -> Table:
+    """Columns of text; those whose name begins with `>` hold numbers and are never folded."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for column in columns:
+        number = column.startswith(">")
+        table.add_column(
+            column.lstrip(">"),
+            justify="right" if number else "left",
+            no_wrap=number,
+            overflow="fold",
+        )
+    return table
+
+
+def _age(then_us: int | None) -> str:
+    """How long ago, in its largest unit."""
+    if then_us is None:
+        return ""
+    seconds = max(0.0, time.time() - then_us / 1e6)
+    for unit, length in (("d", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds / length:.1f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def _size(size_bytes: int) -> str:
+    """In its largest unit."""
+    for unit, length in (("GiB", 1 << 30), ("MiB", 1 << 20)):
+        if size_bytes >= length:
+            return f"{size_bytes / length:.1f} {unit}"
+    return f"{size_bytes / 1024:.0f} KiB"

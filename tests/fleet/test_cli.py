@@ -1,0 +1,45 @@
+"""The command line: what is wrong is said, with what to do, and ends with its exit code."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.fleet.test_gaps import fleet
+
+BROKER = "mqtt://127.0.0.1:1"
+WRONG = {
+    "a broker that is none": (("--broker", "http://x"), 78),
+    "a prefix with a wildcard": (("--broker", BROKER, "--prefix", "a/+"), 78),
+    "a group with a slash": (("--broker", BROKER, "--group", "a/b"), 78),
+    "a key without a certificate": (("--broker", BROKER, "--key-file", "k"), 78),
+    "a password file that is not there": (
+        ("--broker", BROKER, "--username", "u", "--password-file", "/nowhere"),
+        78,
+    ),
+    "a database that is none": (("--broker", BROKER, "--database", "mysql://x"), 78),
+    "a folder that cannot be written": (
+        ("--broker", BROKER, "--database", "sqlite:////proc/x/f.db"),
+        73,
+    ),
+    "a level that is none": (("--broker", BROKER, "--log-level", "loud"), 78),
+    "no broker": ((), 2),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_what_is_wrong_is_said(tmp_path: Path, what: str) -> None:
+    arguments, code = WRONG[what]
+    if "--database" not in arguments:
+        arguments = (*arguments, "--database", f"sqlite:///{tmp_path}/f.db")
+    done = fleet("ingest", *arguments)
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    assert code == 2 or "try:" in done.stderr
+
+
+def test_a_database_that_is_not_there_is_said(tmp_path: Path) -> None:
+    done = fleet("devices", "--database", f"sqlite:///{tmp_path}/none.db")
+    assert (done.returncode, "no such database" in done.stderr) == (73, True)
+    assert not list(tmp_path.iterdir()), "asking made nothing"
+    done = fleet("gaps", "--database", "postgresql://127.0.0.1:1/none")
+    assert (done.returncode, "try:" in done.stderr) == (73, True)

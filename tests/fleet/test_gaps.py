@@ -1,0 +1,103 @@
+"""What is missing, and whose ledger does not fit: by the Cloud, and by the command."""
+
+import json
+import subprocess
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from agent.records import Balance
+from fleet import database
+from fleet.cloud import Cloud
+from fleet.gaps import Census, Difference
+from tests.fleet.process import FLEET
+from tests.fleet.sender import Sender
+from tests.outside import DEADLINE_S
+
+PRESS, LATHE = Sender("press-7"), Sender("lathe-2")
+
+
+@pytest.fixture
+async def cloud(url: str) -> AsyncIterator[Cloud]:
+    async with Cloud(database.open(url)) as opened:
+        yield opened
+
+
+def fleet(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [str(FLEET), *arguments], capture_output=True, text=True, timeout=DEADLINE_S, check=False
+    )
+
+
+async def test_gaps_are_the_ranges_below_what_is_known(cloud: Cloud) -> None:
+    await cloud.store([PRESS.batch([1, 2, 5, 6, 9], [(7, 7, "full")]), LATHE.batch([3])])
+    found = await cloud.gaps()
+    asked = [(gap.device, gap.first, gap.last) for gap in found.gaps]
+    assert asked == [("lathe-2", 1, 2), ("press-7", 3, 4), ("press-7", 8, 8)]
+    since = found.gaps[1].since_us
+    await cloud.store([PRESS.batch([10, 12])])
+    of_one = await cloud.gaps("press-7")
+    assert [(gap.first, gap.last) for gap in of_one.gaps] == [(3, 4), (8, 8), (11, 11)]
+    assert of_one.gaps_total == 3
+    assert of_one.gaps[0].since_us == since < of_one.gaps[2].since_us
+    assert await cloud.census() == Census({"online": 0, "offline": 0, "unknown": 2}, 4, 6)
+    await cloud.store([PRESS.batch([3, 4, 8, 11]), LATHE.batch([1, 2])])
+    assert (await cloud.gaps()).gaps == []
+
+
+async def test_a_record_without_its_blob_is_a_gap(cloud: Cloud) -> None:
+    await cloud.store([PRESS.batch([1], blob_bytes=9), PRESS.batch([2])])
+    assert [(gap.first, gap.last) for gap in (await cloud.gaps()).gaps] == [(1, 1)]
+
+
+async def test_a_ledger_that_does_not_fit_is_told(cloud: Cloud) -> None:
+    await cloud.store([PRESS.batch([1, 2, 4], [(5, 6, "full")])])
+    await cloud.note_heartbeat(PRESS.heartbeat(Balance(8, 3, 3, {"full": 2})))
+    assert (await cloud.gaps()).differences == []
+    await cloud.note_heartbeat(PRESS.heartbeat(Balance(10, 5, 3, {"full": 2})))
+    (found,) = (await cloud.gaps("press-7")).differences
+    assert found == Difference("press-7", "e1", "a.segments", 10, 5, 3, told=2, stored=3)
+    assert (found.lost, found.missing) == (2, 2)
+    assert (await cloud.gaps("lathe-2")).differences == []
+    await cloud.store([PRESS.batch([3, 7])])
+    assert (await cloud.gaps()).differences == []
+
+
+async def test_devices_are_listed_as_they_say_they_are(cloud: Cloud) -> None:
+    await cloud.note_presence(PRESS.presence())
+    await cloud.note_heartbeat(PRESS.heartbeat(Balance(1, 0, 1, {}), "degraded"))
+    await cloud.store([LATHE.batch([1, 2, 4])])
+    lathe, press = await cloud.devices()
+    assert (lathe.device, lathe.online, lathe.status, lathe.records, lathe.gaps) == (
+        *("lathe-2", None, None, 3, 1),
+    )
+    assert (press.device, press.online, press.status, press.records) == (
+        *("press-7", True, "degraded", 0),
+    )
+    await cloud.note_presence(PRESS.presence(online=False))
+    await cloud.note_heartbeat(PRESS.heartbeat(Balance(1, 0, 1, {})))
+    assert (await cloud.devices())[1].online is False, "it was sent before the device went"
+    async with cloud.database.begin() as transaction:  # as if that were long ago
+        await transaction.execute("UPDATE devices SET presence_us = presence_us - 130000000")
+    await cloud.note_heartbeat(PRESS.heartbeat(Balance(1, 0, 1, {})))
+    assert (await cloud.devices())[1].online is True, "its presence was missed"
+
+
+async def test_the_command_shows_it(cloud: Cloud, url: str) -> None:
+    """While another process has the database."""
+    await cloud.store([PRESS.batch([1, 4])])
+    await cloud.note_presence(PRESS.presence())
+    await cloud.note_heartbeat(PRESS.heartbeat(Balance(4, 2, 2, {})))
+    listed = fleet("devices", "--database", url, "--json")
+    assert json.loads(listed.stdout)["devices"][0]["records"] == 2
+    assert "press-7" in fleet("devices", "--database", url).stdout
+    assert fleet("gaps", "--database", url).returncode == 0
+    await cloud.note_heartbeat(PRESS.heartbeat(Balance(4, 3, 1, {})))
+    found = fleet("gaps", "--database", url, "--json", "--device", "press-7")
+    document: dict[str, Any] = json.loads(found.stdout)
+    assert [(gap["first"], gap["last"]) for gap in document["gaps"]] == [(2, 3)]
+    assert [one["lost"] for one in document["differences"]] == [1]
+    assert found.returncode == 6, "what the device counts as delivered is not there"
+    shown = fleet("gaps", "--database", url)
+    assert "press-7" in shown.stdout and "do not fit" in shown.stdout
