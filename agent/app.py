@@ -27,6 +27,7 @@ from typing import Any
 import msgspec
 
 from agent import config
+from agent.api.bundle import BundleDoors
 from agent.api.metrics import Metrics
 from agent.api.outbox import OutboxDoors
 from agent.api.server import Server
@@ -50,11 +51,13 @@ from agent.inference.speech import Speech
 from agent.protocol.presence import Heartbeat
 from agent.store.store import Store
 from agent.sync.broker import EmbeddedBroker
+from agent.sync.bundle import Bundles
 from agent.sync.control import Control
 from agent.sync.link import Link
 from agent.sync.notices import Notices
 from agent.sync.pace import Pace
 from agent.sync.progress import Progress
+from agent.sync.puts import Puts
 from agent.sync.report import Report
 from agent.sync.uplink import Uplink
 from agent.views import Views
@@ -93,6 +96,8 @@ class App:
         """The way to the cloud; without a broker of the site's, one of our own."""
         self.broker = EmbeddedBroker() if settings.broker_url is None else None
         pace, progress = Pace(settings, self.clock), Progress(self.clock)
+        parts = (self.store.outbox, self.conditions, self.clock, pace, progress)
+        self.puts = Puts(settings, self.device, *parts) if settings.blobs_by == "put" else None
         self.uplink = Uplink(
             settings,
             self.device,
@@ -101,6 +106,7 @@ class App:
             self.clock,
             pace,
             progress,
+            self.puts,
         )
         self.link = Link(
             settings,
@@ -155,6 +161,9 @@ class App:
         )
         metrics = Metrics(self.status, self.conditions, self.store, self.flash, self.sync.last)
         self.outbox_doors = OutboxDoors(self.store, self._wake)
+        bundles = Bundles(
+            self.device, settings.bundle, self.store.held, self.store.outbox, self.clock
+        )
         self.server = Server(
             settings.api,
             self.status,
@@ -163,6 +172,7 @@ class App:
             more=[
                 *self.outbox_doors.routes(),
                 *SyncDoors(self.control, self.sync.state).routes(),
+                *BundleDoors(bundles).routes(),
             ],
         )
 
@@ -176,6 +186,8 @@ class App:
             await parts.enter_async_context(self.store)
             await parts.enter_async_context(self.flash)
             await parts.enter_async_context(self.control)
+            if self.puts:
+                await parts.enter_async_context(self.puts)
             await self._hear_former_sources()
             await parts.enter_async_context(self.domain)
             await parts.enter_async_context(self.server)

@@ -48,6 +48,22 @@ DeviceId = Annotated[
 ]
 
 
+AgeRecipient = Annotated[
+    str,
+    Meta(
+        pattern=r"^(age1[0-9a-z]+|ssh-(ed25519|rsa) \S.*)$",
+        description="a recipient of age: age1..., or a public key of ssh",
+    ),
+]
+PublicKey = Annotated[
+    str,
+    Meta(
+        pattern=r"^hf1pub:[A-Za-z0-9+/]{43}=$",
+        description="a public key, hf1pub:..., as `holdfast-fleet bundle key` prints it",
+    ),
+]
+
+
 class Part(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A section of the file; an unknown key in it is an error."""
 
@@ -245,8 +261,8 @@ class Bundle(Part, frozen=True):
     """
 
     key_file: str = "var/device.key"
-    recipients: list[str] = field(default_factory=list)
-    fleet_keys: list[str] = field(default_factory=list)
+    recipients: list[AgeRecipient] = field(default_factory=list)
+    fleet_keys: list[PublicKey] = field(default_factory=list)
 
 
 class Api(Part, frozen=True):

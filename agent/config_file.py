@@ -15,7 +15,7 @@ import msgspec
 import yaml
 from msgspec import Meta
 
-from agent.config import Config, File, Folder, Link, Loop, Microphone, Source, Store, StreamRule
+from agent.config import Config, File, Folder, Link, Loop, Microphone, Source, Store
 from agent.errors import ConfigError
 from agent.records import raw_stream, segments_stream
 
@@ -243,11 +243,11 @@ def _type_at(value: Any, keys: list[str | int]) -> Any:
     """The type that the configuration has at `keys`."""
     kind: Any = Config
     for depth, key in enumerate(keys):
-        if isinstance(key, int) and keys[:depth] == ["store", "streams"]:
-            kind = StreamRule
-        elif isinstance(key, int):
+        if isinstance(key, int) and keys[:depth] == ["audio", "sources"]:
             tag = (_at(value, keys[: depth + 1]) or {}).get("kind")
             kind = SOURCES.get(str(tag), Source)
+        elif isinstance(key, int):
+            kind = get_args(kind)[0]
         elif key != "kind":
             kind = {f.encode_name: f.type for f in msgspec.structs.fields(kind)}[key]
     return kind

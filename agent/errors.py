@@ -10,7 +10,9 @@
     ├── ProtocolError                 1   what the other side said makes no sense
     ├── RequestError                  1   what was asked is not in the form it must have
     │   ├── NotThere                  1   what was named is not there
-    │   └── NotNow                    1   it cannot be done as things stand
+    │   ├── NotNow                    1   it cannot be done as things stand
+    │   └── BundleError               7   a bundle is damaged, foreign or of the wrong kind
+    ├── BundleUnfinished              8   an export stopped before all of it was written
     ├── StoreError                   73   the store cannot be opened or written
     │   ├── StoreFull                73   the configured bound is reached
     │   ├── StoreDamaged             73   what was kept is not what lies on the disk
@@ -85,6 +87,22 @@ class NotThere(RequestError):
 
 class NotNow(RequestError):
     """It cannot be done as things stand; nothing was changed."""
+
+
+class BundleError(RequestError):
+    """A bundle is not taken; `verdict` says why in one word, for programs."""
+
+    exit_code = 7
+
+    def __init__(self, message: str, hint: str, verdict: str) -> None:
+        super().__init__(message, hint)
+        self.verdict = verdict
+
+
+class BundleUnfinished(HoldfastError):
+    """An export stopped before all of it was written: no room, or the stick is gone."""
+
+    exit_code = 8
 
 
 class StoreError(HoldfastError):

@@ -51,7 +51,7 @@ def test_a_worker_loads_nothing_of_the_agent_but_its_own() -> None:
 def test_the_command_loads_no_part_of_the_agent() -> None:
     modules = loaded_by(
         "agent.cli.command, agent.cli.status, agent.cli.client, agent.cli.outbox,"
-        "agent.cli.outbox_view"
+        "agent.cli.outbox_view, agent.cli.bundle, agent.cli.bundle_view, agent.cli.stick"
     )
     heavy = ("numpy", "aiohttp", "paho", "soundfile", "agent.store", "agent.app", "agent.api")
     assert not {m for m in modules if m.startswith(heavy)}

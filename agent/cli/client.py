@@ -3,12 +3,15 @@
 import http.client
 import json
 import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
 from agent import config_file
 from agent.errors import AgentSilent, AgentUnreachable, HoldfastError
 
+STREAM_TIMEOUT_S = 60.0  # for each step of a long answer: its disk may be slow
 TIMEOUT_S = 10.0  # for each step: to be let in, and to be answered
 
 
@@ -21,6 +24,14 @@ class _Connection(http.client.HTTPConnection):
         self.sock = socket.socket(socket.AF_UNIX)
         self.sock.settimeout(self.timeout)
         self.sock.connect(str(self._path))
+
+
+class Refused(HoldfastError):
+    """The agent answered that it does not do it; `document` is its whole answer."""
+
+    def __init__(self, document: dict[str, Any]) -> None:
+        super().__init__(str(document["error"]), str(document.get("hint", "")))
+        self.document = document
 
 
 class Client:
@@ -38,14 +49,50 @@ class Client:
     def get(self, route: str) -> dict[str, Any]:
         """The document at `route`.
 
-        Raises AgentUnreachable when no agent runs, AgentSilent when one does not answer, and
-        HoldfastError with the agent's refusal, or when its answer cannot be read.
+        Raises AgentUnreachable when no agent runs, AgentSilent when one does not answer, Refused
+        with the agent's refusal, and HoldfastError when its answer cannot be read.
         """
         return self._ask("GET", route)
 
     def post(self, route: str, order: dict[str, Any] | None = None) -> dict[str, Any]:
         """Have `route` done, with `order` as what to do; its answer. Raises as `get` does."""
         return self._ask("POST", route, json.dumps(order).encode() if order else None)
+
+    def upload(self, route: str, content: bytes) -> dict[str, Any]:
+        """As `post`, with `content` as it is."""
+        return self._ask("POST", route, content)
+
+    @contextmanager
+    def download(self, route: str) -> Iterator[Callable[[int], bytes]]:
+        """Have `route` done, and read its long answer: so many bytes at most, b"" at its end.
+
+        Raises as `get` does, the reading too: AgentSilent when the answer ends early.
+        """
+        connection = _Connection(self._path, STREAM_TIMEOUT_S)
+        try:
+            self._connect(connection)
+            try:
+                connection.request("POST", route)
+                response = connection.getresponse()
+                if response.status != http.HTTPStatus.OK:
+                    self._document(response.status, response.read())
+            except (OSError, http.client.HTTPException) as error:
+                raise self._broken_off() from error
+            yield lambda size: self._read(response, size)
+        finally:
+            connection.close()
+
+    def _read(self, response: http.client.HTTPResponse, size: int) -> bytes:
+        try:
+            return response.read(size)
+        except (OSError, http.client.HTTPException) as error:
+            raise self._broken_off() from error
+
+    def _broken_off(self) -> AgentSilent:
+        return AgentSilent(
+            f"the agent on {self._path} ended its answer before it was whole",
+            "look at its log, and try again",
+        )
 
     def _ask(self, method: str, route: str, content: bytes | None = None) -> dict[str, Any]:
         connection = _Connection(self._path, self._timeout_s)
@@ -54,6 +101,9 @@ class Client:
             status, body = self._answer(connection, method, route, content)
         finally:
             connection.close()
+        return self._document(status, body)
+
+    def _document(self, status: int, body: bytes) -> dict[str, Any]:
         try:
             document = json.loads(body)
         except ValueError:  # no JSON, or no text at all
@@ -61,7 +111,7 @@ class Client:
         if not isinstance(document, dict):
             raise self._unreadable(f"with status {status} and no JSON document")
         if "error" in document:
-            raise HoldfastError(str(document["error"]), str(document.get("hint", "")))
+            raise Refused(document)
         return document
 
     def _connect(self, connection: _Connection) -> None:

@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 import typer
 
-from agent.cli import outbox, sync
+from agent.cli import bundle, outbox, sync
 from agent.cli.options import DEFAULT, Config, Json
 from agent.errors import HoldfastError
 
@@ -25,6 +25,7 @@ domains = typer.Typer(help="The processes that run the models.", no_args_is_help
 app.add_typer(domains, name="domains")
 app.add_typer(outbox.app, name="outbox")
 app.add_typer(sync.app, name="sync")
+app.add_typer(bundle.app, name="bundle")
 settings = typer.Typer(help="The configuration file.", no_args_is_help=True)
 app.add_typer(settings, name="config")
 
