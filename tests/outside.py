@@ -68,7 +68,6 @@ class Mosquitto:
     """A real broker that can be killed and started again on its port."""
 
     def __init__(self, folder: Path, port: int | None = None, extra: str = "") -> None:
-        self._program = program("mosquitto", "mosquitto")
         self.port = port or free_port()
         self.url = f"mqtt://127.0.0.1:{self.port}"
         self._config = folder / f"mosquitto-{self.port}.conf"
@@ -76,19 +75,22 @@ class Mosquitto:
             f"listener {self.port} 127.0.0.1\nallow_anonymous true\nmax_queued_messages 100000\n"
             f"max_inflight_messages 1000\n{_USER}{extra}"
         )
+        self.command = [program("mosquitto", "mosquitto"), "-c", str(self._config)]
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Start it and wait until it listens."""
-        self._process = subprocess.Popen(
-            [self._program, "-c", str(self._config)], stderr=subprocess.DEVNULL
-        )
+        self._process = subprocess.Popen(self.command, stderr=subprocess.DEVNULL)
         until(self._listens, "mosquitto listens")
 
     def _listens(self) -> bool:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
             return True
         return False
+
+    def dead(self) -> bool:
+        """Whether it does not run."""
+        return self._process is None or self._process.poll() is not None
 
     def reload(self) -> None:
         """Have it read its access list again."""
@@ -121,14 +123,14 @@ class Device:
             **settings,
         }
         self.config.write_text(yaml.safe_dump(whole))
+        self.command = [str(HOLDFAST), "run", "--config", str(self.config)]
+        self.said = self.log  # what goes to standard output
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Start it and wait until it answers."""
-        with self.log.open("ab") as log:
-            self._process = subprocess.Popen(
-                [str(HOLDFAST), "run", "--config", str(self.config)], stdout=log, stderr=log
-            )
+        with self.log.open("ab") as log, self.said.open("ab") as said:
+            self._process = subprocess.Popen(self.command, stdout=said, stderr=log, cwd=ROOT)
         until(lambda: self.dead() or self.answers(), "the agent answers")
         assert not self.dead(), self.log.read_text()
 

@@ -1,0 +1,141 @@
+"""The cloud as the coordinator sees it: a process that can be killed, and a database."""
+
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+from typing import Any, Protocol
+
+from msgspec import Struct
+
+from agent.records import Range
+from tests.outside import ROOT
+
+FLEET = Path(sys.executable).with_name("holdfast-fleet")
+Name = tuple[str, str]  # epoch and stream
+
+
+class Stored(Struct, frozen=True):
+    """A record that is stored whole."""
+
+    seq: int
+    body: bytes
+    blob: bytes
+
+
+class Cloud(Protocol):
+    """What stores and acknowledges."""
+
+    command: list[str]  # that runs it
+
+    def start(self) -> None:
+        """Start it; it finds its broker by itself."""
+
+    def kill(self) -> None:
+        """kill -9."""
+
+    def dead(self) -> bool:
+        """Whether it does not run."""
+
+    def count(self) -> int:
+        """How many records are stored, of all streams, whole or not."""
+
+    def names(self) -> set[Name]:
+        """The streams it knows of."""
+
+    def stored(self, name: Name) -> list[Stored]:
+        """What is stored whole of a stream, each row of it, by seq."""
+
+    def told(self, name: Name) -> list[Range]:
+        """The ranges that it was told will never come."""
+
+
+class Process:
+    """A cloud in a process; its log is a file."""
+
+    def __init__(self, folder: Path, *command: str) -> None:
+        self.command = list(command)
+        self._log = folder / "cloud.log"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it; it finds its broker by itself."""
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(self.command, stdout=log, stderr=log, cwd=ROOT)
+
+    def kill(self) -> None:
+        """kill -9."""
+        if self._process:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def dead(self) -> bool:
+        """Whether it does not run."""
+        return self._process is None or self._process.poll() is not None
+
+
+class Fleet(Process):
+    """`holdfast-fleet ingest` into SQLite; its database is read past the code that writes it."""
+
+    FIND = (
+        "FROM streams s JOIN devices d ON d.id = s.device"
+        " WHERE d.name = ? AND s.epoch = ? AND s.name = ?"
+    )
+
+    def __init__(self, folder: Path, port: int, device: str) -> None:
+        self._path = folder / "fleet.db"
+        self._device = device
+        super().__init__(
+            folder,
+            *(str(FLEET), "ingest", "--broker", f"mqtt://127.0.0.1:{port}", "--client-id", "one"),
+            *("--database", f"sqlite:///{self._path}", "--ack-s", "0.05"),
+        )
+
+    def count(self) -> int:
+        """How many records are stored, of all streams, whole or not."""
+        rows = self._ask("SELECT count(*) FROM records")
+        return int(rows[0][0]) if rows else 0
+
+    def names(self) -> set[Name]:
+        """The streams it knows of."""
+        return set(self._ask("SELECT epoch, name FROM streams"))
+
+    def stored(self, name: Name) -> list[Stored]:
+        """What is stored whole of a stream, each row of it, by seq."""
+        which = (self._device, *name)
+        pieces: dict[int, bytes] = {}
+        for seq, content in self._ask(
+            "SELECT seq, content FROM pieces WHERE stream ="
+            f" (SELECT s.id {self.FIND}) ORDER BY seq, start",
+            which,
+        ):
+            pieces[seq] = pieces.get(seq, b"") + content
+        rows = self._ask(
+            "SELECT seq, body, blob_bytes FROM records WHERE stream ="
+            f" (SELECT s.id {self.FIND}) ORDER BY seq",
+            which,
+        )
+        found = [(Stored(seq, body, pieces.get(seq, b"")), size) for seq, body, size in rows]
+        return [one for one, size in found if len(one.blob) == size]
+
+    def told(self, name: Name) -> list[Range]:
+        """The ranges that it was told will never come."""
+        rows = self._ask(
+            f"SELECT first, last FROM told WHERE stream = (SELECT s.id {self.FIND})",
+            (self._device, *name),
+        )
+        return [Range(*row) for row in rows]
+
+    def _ask(self, sql: str, values: tuple[str, ...] = ()) -> list[tuple[Any, ...]]:
+        """The rows; none while there is no database yet."""
+        if not self._path.exists():
+            return []
+        with closing(sqlite3.connect(self._path)) as db:
+            try:
+                return db.execute(sql, values).fetchall()
+            except sqlite3.OperationalError as error:
+                if "no such table" not in str(error):  # it was killed before it made them
+                    raise
+                return []

@@ -1,0 +1,109 @@
+"""The whole path over brokers other than Mosquitto.
+
+What they lack of MQTT 5 is a condition that the device reports, and no reason to lose anything.
+"""
+
+import json
+import random
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import paho.mqtt.client as mqtt
+import pytest
+from paho.mqtt.enums import CallbackAPIVersion
+
+from tests.net.brokers import Amqtt, Nats, RabbitMq, Served
+from tests.net.coordinator import DEVICE, Site
+from tests.outside import until
+
+PRESENCE = f"holdfast/v1/{DEVICE}/presence"
+ACK = f"holdfast/v1/{DEVICE}/ack"
+BROKERS = [Nats, RabbitMq, Amqtt]
+
+
+@pytest.fixture(params=BROKERS, ids=lambda kind: kind.__name__.lower())
+def broker(request: pytest.FixtureRequest, tmp_path: Path) -> Served:
+    made: Served = request.param(tmp_path)
+    return made
+
+
+class Ear:
+    """A plain MQTT 3.1.1 client; `heard` has each message's topic, payload and retain flag."""
+
+    def __init__(self, port: int, topic: str) -> None:
+        self.heard: list[tuple[str, bytes, bool]] = []
+        self.subscribed = False
+        self.client = mqtt.Client(CallbackAPIVersion.VERSION2, f"ear-{random.randrange(10**9)}")
+        self.client.on_connect = lambda c, *_: c.subscribe(topic, 1)
+        self.client.on_subscribe = self._on_subscribe
+        self.client.on_message = lambda _c, _u, m: self.heard.append((m.topic, m.payload, m.retain))
+        self.client.connect("127.0.0.1", port)
+        self.client.loop_start()
+        until(lambda: self.subscribed, "the ear is subscribed")
+
+    def _on_subscribe(self, *_: object) -> None:
+        self.subscribed = True
+
+    def last(self, topic: str) -> dict[str, Any]:
+        """The newest of a topic (amqtt sends what others had asked for, too); empty: none."""
+        heard = [json.loads(payload) for said, payload, _ in list(self.heard) if said == topic]
+        return heard[-1] if heard else {}
+
+    def stop(self) -> None:
+        self.client.disconnect()
+        self.client.loop_stop()
+
+
+@pytest.fixture
+def ear() -> Iterator[Callable[[int, str], Ear]]:
+    made: list[Ear] = []
+
+    def make(port: int, topic: str) -> Ear:
+        made.append(Ear(port, topic))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.stop()
+
+
+def test_the_whole_path(tmp_path: Path, broker: Served, ear: Callable[[int, str], Ear]) -> None:
+    """Birth, records, the broker's death in the middle, the last ack, the will; and what is kept
+    of it for who comes later."""
+    with Site(tmp_path, broker=broker, connect_timeout_s=2) as site:
+        site.linked()
+        site.holds("mqtt5_unavailable")
+        site.stores(60)
+        broker.kill()
+        site.linked(up=False)
+        site.makes(60)
+        broker.start()
+        site.linked()
+        early = ear(broker.port, PRESENCE)
+        until(lambda: online(early) is True, "the birth waits at the broker")
+        site.stores(20)
+        site.recover()  # and the device is killed
+        until(lambda: online(early) is False, "the will is told")
+        late = ear(broker.port, ACK)
+        until(lambda: late.last(ACK), "the ack waits at the broker")
+        assert "cam.segments" in next(iter(late.last(ACK)["epochs"].values()))
+        assert site.faults() == []
+
+
+def online(ear: Ear) -> Any:
+    """What was said last about the device; None before the first word."""
+    return ear.last(PRESENCE).get("online")
+
+
+@pytest.mark.skipif(
+    find_spec("agent.sync.gate") is None, reason="needs pieces that shrink when a broker hangs up"
+)
+def test_a_payload_limit_that_nobody_tells(tmp_path: Path) -> None:
+    """MQTT 3.1.1 has no word for it: NATS hangs up on a payload that is too large, each time."""
+    broker = Nats(tmp_path, extra="max_payload: 40000\n")
+    with Site(tmp_path, broker=broker, records=60) as site:
+        site.makes_all()
+        site.recover()
+        assert site.faults() == []
