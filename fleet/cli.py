@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from agent.errors import HoldfastError
+from fleet import bundle_cli
 
 if TYPE_CHECKING:  # what a command needs, it loads itself: `--help` needs none of it
     from fleet.cloud import Cloud
@@ -22,6 +23,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+app.add_typer(bundle_cli.app, name="bundle")
 Database = Annotated[
     str,
     typer.Option(

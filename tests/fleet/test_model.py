@@ -35,11 +35,12 @@ def sound(seq: int) -> bytes:
 
 
 class Known(Struct):
-    """The model of one stream."""
+    """The model of one stream; `full` is what of `told` is no dead letter, or is none any more."""
 
     sender: Sender
     records: set[int]
     told: set[int]
+    full: set[int]
     bytes: dict[int, set[int]]
 
     def whole(self) -> set[int]:
@@ -50,7 +51,9 @@ class Known(Struct):
         mark = next(seq for seq in itertools.count() if seq + 1 not in there)
         parts = {seq: self._ready(seq) for seq in self.bytes if seq not in self.whole()}
         above = [Range(a, b) for a, b in runs(sorted(there)) if a > mark]
-        return StreamAck(mark, above, {s: n for s, n in sorted(parts.items()) if n})
+        begun = {s: n for s, n in sorted(parts.items()) if n}
+        dead = sorted(self.told - self.full - self.whole())
+        return StreamAck(mark, above, begun, dead=[Range(a, b) for a, b in runs(dead)])
 
     def _ready(self, seq: int) -> int:
         return next(at for at in itertools.count() if at not in self.bytes[seq])
@@ -71,6 +74,7 @@ def arrival(chance: random.Random, known: Known) -> Arrival:
         a = chance.randrange(1, SEQS)
         drops = [(a, a + 2, chance.choice(["dead", "full"]))]
         known.told |= {a, a + 1, a + 2}
+        known.full |= {a, a + 1, a + 2} if drops[0][2] == "full" else set()
     known.records |= set(kept)
     records = []
     for seq in kept:
@@ -93,7 +97,7 @@ def strangers() -> list[Known]:
     """Two streams of each of two devices that no example before has used."""
     number = next(NUMBERS)
     return [
-        Known(Sender(f"{device}-{number}", stream=stream), set(), set(), {})
+        Known(Sender(f"{device}-{number}", stream=stream), set(), set(), set(), {})
         for device in ("a", "b")
         for stream in ("x", "y")
     ]

@@ -72,7 +72,7 @@ async def test_ranges_above_a_gap_are_told_until_it_closes(cloud: Cloud) -> None
 
 async def test_told_ranges_let_the_mark_pass_and_a_record_wins_over_them(cloud: Cloud) -> None:
     await cloud.store([SENDER.batch([1, 10], [(2, 5, "full"), (6, 9, "dead")])])
-    assert await acked(cloud) == StreamAck(10)
+    assert await acked(cloud) == StreamAck(10, dead=[Range(6, 9)])
     verdict = await cloud.store([SENDER.batch([7])])
     assert verdict.records_new == 1
     told = "SELECT first, last, reason FROM told ORDER BY first"
@@ -212,7 +212,9 @@ async def test_one_record_that_cannot_be_stored_holds_up_no_other(cloud: Cloud, 
     assert await acked(cloud) == StreamAck(1, [Range(3, 5)], refused=[Range(2, 2)])
     assert "#2" in (await refused(cloud))[0]
     await cloud.store([SENDER.batch([], [(2, 2, "dead")])])
-    assert await acked(cloud) == StreamAck(5), "its device has told that it is dead"
+    assert await acked(cloud) == StreamAck(5, dead=[Range(2, 2)]), (
+        "its device has told that it is dead"
+    )
 
 
 async def test_the_table_of_what_was_refused_is_bounded(

@@ -78,7 +78,7 @@ async def test_a_boot_in_1970_is_dated_once_the_clock_is_right(tmp_path: Path) -
         assert all(r.timebound for r in records)
         assert [r.stamp.mono_ns for r in records] == [10 * 10**9, 20_500 * 10**6, 2000 * 10**9]
     _, events = batch.decode(batch.encode("d", "e", "a", records, []))
-    assert [(e.time, e.timebound) for e in events][:1] == [("2027-01-15T08:00:10Z", True)]
+    assert [(e.time, e.timebound) for e in events][:1] == [("2027-01-15T08:00:10.000000Z", True)]
 
 
 async def test_after_a_step_the_nearest_binding_counts(tmp_path: Path) -> None:

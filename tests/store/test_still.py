@@ -28,7 +28,7 @@ def content(path: Path) -> str:
 
 def inventory(still: Still) -> Inventory:
     slices = Slices(still, itertools.count().__next__)
-    return Inventory(slices, Clock(), lambda _: StreamRule(match="*"), lambda *_: 0)
+    return Inventory(slices, Clock(), lambda _: StreamRule(match="*"), lambda *_: [])
 
 
 async def test_a_closed_store_is_read_as_an_agent_reads_it_and_not_changed(tmp_path: Path) -> None:

@@ -4,10 +4,10 @@ import asyncio
 import contextlib
 import random
 import sqlite3
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import msgspec
 import paho.mqtt.client as mqtt
@@ -165,6 +165,33 @@ async def emptied(rig: Rig) -> None:
             await asyncio.sleep(0.01)
 
 
+Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+BEGUN = 10  # rounds of the loop, more than an accepted connection takes to reach its handler
+
+
+@asynccontextmanager
+async def served(serve: Serve, port: int | None = None, **options: Any) -> AsyncIterator[int]:
+    """A server on the port that it yields. At the end every connection is closed, also one that
+    had just been accepted: one that is left to the collector is a warning in a later test."""
+    writers = list[asyncio.StreamWriter]()
+
+    async def one(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers.append(writer)
+        await serve(reader, writer)
+
+    port = port or free_port()
+    server = await asyncio.start_server(one, "127.0.0.1", port, **options)
+    try:
+        yield port
+    finally:
+        server.close()
+        for _ in range(BEGUN):
+            await asyncio.sleep(0)
+        for writer in writers:
+            writer.close()
+        await asyncio.sleep(0)
+
+
 class Proxy:
     """Stands between device and broker; hangs up on new connections, or swallows everything."""
 
@@ -178,12 +205,14 @@ class Proxy:
         self._writers: list[asyncio.StreamWriter] = []
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+        self._server = served(self._serve, self.port)
+        await self._server.__aenter__()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._server.close()
         self.cut()
+        await self._server.__aexit__(None, None, None)
+        self.cut()  # what came in that instant
 
     def cut(self) -> None:
         for writer in self._writers:
@@ -219,7 +248,6 @@ class Stub:
         self.asked: list[bytes] = []  # the bodies of the CONNECTs
         self.port = free_port()
         self.url = f"mqtt://127.0.0.1:{self.port}"
-        self._writers: list[asyncio.StreamWriter] = []
         self.extra = b""  # sent behind the answer to the first SUBSCRIBE
         self.pubacks = False
         self.published = 0
@@ -229,23 +257,18 @@ class Stub:
         return len(self.asked)
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+        self._server = served(self._serve, self.port)
+        await self._server.__aenter__()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._server.close()
-        for writer in self._writers:
-            writer.close()
-        await asyncio.sleep(0)  # closed now, not when they are collected
+        await self._server.__aexit__(None, None, None)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._writers.append(writer)
-        try:
-            with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
-                while True:
-                    self._answer(*await self._packet(reader), writer)
-        finally:  # also when it came at the very end, and is cancelled with the loop
-            writer.close()
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+            while True:
+                self._answer(*await self._packet(reader), writer)
+        writer.close()
 
     def _answer(self, kind: int, body: bytes, writer: asyncio.StreamWriter) -> None:
         if kind == 0x10:

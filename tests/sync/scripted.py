@@ -12,6 +12,7 @@ from typing import Literal, Self
 from agent.protocol import ack, batch, blob
 from agent.records import Range
 from tests.outside import free_port
+from tests.sync.rig import served
 
 Fate = Literal["take", "kill", "refuse", "swallow", "reject"]
 CONNACK = bytes([0x20, 3, 0, 0, 0])
@@ -62,30 +63,26 @@ class Scripted:
         self.lives: Callable[[], float | None] = lambda: None  # seconds, of the next connection
         self.headers: list[batch.Header | blob.Header] = []  # in the order they came
         self.copies: dict[tuple[str, str], Copy] = defaultdict(Copy)
-        self._writers: set[asyncio.StreamWriter] = set()
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+        self._server = served(self._serve, self.port)
+        await self._server.__aenter__()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._server.close()
-        for writer in self._writers:
-            writer.close()
+        await self._server.__aexit__(None, None, None)
 
     def copy(self, stream: str = "x.segments") -> Copy:
         """What is there of a stream, if it has one epoch."""
         return next((of for (_, name), of in self.copies.items() if name == stream), Copy())
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._writers.add(writer)
         life_s = self.lives()
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, TimeoutError):
             async with asyncio.timeout(life_s):
                 while await self._packet(reader, writer):
                     pass
         self.kills += 1
-        self._writers.discard(writer)
         writer.transport.abort()
 
     async def _packet(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:

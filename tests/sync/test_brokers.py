@@ -10,8 +10,8 @@ from agent.clock import Clock
 from agent.errors import LinkError
 from agent.sync.brokers import MQTT5, MQTT311, REMEMBERED_S, Brokers
 from agent.sync.faults import NoRetain, Refused, Unspoken
-from tests.outside import Mosquitto, free_port, running
-from tests.sync.rig import Listener, Rig, Stub, emptied, eventually, linked
+from tests.outside import Mosquitto, running
+from tests.sync.rig import Listener, Rig, Stub, emptied, eventually, linked, served
 
 DOWN = LinkError("down")
 
@@ -138,16 +138,15 @@ async def test_probes_leave_the_connection_alone(tmp_path: Path, broker: Mosquit
         finally:
             writer.close()
 
-    server = await asyncio.start_server(hang_up, "127.0.0.1", free_port())
-    url = f"mqtt://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    async with linked(Rig(tmp_path, url, fallback_urls=[broker.url], prefer_s=0.02)) as rig:
-        await eventually(lambda: rig.link.connected_since, "connected")
-        since = rig.link.connected_since
-        await eventually(lambda: len(asked) >= 5, "probed")
-        assert rig.link.connected_since == since
-        assert b"holdfast-dev-probe" in asked[-1]
-        assert b"online" not in asked[-1], "a probe leaves no last will behind"
-    server.close()
+    async with served(hang_up) as port:
+        url = f"mqtt://127.0.0.1:{port}"
+        async with linked(Rig(tmp_path, url, fallback_urls=[broker.url], prefer_s=0.02)) as rig:
+            await eventually(lambda: rig.link.connected_since, "connected")
+            since = rig.link.connected_since
+            await eventually(lambda: len(asked) >= 5, "probed")
+            assert rig.link.connected_since == since
+            assert b"holdfast-dev-probe" in asked[-1]
+            assert b"online" not in asked[-1], "a probe leaves no last will behind"
 
 
 async def test_one_that_wants_the_true_client_id_alone_counts_as_there(

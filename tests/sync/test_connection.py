@@ -19,6 +19,7 @@ from tests.sync.rig import (
     emptied,
     eventually,
     linked,
+    served,
     silent,
 )
 
@@ -32,12 +33,11 @@ async def test_an_unreachable_broker_is_a_condition_with_a_remedy(tmp_path: Path
 
 
 async def test_a_link_that_has_not_connected_yet_is_down(tmp_path: Path) -> None:
-    server = await asyncio.start_server(silent, "127.0.0.1", free_port())
-    url = f"mqtt://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    async with linked(Rig(tmp_path, url, connect_timeout_s=3600)) as rig:
-        await eventually(lambda: rig.holds("link_down"), "the condition")
-        assert rig.conditions.status() == "degraded"
-    server.close()
+    async with served(silent) as port:
+        url = f"mqtt://127.0.0.1:{port}"
+        async with linked(Rig(tmp_path, url, connect_timeout_s=3600)) as rig:
+            await eventually(lambda: rig.holds("link_down"), "the condition")
+            assert rig.conditions.status() == "degraded"
 
 
 async def test_a_broker_that_wants_a_password_is_named(tmp_path: Path) -> None:
@@ -52,11 +52,10 @@ async def test_a_broker_that_wants_a_password_is_named(tmp_path: Path) -> None:
 
 
 async def test_a_server_that_never_answers_is_given_up_in_time(tmp_path: Path) -> None:
-    server = await asyncio.start_server(silent, "127.0.0.1", free_port())
-    url = f"mqtt://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    async with linked(Rig(tmp_path, url, connect_timeout_s=0.2)) as rig:
-        await eventually(lambda: rig.says("no answer to CONNECT"), "the cause")
-    server.close()
+    async with served(silent) as port:
+        url = f"mqtt://127.0.0.1:{port}"
+        async with linked(Rig(tmp_path, url, connect_timeout_s=0.2)) as rig:
+            await eventually(lambda: rig.says("no answer to CONNECT"), "the cause")
 
 
 async def test_a_broker_of_mqtt_3_serves_and_it_is_said(tmp_path: Path) -> None:
@@ -80,14 +79,13 @@ async def test_a_broker_of_mqtt_3_serves_and_it_is_said(tmp_path: Path) -> None:
         target.close()
 
     with running(broker):
-        server = await asyncio.start_server(serve, "127.0.0.1", free_port())
-        url = f"mqtt://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        async with linked(Rig(tmp_path, url, ack_from="broker")) as rig:
-            await rig.fill(3)
-            await emptied(rig)
-            assert rig.holds("broker_features")
-            assert rig.link.state()["protocol"] == "3.1.1"
-        server.close()
+        async with served(serve) as port:
+            url = f"mqtt://127.0.0.1:{port}"
+            async with linked(Rig(tmp_path, url, ack_from="broker")) as rig:
+                await rig.fill(3)
+                await emptied(rig)
+                assert rig.holds("broker_features")
+                assert rig.link.state()["protocol"] == "3.1.1"
 
 
 async def test_the_brokers_packet_limit_is_kept(tmp_path: Path) -> None:
@@ -181,12 +179,11 @@ async def test_a_connection_reset_at_once_is_one_more_try(tmp_path: Path) -> Non
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         writer.close()
 
-    server = await asyncio.start_server(reset, "127.0.0.1", free_port())
-    url = f"mqtt://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    async with linked(Rig(tmp_path, url, backoff_s_min=0.01, backoff_s_max=0.01)) as rig:
-        await eventually(lambda: tries >= 200, "many tries")
-        assert rig.holds("link_down")
-    server.close()
+    async with served(reset) as port:
+        url = f"mqtt://127.0.0.1:{port}"
+        async with linked(Rig(tmp_path, url, backoff_s_min=0.01, backoff_s_max=0.01)) as rig:
+            await eventually(lambda: tries >= 200, "many tries")
+            assert rig.holds("link_down")
 
 
 async def test_a_link_that_fell_silent_is_noticed_whatever_is_sent(
@@ -245,10 +242,9 @@ async def test_a_broker_that_refuses_every_version_does_not_hold_up_the_loop(
         finally:
             writer.close()
 
-    server = await asyncio.start_server(refuse, "127.0.0.1", free_port())
-    url = f"mqtt://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    async with linked(Rig(tmp_path, url)):
-        await eventually(lambda: len(asked) >= 5, "asked")
-    assert asked[:2] == [5, 4]
-    assert set(asked) == {4, 5}
-    server.close()
+    async with served(refuse) as port:
+        url = f"mqtt://127.0.0.1:{port}"
+        async with linked(Rig(tmp_path, url)):
+            await eventually(lambda: len(asked) >= 5, "asked")
+        assert asked[:2] == [5, 4]
+        assert set(asked) == {4, 5}

@@ -10,7 +10,7 @@ import pytest
 
 from tests.outside import Device, Mosquitto, free_port, program, running
 from tests.sync.authority import Authority
-from tests.sync.rig import BLOB, Rig, emptied, eventually, linked, silent
+from tests.sync.rig import BLOB, Rig, emptied, eventually, linked, served, silent
 
 # paho leaves the socket of a failed handshake to the garbage collector.
 pytestmark = pytest.mark.filterwarnings(
@@ -145,13 +145,12 @@ async def test_the_wanted_protocol_is_named_in_the_handshake(
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(*authority.issue("broker"))
     context.set_alpn_protocols(["http/1.1", "x-amzn-mqtt-ca"])
-    server = await asyncio.start_server(serve, "127.0.0.1", free_port(), ssl=context)
-    url = f"mqtts://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    settings = {"ca_file": str(authority.file), "alpn": "x-amzn-mqtt-ca"}
-    async with linked(Rig(tmp_path, url, **settings)):
-        await eventually(lambda: chosen, "a handshake")
-    assert chosen[0] == "x-amzn-mqtt-ca"
-    server.close()
+    async with served(serve, ssl=context) as port:
+        url = f"mqtts://127.0.0.1:{port}"
+        settings = {"ca_file": str(authority.file), "alpn": "x-amzn-mqtt-ca"}
+        async with linked(Rig(tmp_path, url, **settings)):
+            await eventually(lambda: chosen, "a handshake")
+        assert chosen[0] == "x-amzn-mqtt-ca"
 
 
 async def test_a_port_without_tls_is_said(tmp_path: Path, broker: Mosquitto) -> None:
@@ -192,10 +191,9 @@ async def test_a_password_that_cannot_be_read_is_said(
 async def test_a_server_that_hangs_in_the_handshake_does_not_hold_up_the_agents_end(
     tmp_path: Path,
 ) -> None:
-    server = await asyncio.start_server(silent, "127.0.0.1", free_port())
-    url = f"mqtts://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    link = {"broker_url": url, "ack_from": "ingest", "connect_timeout_s": 3600}
-    device = Device(tmp_path, {"link": link})
-    with running(device):
-        assert await asyncio.to_thread(device.stop) == 0
-    server.close()
+    async with served(silent) as port:
+        url = f"mqtts://127.0.0.1:{port}"
+        link = {"broker_url": url, "ack_from": "ingest", "connect_timeout_s": 3600}
+        device = Device(tmp_path, {"link": link})
+        with running(device):
+            assert await asyncio.to_thread(device.stop) == 0
