@@ -10,7 +10,7 @@ CONFIG ?= config/default.yaml
 help:
 	@echo "make run    install what is pinned and start the agent on $(CONFIG)"
 	@echo "make test   install what is pinned and run the tests"
-	@echo "make nightly  the long form of the store's tests"
+	@echo "make nightly  the long form of the tests"
 	@echo "make lint   ruff, mypy        make bench  the measurements        make setup  install only"
 
 define require
@@ -41,13 +41,14 @@ lint: $(VENV)/dev.installed
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
-# The long form of the store's proof, an hour or so; each night another seed, which is printed.
+# The long form of the proofs, some hours; each night another seed, which is printed.
 nightly: $(VENV)/dev.installed
 	@seed=$$(date +%s); echo "HOLDFAST_LONG=1 HOLDFAST_SEED=$$seed"; \
-	HOLDFAST_LONG=1 HOLDFAST_SEED=$$seed $(BIN)/python -m pytest -o faulthandler_timeout=0 tests/store
+	HOLDFAST_LONG=1 HOLDFAST_SEED=$$seed $(BIN)/python -m pytest -o faulthandler_timeout=0 \
+		tests/store tests/sync tests/net tests/fleet tests/sim tests/e2e/test_stick.py
 
 bench: $(VENV)/dev.installed
-	@for b in memory hops store outage damage; do $(BIN)/python -m bench.$$b || exit 1; done
+	@for b in memory hops store outage damage sync ingest reconnect crowd; do $(BIN)/python -m bench.$$b || exit 1; done
 
 clean:
 	rm -rf $(VENV) var
