@@ -4,8 +4,8 @@ A gap is a range of seqs below one that is known, neither stored whole nor told.
 gap have spans, so asking costs by gaps, not by devices.
 
 By its ledger, a device has `delivered` what it has purged: all of that must be stored here, or it
-is `lost`. What it has produced, and is neither stored nor told, is `missing`: held by the device,
-on its way, or lost.
+is `lost`. What it counts as dropped it tells with the next batch of that stream, and of a stream
+that is never sent (raw audio that became segments) not at all: the ledger is its word for that.
 """
 
 from typing import Any
@@ -31,11 +31,11 @@ SELECT d.name, s.epoch, s.name, g.below + 1, g.first - 1, g.since_us FROM (
 _LEDGER = """
 SELECT * FROM (
     SELECT d.name AS device, s.epoch, s.name AS stream, s.said_produced AS produced,
-        s.said_delivered AS delivered, s.said_held AS held, s.told,
+        s.said_delivered AS delivered, s.said_held AS held, s.said_dropped AS dropped, s.told,
         s.mark - s.told + coalesce((
             SELECT sum(p.last - p.first + 1) FROM spans p WHERE p.stream = s.id), 0) AS stored
     FROM streams s JOIN devices d ON d.id = s.device WHERE s.said_produced IS NOT NULL {and_where}
-) AS ledger WHERE delivered > stored OR produced > stored + told + held
+) AS ledger WHERE delivered > stored OR produced <> delivered + held + dropped
 ORDER BY device, epoch, stream LIMIT $1
 """
 _COUNT = """
@@ -85,8 +85,8 @@ class Gap(Struct, frozen=True):
 class Difference(Struct, frozen=True):
     """A stream whose ledger, as the device told it last, does not fit what is here.
 
-    `lost`: counted as delivered by the device, and not stored. `missing`: produced, and neither
-    stored, nor told, nor held by the device.
+    `lost`: counted as delivered by the device, and not stored. `unexplained`: produced, and by the
+    device's own word neither delivered, nor held, nor dropped.
     """
 
     device: str
@@ -95,6 +95,7 @@ class Difference(Struct, frozen=True):
     produced: int
     delivered: int
     held: int
+    dropped: int
     told: int
     stored: int
 
@@ -104,9 +105,9 @@ class Difference(Struct, frozen=True):
         return max(0, self.delivered - self.stored)
 
     @property
-    def missing(self) -> int:
-        """Records that nobody accounts for."""
-        return max(0, self.produced - self.stored - self.told - self.held)
+    def unexplained(self) -> int:
+        """Records that its ledger does not account for; below 0: that it counts twice."""
+        return self.produced - self.delivered - self.held - self.dropped
 
 
 class Report(Struct, frozen=True):
@@ -122,7 +123,7 @@ class Report(Struct, frozen=True):
             "gaps": self.gaps,
             "gaps_total": self.gaps_total,
             "differences": [
-                {**structs.asdict(one), "missing": one.missing, "lost": one.lost}
+                {**structs.asdict(one), "unexplained": one.unexplained, "lost": one.lost}
                 for one in self.differences
             ],
         }

@@ -50,11 +50,12 @@ def gaps(found: Report) -> None:
             console.print(f"… and {found.gaps_total - len(found.gaps):,} more: see --device")
     if found.differences:
         console.print("ledgers that do not fit what is stored")
-        numbers = (">produced", ">held", ">stored", ">told", ">missing", ">lost")
-        table = _table("device", "epoch", "stream", *numbers)
+        told = (">produced", ">delivered", ">held", ">dropped", ">unexplained")
+        table = _table("device", "epoch", "stream", *told, ">stored", ">lost")
         for each in found.differences:
-            counts = (each.produced, each.held, each.stored, each.told, each.missing, each.lost)
-            table.add_row(each.device, each.epoch, each.stream, *(f"{n:,}" for n in counts))
+            told = (each.produced, each.delivered, each.held, each.dropped, each.unexplained)
+            counts = (f"{n:,}" for n in (*told, each.stored, each.lost))
+            table.add_row(each.device, each.epoch, each.stream, *counts)
         console.print(table)
 
 
@@ -66,7 +67,7 @@ def _table(*columns: str) -> Table:
         table.add_column(
             column.lstrip(">"),
             justify="right" if number else "left",
-            no_wrap=number,
+            no_wrap=number or column == "epoch",
             overflow="fold",
         )
     return table

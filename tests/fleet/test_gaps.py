@@ -57,10 +57,20 @@ async def test_a_ledger_that_does_not_fit_is_told(cloud: Cloud) -> None:
     assert (await cloud.gaps()).differences == []
     await cloud.note_heartbeat(PRESS.heartbeat(Balance(10, 5, 3, {"full": 2})))
     (found,) = (await cloud.gaps("press-7")).differences
-    assert found == Difference("press-7", "e1", "a.segments", 10, 5, 3, told=2, stored=3)
-    assert (found.lost, found.missing) == (2, 2)
+    expected = Difference("press-7", "e1", "a.segments", 10, 5, 3, dropped=2, told=2, stored=3)
+    assert found == expected
+    assert (found.lost, found.unexplained) == (2, 0)
     assert (await cloud.gaps("lathe-2")).differences == []
     await cloud.store([PRESS.batch([3, 7])])
+    assert (await cloud.gaps()).differences == []
+    await cloud.note_heartbeat(PRESS.heartbeat(Balance(11, 5, 3, {"full": 2})))
+    (found,) = (await cloud.gaps()).differences
+    assert (found.lost, found.unexplained) == (0, 1), "its own ledger does not balance"
+
+
+async def test_what_a_device_dropped_and_never_told_is_no_difference(cloud: Cloud) -> None:
+    """Raw audio that became segments: nothing of that stream is ever sent."""
+    await cloud.note_heartbeat(PRESS.heartbeat(Balance(71, 0, 4, {"processed": 67})))
     assert (await cloud.gaps()).differences == []
 
 
