@@ -50,8 +50,8 @@ def gaps(found: Report) -> None:
             console.print(f"… and {found.gaps_total - len(found.gaps):,} more: see --device")
     if found.differences:
         console.print("ledgers that do not fit what is stored")
-        told = (">produced", ">delivered", ">held", ">dropped", ">unexplained")
-        table = _table("device", "epoch", "stream", *told, ">stored", ">lost")
+        columns = (">produced", ">delivered", ">held", ">dropped", ">unexplained")
+        table = _table("device", "epoch", "stream", *columns, ">stored", ">lost")
         for each in found.differences:
             told = (each.produced, each.delivered, each.held, each.dropped, each.unexplained)
             counts = (f"{n:,}" for n in (*told, each.stored, each.lost))
