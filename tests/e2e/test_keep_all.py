@@ -51,7 +51,7 @@ def test_raw_audio_of_a_source_that_left_the_configuration_is_still_sent(tmp_pat
     def device(name: str) -> Device:
         source = {"kind": "folder", "name": name, "path": str(tmp_path / "inbox"), "keep": "all"}
         settings = {
-            "link": {"broker_url": broker.url, "ack_from": "ingest", "backoff_s_max": 1},
+            "link": {"broker_url": broker.url, "ack_from": "ingest", "backoff_s_min": 0.1},
             "audio": {"sources": [{**source, "poll_s": 0.05, "settle_s": 0.05}]},
         }
         return Device(tmp_path, settings)
