@@ -11,7 +11,8 @@ from itertools import pairwise
 from msgspec import Struct
 
 from agent.errors import ProtocolError
-from agent.protocol import batch, blob
+from agent.protocol import batch, blob, grants
+from agent.protocol.grants import Ask
 from agent.records import Drop
 
 NAME_CHARS_MAX = 200
@@ -45,6 +46,13 @@ class Refusal(Struct, frozen=True):
         return hashlib.sha256(self.cause.encode() + self.payload).hexdigest()
 
 
+class Put(Struct, frozen=True):
+    """The blob that was asked about was seen in the object store, at the URL `place`."""
+
+    ask: Ask
+    place: str
+
+
 class Brought(Struct, frozen=True):
     """What one arrival brings to a stream."""
 
@@ -54,6 +62,7 @@ class Brought(Struct, frozen=True):
     drops: Sequence[Drop] = ()
     live: bool = False
     piece: tuple[blob.Header, bytes] | None = None
+    put: Put | None = None
 
 
 def take_apart(prefix: str, arrival: Arrival) -> Brought | Refusal:
@@ -65,9 +74,20 @@ def take_apart(prefix: str, arrival: Arrival) -> Brought | Refusal:
             return _batch(arrival, device, stream)
         if door == "blob":
             return _piece(arrival, device, stream)
+        if door == "blob-ask":
+            asked(prefix, arrival.topic, arrival.payload)
         raise ProtocolError(f"nothing is expected at {arrival.topic!r}")
     except ProtocolError as error:
         return Refusal(arrival.topic, str(error), arrival.payload, device)
+
+
+def asked(prefix: str, topic: str, payload: bytes) -> tuple[str, Ask]:
+    """The device, and what it asks, at its door `blob-ask`. Raises ProtocolError."""
+    device, ask = device_of(prefix, topic), grants.decode_ask(payload)
+    for name in (ask.epoch, ask.stream):
+        _check_name(name)
+    _check_blob(ask)
+    return device, ask
 
 
 def device_of(prefix: str, topic: str) -> str:
@@ -133,9 +153,13 @@ def _batch(arrival: Arrival, device: str, stream: str) -> Brought:
 def _piece(arrival: Arrival, device: str, stream: str) -> Brought:
     header, content = blob.decode(arrival.payload)
     name = _check_origin(header, device, stream)
-    if not 1 <= header.seq <= SEQ_MAX or header.size > BLOB_BYTES_MAX:
+    _check_blob(header)
+    return Brought(arrival, name, piece=(header, content))
+
+
+def _check_blob(of: blob.Header | Ask) -> None:
+    if not 1 <= of.seq <= SEQ_MAX or of.size > BLOB_BYTES_MAX:
         raise ProtocolError(
-            f"a blob of {header.size} bytes for seq {header.seq}; "
+            f"a blob of {of.size} bytes for seq {of.seq}; "
             f"expected {BLOB_BYTES_MAX} bytes at most and a seq from 1 on"
         )
-    return Brought(arrival, name, piece=(header, content))

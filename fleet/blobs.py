@@ -2,7 +2,9 @@
 
 Limits  : UNSETTLED_MAX blobs of a stream may be without all their bytes or without their record.
 Format  : `pieces` of a blob never overlap; `ready` bytes are there from its start, `received` in
-          all. A blob is settled when it is whole and its record is there.
+          all. Of one that was put into the object store there are none: `put` is the sha256 that
+          was seen there, `place` its URL. A blob is settled when it is whole and its record is
+          there.
 Recovery: where the record tells the blob's sha256 it is checked; pieces that do not fit it, or come
           with another size, are thrown away, which is said, and the device sends them again.
 """
@@ -13,13 +15,15 @@ import msgspec
 from msgspec import Struct
 
 from agent.protocol import batch, blob
+from fleet.arrivals import Put
 from fleet.coverage import Seqs, minus
 from fleet.database import Transaction
 
 UNSETTLED_MAX = 100_000
 STEP = 64  # pieces that are read at once
 _READ = """
-SELECT b.stream, b.seq, b.size_bytes, b.ready, b.received, b.record, b.settled, b.sha256
+SELECT b.stream, b.seq, b.size_bytes, b.ready, b.received, b.record, b.settled, b.sha256,
+    b.put, b.place
 FROM ROWS($1) q JOIN blobs b
 ON b.stream = CAST(q.value->>0 AS bigint) AND b.seq = CAST(q.value->>1 AS bigint)
 """
@@ -29,10 +33,11 @@ SELECT start, content FROM pieces WHERE stream = $1 AND seq = $2 AND start >= $3
 ORDER BY start LIMIT $4
 """
 _SAVE = """
-INSERT INTO blobs (stream, seq, size_bytes, ready, received, record, settled, sha256)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (stream, seq) DO UPDATE
+INSERT INTO blobs (stream, seq, size_bytes, ready, received, record, settled, sha256, put, place)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) ON CONFLICT (stream, seq) DO UPDATE
 SET size_bytes = excluded.size_bytes, ready = excluded.ready, received = excluded.received,
-record = excluded.record, settled = excluded.settled, sha256 = excluded.sha256
+record = excluded.record, settled = excluded.settled, sha256 = excluded.sha256,
+put = excluded.put, place = excluded.place
 """
 _PIECES = ("stream", "seq", "start", "size_bytes", "content")
 
@@ -54,6 +59,8 @@ class Blob(Struct):
     record: bool = False
     settled: bool = False
     sha256: str = ""
+    put: str = ""
+    place: str = ""
     islands: Seqs | None = None
 
 
@@ -113,25 +120,40 @@ class Blobs:
 
     async def add(self, stream: int, unsettled: int, header: blob.Header, content: bytes) -> str:
         """Keep what is new of a piece; why it is refused, or nothing."""
-        found = self._blobs.get((stream, header.seq))
+        if cause := await self._begin(stream, unsettled, header.seq, header.size):
+            return cause
+        await self._keep(self._blobs[stream, header.seq], header.start, content)
+        return ""
+
+    async def put(self, stream: int, unsettled: int, put: Put) -> str:
+        """The object store has it, whole; why that is refused, or nothing."""
+        if cause := await self._begin(stream, unsettled, put.ask.seq, put.ask.size):
+            return cause
+        found = self._blobs[stream, put.ask.seq]
+        await self._throw_away(found)
+        found.ready = found.received = put.ask.size
+        found.put, found.place = put.ask.sha256, put.place
+        return ""
+
+    async def _begin(self, stream: int, unsettled: int, seq: int, size_bytes: int) -> str:
+        """Find or make the blob, of this size; why that cannot be, or nothing."""
+        found = self._blobs.get((stream, seq))
         if found is None:
             if unsettled + self.opened(stream) >= UNSETTLED_MAX:
                 return f"{UNSETTLED_MAX} blobs of this stream are not finished yet"
-            found = Blob(stream, header.seq, header.size)
-            self._blobs[stream, header.seq] = found
-        if found.size_bytes != header.size:
+            found = self._blobs[stream, seq] = Blob(stream, seq, size_bytes)
+        if found.size_bytes != size_bytes:
             if found.record:
-                return f"the blob has {found.size_bytes} bytes by its record, not {header.size}"
+                return f"the blob has {found.size_bytes} bytes by its record, not {size_bytes}"
             await self._throw_away(found)
-            found.size_bytes = header.size
-        self._changed.add((stream, header.seq))
-        await self._keep(found, header.start, content)
+            found.size_bytes = size_bytes
+        self._changed.add((stream, seq))
         return ""
 
     async def settle(self, whole: Blob) -> str:
         """Its bytes and its record are there: check it. Why it is thrown away, or nothing."""
         self._changed.add((whole.stream, whole.seq))
-        if whole.sha256 and await self._digest(whole) != whole.sha256:
+        if whole.sha256 and (whole.put or await self._digest(whole)) != whole.sha256:
             await self._throw_away(whole)
             return "the blob is not what its record says (sha256): it was thrown away"
         whole.settled = True
@@ -185,6 +207,7 @@ class Blobs:
             "DELETE FROM pieces WHERE stream = $1 AND seq = $2", begun.stream, begun.seq
         )
         begun.ready = begun.received = 0
+        begun.put = begun.place = ""
         begun.islands = []
 
     async def _flush(self) -> None:

@@ -79,13 +79,30 @@ def ingest(
     ] = 0,
     metrics_host: Annotated[str, typer.Option()] = "127.0.0.1",
     log_level: Annotated[str, typer.Option()] = "info",
+    s3_bucket: Annotated[
+        str, typer.Option(help="Devices may put their blobs there, each by a URL of its own.")
+    ] = "",
+    s3_endpoint: Annotated[
+        str, typer.Option(help="As the devices reach it: https://HOST, or https://{bucket}.HOST")
+    ] = "https://{bucket}.s3.amazonaws.com",
+    s3_region: Annotated[str, typer.Option()] = "us-east-1",
+    s3_prefix: Annotated[str, typer.Option(help="Before each object's key, as site/")] = "",
+    s3_keys_file: Annotated[
+        str | None, typer.Option(help="An AWS credentials file; none: AWS_ACCESS_KEY_ID, ...")
+    ] = None,
+    s3_profile: Annotated[str, typer.Option(help="Which keys of that file.")] = "default",
 ) -> None:
     """Store what devices publish, until Ctrl-C or SIGTERM.
 
     Start as many as the work needs, with one PostgreSQL and one --group.
     """
+    from agent.errors import ConfigError
     from fleet.connection import Broker
     from fleet.daemon import run
+    from fleet.s3 import S3
+
+    if (s3_keys_file or s3_prefix) and not s3_bucket:
+        raise ConfigError("--s3-keys-file or --s3-prefix without --s3-bucket", "name the bucket")
 
     way = Broker(
         url=broker,
@@ -101,7 +118,16 @@ def ingest(
         connect_timeout_s=connect_timeout_s,
         session_s=session_s,
     )
-    run(way, database, (metrics_host, metrics_port), ack_s, heartbeat_s, log_level)
+    s3 = S3(
+        bucket=s3_bucket,
+        endpoint=s3_endpoint,
+        region=s3_region,
+        prefix=s3_prefix,
+        keys_file=s3_keys_file,
+        profile=s3_profile,
+    )
+    metrics_at = (metrics_host, metrics_port)
+    run(way, database, metrics_at, ack_s, heartbeat_s, log_level, s3 if s3_bucket else None)
 
 
 @app.command()

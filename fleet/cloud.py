@@ -14,10 +14,13 @@ from typing import Self
 from msgspec import Struct, structs
 
 from agent.clock import Clock
+from agent.protocol import grants
 from agent.protocol.ack import Ack
+from agent.protocol.grants import Ask
 from agent.protocol.presence import Heartbeat, Presence
+from agent.protocol.topics import Topics
 from fleet import acks, gaps, notes, refusals
-from fleet.arrivals import Arrival, Brought, Name, Refusal, device_of, take_apart
+from fleet.arrivals import Arrival, Brought, Name, Put, Refusal, device_of, take_apart
 from fleet.database import Database, Unfit
 from fleet.gaps import Census, Device, Report
 from fleet.intake import Gone, Intake, refusal
@@ -93,6 +96,15 @@ class Cloud:
         if not brought and not refused:
             return Verdict()
         return await self._stored(brought, refused)
+
+    async def note_put(self, device: str, ask: Ask, place: str) -> Verdict:
+        """The blob lies in the object store, at the URL `place`: keep that, in one transaction.
+
+        Refused when the blob is another one by its record. Raises StoreError.
+        """
+        arrival = Arrival(Topics(self.prefix, device).ask, grants.encode(ask))
+        name = (device, ask.epoch, ask.stream)
+        return await self._stored([Brought(arrival, name, put=Put(ask, place))], [])
 
     async def _stored(self, brought: list[Brought], refused: list[Refusal]) -> Verdict:
         """As `store`; what the database cannot take is found by halving, and refused."""

@@ -193,12 +193,14 @@ class Connection:
         except TimeoutError as error:
             raise LinkError("no answer to SUBSCRIBE", "look into the broker's log") from error
 
-    async def publish(self, topic: str, payload: bytes) -> "asyncio.Future[None]":
-        """Retained, with QoS 1; the future of the broker's answer. Raises LinkError, as it does."""
+    async def publish(
+        self, topic: str, payload: bytes, *, retain: bool = True
+    ) -> "asyncio.Future[None]":
+        """With QoS 1; the future of the broker's answer. Raises LinkError, as it does."""
         if self.ended.done():
             raise LinkError(f"the connection ended: {self.ended.result()}")
         await self._room.acquire()
-        info = self._client.publish(topic, payload, 1, retain=True)
+        info = self._client.publish(topic, payload, 1, retain=retain)
         answer = self._expected(info.rc, info.mid)
         answer.add_done_callback(lambda _: self._room.release())
         return answer

@@ -2,10 +2,12 @@
 
 import asyncio
 import logging
+import os
 import random
 import re
 import signal
 
+import aiohttp
 import uvloop
 
 from agent.clock import Clock
@@ -15,6 +17,7 @@ from fleet.cloud import Cloud
 from fleet.connection import Broker
 from fleet.ingest import Ingest
 from fleet.metrics import Metrics
+from fleet.s3 import S3
 
 log = logging.getLogger("ingest")
 LEVELS = ("debug", "info", "warning", "error")
@@ -28,8 +31,12 @@ def run(
     ack_s: float,
     heartbeat_s: float,
     log_level: str,
+    s3: S3 | None = None,
 ) -> None:
-    """Ingest until SIGTERM or SIGINT. Raises ConfigError, StoreError."""
+    """Ingest until SIGTERM or SIGINT. Without `s3`, blobs come in pieces.
+
+    Raises ConfigError, StoreError.
+    """
     if log_level not in LEVELS:
         raise ConfigError(f"--log-level {log_level} is none", f"one of {', '.join(LEVELS)}")
     _check(broker)
@@ -39,7 +46,7 @@ def run(
     metrics = Metrics()
     if metrics_at[1]:
         metrics.serve(*metrics_at)
-    uvloop.run(_run(broker, database_url, metrics, ack_s, heartbeat_s))
+    uvloop.run(_run(broker, database_url, metrics, ack_s, heartbeat_s, s3))
 
 
 def _check(broker: Broker) -> None:
@@ -58,14 +65,18 @@ def _check(broker: Broker) -> None:
 
 
 async def _run(
-    broker: Broker, url: str, metrics: Metrics, ack_s: float, heartbeat_s: float
+    broker: Broker, url: str, metrics: Metrics, ack_s: float, heartbeat_s: float, s3: S3 | None
 ) -> None:
     clock = Clock()
-    async with Cloud(database.open(url), broker.prefix, clock) as cloud:
+    async with (
+        aiohttp.ClientSession() as session,
+        Cloud(database.open(url), broker.prefix, clock) as cloud,
+    ):
         ingest = Ingest(
             *(cloud, broker, metrics, clock, random.Random()),
             ack_s=ack_s,
             heartbeat_s=heartbeat_s,
+            bucket=s3.open(os.environ, session) if s3 else None,
         )
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):

@@ -4,7 +4,7 @@ A message is PUBACKed when its transaction is committed. While one transaction r
 gathers; no timer, so a lone message waits for nobody. Then each device that was touched is told
 what the database holds of it, at most each `ack_s`, the last state always. Any number of ingests of
 one group share the work, without a word between them: what two of them do twice, the database
-keeps once.
+keeps once. Who asks where to put a blob is answered beside that (asks.py).
 
 Limits  : `in_flight_max` messages wait here (the broker keeps the others); GATHER_BYTES_MAX in one
           transaction.
@@ -25,11 +25,13 @@ from agent.errors import LinkError, ProtocolError, StoreError
 from agent.protocol.envelope import from_json
 from agent.protocol.presence import Heartbeat, Presence
 from fleet.arrivals import Arrival
+from fleet.asks import Asks
 from fleet.beats import Beats
 from fleet.cloud import Cloud, Verdict, device_of
 from fleet.connection import MQTT5, MQTT311, Broker, Connection, Message, Unspoken
 from fleet.metrics import Metrics
 from fleet.replies import Replies
+from fleet.s3 import Bucket
 
 log = logging.getLogger("ingest")
 GATHER_BYTES_MAX = 32 << 20
@@ -52,14 +54,16 @@ class Ingest:
         *,
         ack_s: float = 0.2,
         heartbeat_s: float = 10.0,
+        bucket: Bucket | None = None,
     ) -> None:
-        """A device's heartbeat is written each `heartbeat_s` at most."""
+        """A device's heartbeat is written each `heartbeat_s` at most; blobs may go to `bucket`."""
         self._cloud = cloud
         self._broker = broker
         self._metrics = metrics
         self._clock = clock
         self._jitter = jitter
         self._replies = Replies(cloud, metrics, ack_s)
+        self._asks = Asks(cloud, metrics, bucket, self._put)
         self._beats = Beats(cloud, metrics, heartbeat_s)
         self._client_id = broker.client_id or f"holdfast-ingest-{secrets.token_hex(8)}"
         self._version, self._unspoken = MQTT5, 0
@@ -146,6 +150,7 @@ class Ingest:
         root = f"{self._broker.prefix}/+"
         share = f"$share/{self._broker.group}/" if connection.shares else ""
         doors = {f"{root}/up/+": 1, f"{root}/blob/+": 1, f"{root}/presence": 1}
+        doors[f"{root}/blob-ask"] = 1
         await connection.subscribe(
             {f"{share}{door}": qos for door, qos in {**doors, f"{root}/heartbeat": 0}.items()}
         )
@@ -158,16 +163,19 @@ class Ingest:
                 "the broker does not share subscriptions (MQTT 5): each ingest gets all messages; "
                 "run one only, a second adds work and no speed"
             )
-        acks = asyncio.create_task(self._replies.run(connection))
+        answering = (self._replies.run(connection), self._asks.run(connection))
+        tasks = [asyncio.create_task(one) for one in answering]
         try:
-            ends: list[asyncio.Future[Any]] = [acks, connection.ended]
+            ends: list[asyncio.Future[Any]] = [*tasks, connection.ended]
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-            if acks.done():
-                acks.result()
+            for task in tasks:
+                if task.done():
+                    task.result()
             raise LinkError(f"the connection ended: {connection.ended.result()}")
         finally:
-            acks.cancel()
-            await asyncio.gather(acks, return_exceptions=True)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     def _heard(self, message: Message) -> None:
         """A message came. Once the end has begun, it is left to those who go on."""
@@ -179,6 +187,8 @@ class Ingest:
         if door == "heartbeat":
             self._heard_beat(message)
             return
+        if self._asks.takes(message):
+            self._asks.heard(message)  # at once; it is PUBACKed in its turn, as all others
         self._messages.append(message)
         self._metrics.waiting.set(len(self._messages))
         self._more.set()
@@ -228,7 +238,7 @@ class Ingest:
             presence = self._presence(message)
             if presence:
                 presences.append(presence)
-            else:
+            elif not self._asks.takes(message):
                 arrivals.append(Arrival(message.topic, message.payload))
         backoff_s = BACKOFF_S_MIN
         while True:
@@ -260,6 +270,11 @@ class Ingest:
                 return presence
         return None
 
+    def _put(self, device: str, verdict: Verdict) -> None:
+        """It is stored that a device's blob lies in the object store."""
+        self._tell(verdict)
+        self._replies.touch([device])
+
     def _tell(self, verdict: Verdict) -> None:
         self._metrics.records.labels("new").inc(verdict.records_new)
         self._metrics.records.labels("known").inc(verdict.records_known)
@@ -287,6 +302,6 @@ class Ingest:
 def _door(topic: str) -> str:
     """Of a topic `…/device/door` or `…/device/door/stream`."""
     for part in topic.rsplit("/", 2)[1:]:
-        if part in ("up", "blob", "presence", "heartbeat"):
+        if part in ("up", "blob", "blob-ask", "presence", "heartbeat"):
             return part
     return "other"

@@ -102,8 +102,8 @@ class Intake:
         await self._read_ranges(brought)
         await self.blobs.read(_blob_keys(brought))
         for stream, one in brought:
-            if one.piece:
-                await self._piece(self._streams[stream], one)
+            if one.piece or one.put:
+                await self._blob(self._streams[stream], one)
             if one.events:
                 await self._events(self._streams[stream], one)
             for drop in one.drops:
@@ -195,19 +195,22 @@ class Intake:
                 self.refusals.append(refusal(one, event, str(error)))
         return rows, fit
 
-    async def _piece(self, stream: Stream, one: Brought) -> None:
-        """Keep what is new of a piece of a blob."""
-        assert one.piece
-        header, content = one.piece
-        if self._ranges[stream.id].now.stored(header.seq, header.seq):
+    async def _blob(self, stream: Stream, one: Brought) -> None:
+        """Keep what is new of a piece of a blob; or that the object store has all of it."""
+        (seq,) = _blob_seqs(one)
+        if self._ranges[stream.id].now.stored(seq, seq):
             return  # it is there, whole
-        cause = await self.blobs.add(stream.id, stream.unsettled, header, content)
+        cause = ""
+        if one.piece:
+            cause = await self.blobs.add(stream.id, stream.unsettled, *one.piece)
+        elif one.put:
+            cause = await self.blobs.put(stream.id, stream.unsettled, one.put)
         if cause:
             self.refusals.append(
                 Refusal(one.arrival.topic, cause, one.arrival.payload, one.name[0])
             )
-        elif blob := self.blobs.of(stream.id, header.seq):
-            self._reached(stream.id, header.seq)
+        elif blob := self.blobs.of(stream.id, seq):
+            self._reached(stream.id, seq)
             await self._settle(stream, blob, one)
 
     async def _settle(self, stream: Stream, blob: Blob, one: Brought) -> None:
@@ -305,12 +308,20 @@ def _touched(one: Brought) -> Iterable[tuple[int, int]]:
         yield one.events[0].sequence, one.events[-1].sequence
     for drop in one.drops:
         yield drop.first, drop.last
+    for seq in _blob_seqs(one):
+        yield seq, seq
+
+
+def _blob_seqs(one: Brought) -> Iterable[int]:
+    """Of what is no record: the blob that it brings, or a piece of it."""
     if one.piece:
-        yield one.piece[0].seq, one.piece[0].seq
+        yield one.piece[0].seq
+    if one.put:
+        yield one.put.ask.seq
 
 
 def _blob_keys(brought: Sequence[tuple[int, Brought]]) -> set[tuple[int, int]]:
-    keys = {(stream, one.piece[0].seq) for stream, one in brought if one.piece}
+    keys = {(stream, seq) for stream, one in brought for seq in _blob_seqs(one)}
     return keys | {
         (stream, event.sequence)
         for stream, one in brought

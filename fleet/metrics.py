@@ -48,6 +48,12 @@ class Metrics:
         self.acks_failed = Counter(
             f"{prefix}acks_failed", "Ack documents that the broker refused.", registry=registry
         )
+        self.asks = Counter(
+            f"{prefix}asks",
+            "Asks where to put a blob: answered, failed, left out since too many wait.",
+            ["answer"],
+            registry=registry,
+        )
         self.faults = Counter(
             f"{prefix}database_faults",
             "Transactions that failed and are tried again.",

@@ -12,6 +12,7 @@ import base64
 import configparser
 import hashlib
 import hmac
+import re
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -28,6 +29,7 @@ EXPIRES_S_MAX = 604_800
 LOOK_S = 10.0  # for a HEAD, all in all
 _LOOK_EXPIRES_S = 60
 CHECKSUM = "x-amz-checksum-sha256"
+_BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _ALGORITHM = "AWS4-HMAC-SHA256"
 _UNSIGNED = "UNSIGNED-PAYLOAD"  # the body is guarded by the checksum, a signed header
 
@@ -115,6 +117,29 @@ def _signature(secret: str, stamp: str, scope: str, request: str) -> str:
     return hmac.digest(key, f"{_ALGORITHM}\n{stamp}\n{scope}\n{digest}".encode(), "sha256").hex()
 
 
+class S3(Struct, frozen=True, kw_only=True):
+    """The way to a bucket, as the command line says it; without `keys_file`, the environment has
+    the keys."""
+
+    bucket: str
+    endpoint: str = "https://{bucket}.s3.amazonaws.com"
+    region: str = "us-east-1"
+    prefix: str = ""
+    keys_file: str | None = None
+    profile: str = "default"
+
+    def open(self, environment: Mapping[str, str], session: aiohttp.ClientSession) -> "Bucket":
+        """The bucket, reached over `session`. Raises ConfigError."""
+        if not _BUCKET.fullmatch(self.bucket):
+            raise ConfigError(
+                f"--s3-bucket {self.bucket!r} is no bucket's name",
+                "3 to 63 small letters, digits, dots and hyphens",
+            )
+        file = Path(self.keys_file) if self.keys_file else None
+        found = keys(file, environment, self.profile)
+        return Bucket(self.endpoint, self.bucket, self.region, found, session, self.prefix)
+
+
 class Bucket:
     """One bucket; `endpoint` with `{bucket}` in its host names it there, else in the path."""
 
@@ -136,7 +161,9 @@ class Bucket:
                 "write https://HOST, or https://{bucket}.HOST",
             )
         host = endpoint.rstrip("/")
-        self._root = host.format(bucket=bucket) if "{bucket}" in host else f"{host}/{quote(bucket)}"
+        if "{bucket}" not in host:
+            host += "/{bucket}"
+        self._root = host.replace("{bucket}", quote(bucket))
         self._prefix = quote(prefix, "/-_.~")
         self._region = region
         self._keys = keys

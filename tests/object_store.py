@@ -8,9 +8,11 @@ import base64
 import hashlib
 import hmac
 import ssl
+import threading
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Self
 from urllib.parse import quote, unquote
 
@@ -71,6 +73,9 @@ class ObjectStore:
         self.statuses: list[int] = []  # what the next PUTs are answered, whatever they bring
         self.cuts: list[int] = []  # after how many bytes the next PUTs lose their connection
         self.late_s: list[float] = []  # how far its clock is ahead at the next PUTs
+        self.spoils = 0  # so many PUTs are answered 200, and something else of that size is kept
+        self.hangs = False  # whether it answers no HEAD
+        self.hanging = 0
         self.loses = 0  # so many PUTs are answered 200, and their object is not kept
         self.hold_after_bytes: int | None = None
         self.holding = asyncio.Event()  # a PUT is held there
@@ -84,7 +89,8 @@ class ObjectStore:
     async def __aenter__(self) -> Self:
         self._runner = web.ServerRunner(web.Server(self._answer), shutdown_timeout=0.1)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", 0, ssl_context=self._tls)
+        port = int(self.url.rpartition(":")[2] or 0)  # the same again
+        site = web.TCPSite(self._runner, "127.0.0.1", port, ssl_context=self._tls)
         await site.start()
         self.url = f"http{'s' if self._tls else ''}://127.0.0.1:{self._runner.addresses[0][1]}"
         return self
@@ -103,6 +109,9 @@ class ObjectStore:
         key = unquote(path.removeprefix(f"/{BUCKET}/"))
         if request.method == "PUT":
             return await self._put(request, key)
+        if self.hangs:
+            self.hanging += 1
+            await self.go_on.wait()
         content = self.objects.get(key)
         if content is None:
             return self._say(request, 404, "NoSuchKey")
@@ -134,6 +143,9 @@ class ObjectStore:
             return self._say(request, 400, "BadDigest")
         if self.loses:
             self.loses -= 1
+        elif self.spoils:
+            self.spoils -= 1
+            self.objects[key] = bytes(byte ^ 1 for byte in content)
         else:
             self.objects[key] = bytes(content)
         return self._say(request, 200, "")
@@ -150,3 +162,50 @@ class ObjectStore:
 
 def _checksum(content: bytes) -> str:
     return base64.b64encode(hashlib.sha256(content).digest()).decode()
+
+
+class Apart:
+    """An ObjectStore in a thread of its own, for tests without a loop; with `running`."""
+
+    def __init__(self) -> None:
+        self.store = ObjectStore()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Start it; at the port that it had before, with the objects that it had."""
+        self._loop = loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=loop.run_forever)
+        self._thread.start()
+        asyncio.run_coroutine_threadsafe(self.store.__aenter__(), loop).result()
+
+    def kill(self) -> None:
+        """It is gone; what it held back is cut off."""
+        if self._loop and self._thread:
+            asyncio.run_coroutine_threadsafe(self.store.__aexit__(), self._loop).result()
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+            self._loop.close()
+            self._loop = None
+
+    def hold(self, after_bytes: int) -> None:
+        """From now on no PUT goes on beyond so many bytes."""
+        self.store.holding.clear()
+        self.store.go_on.clear()
+        self.store.hold_after_bytes = after_bytes
+
+    def let_go(self) -> None:
+        """All go on."""
+        assert self._loop
+        self.store.hold_after_bytes = None
+        self._loop.call_soon_threadsafe(self.store.go_on.set)
+
+
+def options(folder: Path, url: str) -> list[str]:
+    """With which an ingest knows the store at `url`."""
+    file = folder / "credentials"
+    file.write_text(f"[far]\naws_access_key_id = {ACCESS}\naws_secret_access_key = {SECRET}\n")
+    return [
+        *("--s3-endpoint", url, "--s3-bucket", BUCKET, "--s3-region", REGION),
+        *("--s3-prefix", "site/", "--s3-keys-file", str(file), "--s3-profile", "far"),
+    ]

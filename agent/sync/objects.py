@@ -31,6 +31,10 @@ class Unsafe(LinkError):
     """A URL that is none, or weaker than the link itself."""
 
 
+class Stalled(LinkError):
+    """It does not go on: a try more would only take as long again."""
+
+
 class Body:
     """What is sent: `pieces` in paced steps. `fault` is what ended it from within, if anything."""
 
@@ -83,7 +87,7 @@ class Objects:
     async def put(self, url: str, headers: Mapping[str, str], size_bytes: int, body: Body) -> str:
         """PUT it; empty once the store took it, else why it did not.
 
-        Raises Unsafe, and whatever ended the body from within.
+        Raises Unsafe, Stalled, and whatever ended the body from within.
         """
         where, said = self._safe(url), CIMultiDict(headers)
         said["Content-Length"] = str(size_bytes)
@@ -93,7 +97,12 @@ class Objects:
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             if body.fault:
                 raise body.fault from error
-            return f"{where.host}: {str(error) or 'no answer in time'}"
+            if isinstance(error, TimeoutError):
+                raise Stalled(
+                    f"{where.host}: no answer in time",
+                    "check the way from the device to the object store",
+                ) from error
+            return f"{where.host}: {error}"
 
     async def _exchange(self, where: URL, headers: CIMultiDict[str], body: Body) -> str:
         assert self._session, "used outside its `async with`"

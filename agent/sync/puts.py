@@ -1,11 +1,13 @@
 """Blobs by HTTP PUT, each to a URL that the cloud grants (protocol/grants.py).
 
 The device asks; where the cloud does not see the object yet it grants a URL; the device puts the
-blob there and asks again, until the cloud says that it has seen it. What is refused, or fails
-`TRIES_MAX` times, goes in pieces over MQTT, and a condition says so; after a failure the object
-store is left alone for `REST_S`. A PUT that was cut begins again.
+blob there and asks again, until the cloud says that it has seen it. What is refused, fails
+`TRIES_MAX` times or makes no progress goes in pieces over MQTT, and a condition says so. Then all
+blobs do for `REST_S`; after that one of them alone finds out whether the way is free again, so that
+a store that hangs holds up no more than that one. A PUT that was cut begins again.
 
-Limits  : a piece of the blob at a time is in memory, and one ask for each `put` that runs.
+Limits  : of each `put` that runs (the uplink's leases: 35 at most), a piece of the blob and an ask
+          are in memory.
 Recovery: nothing is kept. After a restart the device asks anew, and hears `stored` where the
           object had arrived.
 """
@@ -26,23 +28,20 @@ from agent.protocol.topics import Topics
 from agent.records import Record
 from agent.store.outbox import Name, Outbox
 from agent.sync.connection import Connection
-from agent.sync.objects import Body, Objects, Unsafe
+from agent.sync.objects import Body, Objects, Stalled, Unsafe
 from agent.sync.pace import Pace
 from agent.sync.progress import Progress
 
 log = logging.getLogger("link")
 TRIES_MAX = 3
+ASKS = 3  # in `ack_timeout_s`: whoever had one may have been killed
 RETRY_S = 1.0
 REST_S = 60.0
 PIECE_BYTES = 64 * 1024  # as the store keeps it
 
 
 class _NotPut(LinkError):
-    """This blob does not go by PUT; `rest`: nor do others, for a while."""
-
-    def __init__(self, message: str, hint: str, *, rest: bool) -> None:
-        super().__init__(message, hint)
-        self.rest = rest
+    """This blob does not go by PUT, nor do others, for a while."""
 
 
 class _Gone(Exception):
@@ -72,6 +71,8 @@ class Puts:
         self._objects = Objects(settings)
         self._asked: list[tuple[Ask, asyncio.Future[Grant]]] = []
         self._rests_until = 0.0  # monotonic
+        self._is_ill = False  # the last one that came to an end failed
+        self._is_tried = False  # although it is ill
 
     async def __aenter__(self) -> Self:
         await self._objects.__aenter__()
@@ -100,18 +101,23 @@ class Puts:
 
         Raises LinkError when the connection ends, StoreError when the blob cannot be read.
         """
-        if self._clock.monotonic() < self._rests_until:
+        if self._clock.monotonic() < self._rests_until or self._is_tried:
             return False
+        alone = self._is_tried = self._is_ill
         try:
             await self._put(connection, name, record, live)
         except _Gone:
             return True
         except _NotPut as failed:
-            if failed.rest:
-                self._rests_until = self._clock.monotonic() + REST_S
+            self._is_ill = True
+            self._rests_until = self._clock.monotonic() + REST_S
             cause = f"{record.stream} #{record.seq} goes in pieces: {failed}"
             self._conditions.hold("blobs_in_pieces", "link", "warning", cause, failed.hint)
             return False
+        finally:
+            if alone:
+                self._is_tried = False
+        self._is_ill, self._rests_until = False, 0.0
         log.info("%s #%d: put, %.0f KiB", record.stream, record.seq, record.blob_bytes / 1024)
         self._conditions.clear("blobs_in_pieces", "link")
         return True
@@ -126,7 +132,7 @@ class Puts:
                 return
             if grant.refused:
                 remedy = "configure the cloud's object store, or set link.blobs_by to mqtt"
-                raise _NotPut(f"the cloud refused: {grant.refused}", remedy, rest=False)
+                raise _NotPut(f"the cloud refused: {grant.refused}", remedy)
             if tries_left:
                 fault = await self._send(grant, record, live)
             if fault and tries_left > 1:
@@ -134,7 +140,6 @@ class Puts:
         raise _NotPut(
             fault or "the object store took it, and the cloud does not find it there",
             "check that the device reaches the object store, and the cloud's clock and keys",
-            rest=True,
         )
 
     async def _question(self, name: Name, record: Record) -> Ask:
@@ -161,28 +166,28 @@ class Puts:
     async def _grant(self, connection: Connection, ask: Ask, live: bool) -> Grant:
         """The cloud's answer. Raises _NotPut when there is none in `ack_timeout_s`."""
         payload = grants.encode(ask)
-        await self._pace.take(len(payload), live=live)
         answer: asyncio.Future[Grant] = asyncio.get_running_loop().create_future()
         self._asked.append((ask, answer))
         try:
-            await connection.publish(self._topics.ask, payload)
-            async with asyncio.timeout(self._ack_timeout_s):
-                return await answer
-        except TimeoutError as error:
-            if connection.ended.done():
-                raise LinkError(f"the connection is over: {connection.ended.result()}") from error
-            raise _NotPut(
-                f"the cloud did not answer in {self._ack_timeout_s:.0f} s",
-                "check that an ingest runs, and that it may read blob-ask on the broker",
-                rest=True,
-            ) from error
+            for _ in range(ASKS):
+                await self._pace.take(len(payload), live=live)
+                await connection.publish(self._topics.ask, payload)
+                await asyncio.wait([answer], timeout=self._ack_timeout_s / ASKS)
+                if answer.done():
+                    return answer.result()
+                if connection.ended.done():
+                    raise LinkError(f"the connection is over: {connection.ended.result()}")
         finally:
             self._asked.remove((ask, answer))
+        raise _NotPut(
+            f"the cloud did not answer in {self._ack_timeout_s:.0f} s",
+            "check that an ingest runs, and that it may read blob-ask on the broker",
+        )
 
     async def _send(self, grant: Grant, record: Record, live: bool) -> str:
         """PUT it; empty once the store took it, else why it did not. Raises _NotPut, _Gone."""
         body = Body(lambda: self._pieces(record), self._pace, self._progress, live)
         try:
             return await self._objects.put(grant.url, grant.headers, record.blob_bytes, body)
-        except Unsafe as error:
-            raise _NotPut(str(error), error.hint, rest=True) from error
+        except (Unsafe, Stalled) as error:
+            raise _NotPut(str(error), error.hint) from error

@@ -10,8 +10,9 @@ from typing import Any, Self
 import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
-from agent.protocol import ack
+from agent.protocol import ack, grants
 from agent.protocol.ack import Ack, StreamAck
+from agent.protocol.grants import Ask, Grant
 from fleet.cloud import Arrival
 from tests.fleet.sender import Sender, encoded
 from tests.outside import DEADLINE_S, ROOT, free_port, until
@@ -71,18 +72,21 @@ class IngestProcess:
 
 
 class Line:
-    """A device's connection: sends with QoS 1, and hears its acks. Use it with `with`."""
+    """A device's connection: sends with QoS 1, hears acks and grants. Use it with `with`."""
 
     def __init__(self, port: int, sender: Sender, *, v5: bool = True) -> None:
         self.sender = sender
         self.acks: list[Ack] = []
+        self.grants: list[Grant] = []
         self._client = mqtt.Client(
             CallbackAPIVersion.VERSION2,
             f"device-{sender.device}-{os.urandom(4).hex()}",
             protocol=MQTTProtocolVersion.MQTTv5 if v5 else MQTTProtocolVersion.MQTTv311,
         )
         self._client.max_inflight_messages_set(1000)
-        self._client.on_connect = lambda client, *_: client.subscribe(f"{sender.root}/ack", 1)
+        self._client.on_connect = lambda client, *_: client.subscribe(
+            [(f"{sender.root}/ack", 1), (f"{sender.root}/blob-grant", 1)]
+        )
         self._client.on_message = self._heard
         self._client.reconnect_delay_set(1, 1)
         self._port = port
@@ -98,7 +102,17 @@ class Line:
         self._client.loop_stop()
 
     def _heard(self, _c: Any, _u: Any, message: mqtt.MQTTMessage) -> None:
-        self.acks.append(ack.decode(message.payload))
+        if message.topic.endswith("/blob-grant"):
+            self.grants.append(grants.decode_grant(message.payload))
+        else:
+            self.acks.append(ack.decode(message.payload))
+
+    def ask(self, ask: Ask) -> Grant:
+        """Ask where a blob goes; the answer."""
+        before = len(self.grants)
+        self.say("blob-ask", grants.encode(ask))
+        until(lambda: self.grants[before:], "the grant")
+        return self.grants[-1]
 
     def send(self, *arrivals: Arrival) -> None:
         """Publish, and wait until the broker has it all."""

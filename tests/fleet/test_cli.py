@@ -7,6 +7,7 @@ import pytest
 from tests.fleet.test_gaps import fleet
 
 BROKER = "mqtt://127.0.0.1:1"
+S3 = ("--s3-bucket", "blobs")
 WRONG = {
     "a broker that is none": (("--broker", "http://x"), 78),
     "a prefix with a wildcard": (("--broker", BROKER, "--prefix", "a/+"), 78),
@@ -23,6 +24,10 @@ WRONG = {
     ),
     "a level that is none": (("--broker", BROKER, "--log-level", "loud"), 78),
     "no broker": ((), 2),
+    "keys without a bucket": (("--broker", BROKER, "--s3-keys-file", "k"), 78),
+    "a bucket that is none": (("--broker", BROKER, "--s3-bucket", "A_b"), 78),
+    "no keys for the bucket": (("--broker", BROKER, *S3, "--s3-keys-file", "/nowhere"), 78),
+    "no address of a store": (("--broker", BROKER, *S3, "--s3-endpoint", "s3"), 78),
 }
 
 

@@ -124,8 +124,10 @@ async def main(given: argparse.Namespace) -> None:
     life = f"{given.seed}:{lives(given.config.parent)}"
     producer = Producer(app, random.Random(life), life)
     async with AsyncExitStack() as parts:
-        for part in (app.store, app.flash, app.server):
+        for part in (app.store, app.flash, app.control, app.server):
             await parts.enter_async_context(part)
+        if app.puts:
+            await parts.enter_async_context(app.puts)
         stop = given.config.with_name("stop")
         async with asyncio.TaskGroup() as group:
             for loop in loops:

@@ -164,10 +164,11 @@ class Cloud:
     def _on_subscribe(self, *_: object) -> None:
         self._subscribed = True
 
-    async def _note(self, device: str, ask: Ask) -> None:
+    async def _note(self, device: str, ask: Ask, place: str) -> bool:
         with contextlib.closing(sqlite3.connect(self._file)) as database, database:
             row = (device, ask.stream, ask.seq, ask.size)
             database.execute("INSERT INTO objects VALUES (?, ?, ?, ?)", row)
+        return True
 
     def noted(self) -> list[tuple[Any, ...]]:
         with contextlib.closing(sqlite3.connect(self._file)) as database:

@@ -6,7 +6,6 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -165,6 +164,19 @@ async def test_a_cloud_that_does_not_answer_is_not_waited_for_twice(
         assert device.toll.paid_bytes == paid_bytes
 
 
+async def test_an_ask_that_got_lost_is_asked_again(
+    tmp_path: Path, broker: Mosquitto, store: ObjectStore, far: Cloud
+) -> None:
+    far.deaf = True
+    async with Device(tmp_path, broker.url, ack_timeout_s=15.0).at_work() as device:
+        putting = asyncio.create_task(device.put())
+        while not far.asks:
+            await asyncio.sleep(0.01)
+        far.deaf = False
+        assert await asyncio.wait_for(putting, DEADLINE_S)
+        assert far.noted()
+
+
 async def test_a_link_that_ends_is_not_the_clouds_silence(
     tmp_path: Path, broker: Mosquitto, far: Cloud
 ) -> None:
@@ -178,13 +190,13 @@ async def test_a_link_that_ends_is_not_the_clouds_silence(
 
 
 async def test_a_store_that_stops_reading_is_given_up(
-    tmp_path: Path, broker: Mosquitto, store: ObjectStore, far: Cloud, monkeypatch: Any
+    tmp_path: Path, broker: Mosquitto, store: ObjectStore, far: Cloud
 ) -> None:
-    monkeypatch.setattr(puts, "TRIES_MAX", 1)
     store.hold_after_bytes = 1
     async with Device(tmp_path, broker.url, ack_timeout_s=2.0).at_work() as device:
         assert not await device.put()
         assert device.says("no answer in time")
+        assert far.asks == 1, "a try more would have taken as long again"
         store.go_on.set()
 
 
