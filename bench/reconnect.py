@@ -28,7 +28,7 @@ from agent.clock import Clock
 from agent.sync.link import STABLE_S
 from bench import report
 from tests.outside import Mosquitto
-from tests.sim.crowd import Crowd
+from tests.sim.crowd import Device, crowd_of
 
 DEVICES = 2000
 PROCESSES = 2
@@ -45,7 +45,7 @@ def crowd(url: str, first: int, count: int, pipe: Pipe) -> None:
 
 async def _crowd(url: str, first: int, count: int, pipe: Pipe) -> None:
     loop = asyncio.get_running_loop()
-    async with Crowd(url, count, first, heartbeat_s=HEARTBEAT_S) as devices:
+    async with crowd_of(Device, url, count, first, heartbeat_s=HEARTBEAT_S) as devices:
         pipe.send("connected")
         while await loop.run_in_executor(None, pipe.recv):
             rounds = len(devices.devices[0].served)

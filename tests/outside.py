@@ -83,6 +83,12 @@ class Mosquitto:
         self._process = subprocess.Popen(self.command, stderr=subprocess.DEVNULL)
         until(self._listens, "mosquitto listens")
 
+    @property
+    def pid(self) -> int:
+        """The broker's process id, once it was started."""
+        assert self._process is not None
+        return self._process.pid
+
     def _listens(self) -> bool:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
             return True

@@ -41,6 +41,12 @@ class Cluster:
             )
         until(self._answers, "PostgreSQL answers")
 
+    @property
+    def pid(self) -> int:
+        """The process id of its first process, once it was started."""
+        assert self._process is not None
+        return self._process.pid
+
     def kill(self) -> None:
         """kill -9 of all of it."""
         if self._process:

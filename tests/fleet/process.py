@@ -44,6 +44,12 @@ class IngestProcess:
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(self.command, stdout=log, stderr=log, cwd=ROOT)
 
+    @property
+    def pid(self) -> int:
+        """The ingest's process id, once it was started."""
+        assert self._process is not None
+        return self._process.pid
+
     def said(self, words: str) -> int:
         """How often its log says this."""
         return self.log.read_text().count(words) if self.log.exists() else 0
@@ -103,9 +109,9 @@ class Line:
 
     def _heard(self, _c: Any, _u: Any, message: mqtt.MQTTMessage) -> None:
         if message.topic.endswith("/blob-grant"):
-            self.grants.append(grants.decode_grant(message.payload))
+            self.grants.append(grants.decode_grant(bytes(message.payload)))
         else:
-            self.acks.append(ack.decode(message.payload))
+            self.acks.append(ack.decode(bytes(message.payload)))
 
     def ask(self, ask: Ask) -> Grant:
         """Ask where a blob goes; the answer."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from agent.config import Link
 from tests.outside import Mosquitto, running
-from tests.sim.crowd import Crowd
+from tests.sim.crowd import Device, crowd_of
 
 DEVICES = 2000 if os.environ.get("HOLDFAST_LONG") == "1" else 200
 SEED = int(os.environ.get("HOLDFAST_SEED", "1"))
@@ -22,7 +22,9 @@ async def test_a_crowd_comes_back_spread_out_and_each_device_once(tmp_path: Path
     with running(broker):
         async with (
             asyncio.timeout(DEADLINE_S),
-            Crowd(broker.url, DEVICES, SEED, backoff_s_min=BOUND_S, heartbeat_s=60) as crowd,
+            crowd_of(
+                Device, broker.url, DEVICES, SEED, backoff_s_min=BOUND_S, heartbeat_s=60
+            ) as crowd,
         ):
             assert not any(device.waits.drawn for device in crowd.devices)
             broker.kill()
@@ -41,7 +43,10 @@ async def test_a_broker_that_stays_away_is_asked_more_and_more_slowly(tmp_path: 
     broker = Mosquitto(tmp_path)
     waits = {"backoff_s_min": 0.05, "backoff_s_max": 0.4, "heartbeat_s": 60}
     with running(broker):
-        async with asyncio.timeout(DEADLINE_S), Crowd(broker.url, 50, SEED, **waits) as crowd:
+        async with (
+            asyncio.timeout(DEADLINE_S),
+            crowd_of(Device, broker.url, 50, SEED, **waits) as crowd,
+        ):
             broker.kill()
             while any(len(device.waits.drawn) < 8 for device in crowd.devices):
                 await asyncio.sleep(0.02)
