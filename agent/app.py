@@ -43,6 +43,7 @@ from agent.errors import ConfigError, StoreError
 from agent.health.clockwork import Clockwork
 from agent.health.conditions import Conditions
 from agent.health.flash import Flash
+from agent.health.letters import Letters
 from agent.health.status import Status
 from agent.health.storage import Storage
 from agent.inference.catalog import Catalog
@@ -142,6 +143,8 @@ class App:
         self.storage = Storage(
             self.store.ledger.balances, self.store.salvage.reports, self.conditions, self.clock
         )
+        outbox = self.store.outbox
+        self.letters = Letters(outbox.buried, outbox.more_buried, self.conditions)
         self.flash = Flash(settings.store, self.store.wear, self.conditions, self.clock)
         self.clockwork = Clockwork(self.store.bindings.bind, self.conditions, self.clock)
         views = Views(self.domain, self.store, self.flash, self.sources)
@@ -207,9 +210,10 @@ class App:
         log.info("stopped")
 
     def _loops(self) -> list[Callable[[], Coroutine[Any, Any, None]]]:
-        loops = [self.store.run, self.store.salvage.run, self.storage.run, self.flash.run]
-        loops += [self.clockwork.run, self.status.run, self._scrub, self.outbox_doors.run]
-        loops += [self.domain.run, self.speech.run, self._link, self.control.run]
+        loops = [self.store.run, self.store.salvage.run, self.storage.run, self.letters.run]
+        loops += [self.flash.run, self.clockwork.run, self.status.run, self._scrub]
+        loops += [self.outbox_doors.run, self.domain.run, self.speech.run, self._link]
+        loops += [self.control.run]
         if self.broker:
             loops.append(self.broker.run)
         return [*loops, *(x.run for x in self.listeners), *(x.run for x in self.sources)]

@@ -82,7 +82,8 @@ def _named(row: dict[str, Any], own: str) -> str:
 def _stream_state(row: dict[str, Any]) -> str:
     state = _coloured(row["state"])
     if row["leased"]:
-        state = f"leased to #{row['leased']}"
+        parts = row["leased_spans"]
+        state = f"leased to #{row['leased']}" if parts == 1 else f"leased in {parts} parts"
     return f"{state}, [red]{row['dead']:,} dead[/]" if row["dead"] else state
 
 

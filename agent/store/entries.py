@@ -10,7 +10,8 @@ from agent.records import Balance, Drop
 class Stream(Struct, frozen=True):
     """One stream: its ledger, and how it stands.
 
-    `settled`: up to there the far side knows all. `leased`: the last seq that is out (0: none is).
+    `settled`: up to there the far side knows all. `leased`: the last seq that is out (0: none is),
+    and `leased_spans` in how many separate spans seqs are: what lies between them is not out.
     `sendable`: only up to there it may be sent (None: all). `dead`: dead letters among the held.
     `oldest_age_s` is of the oldest held record, in seconds of running time. `state` is that of
     what is held: waiting, leased, not to be sent, or empty.
@@ -28,6 +29,7 @@ class Stream(Struct, frozen=True):
     settled: int
     sendable: int | None
     leased: int
+    leased_spans: int
     priority: int
     age_s_max: float | None
     oldest_seq: int | None

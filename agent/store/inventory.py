@@ -111,6 +111,7 @@ class Inventory:
             settled=settled,
             sendable=sendable,
             leased=out[-1].last if out else 0,
+            leased_spans=len(out),
             priority=rule.priority,
             age_s_max=rule.age_s_max,
             oldest_seq=first,

@@ -172,15 +172,21 @@ class Leases:
                 known.add(span)
             return list(known)
 
-    def settle(self, name: Name, known: Iterable[Range], mark: int) -> None:
+    def settle(
+        self, name: Name, known: Iterable[Range], mark: int, sending: Iterable[Range] = ()
+    ) -> None:
         """The far side knows all up to `mark`, and these spans: they are out no more.
 
+        But `sending` are, if they were: it knows that they are dead, and may get them yet.
         Of a stream that was never leased nothing is noted: its name may be anything.
         """
         with self._lock:
             if of := self._streams.get(name):
+                stay = [one for one in sending if one.first in of.out]
                 for span in known:
                     of.known.add(span)
                     of.out.remove(span)
                 of.out.remove(Range(1, mark))
                 of.known.remove(Range(1, mark))
+                for one in stay:
+                    of.out.add(one)

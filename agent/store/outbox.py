@@ -58,7 +58,7 @@ class Settled(Struct, frozen=True):
 class Waiting(Struct, frozen=True):
     """What of a stream may be sent and is not acknowledged, dead letters aside.
 
-    `oldest_age_s` is of the oldest held record of the stream, in seconds of running time.
+    `oldest_age_s` is of the oldest of which the far side does not know, in seconds of running time.
     """
 
     name: Name
@@ -66,6 +66,16 @@ class Waiting(Struct, frozen=True):
     records: int
     bytes: int
     oldest_age_s: float
+
+
+class Buried(Struct, frozen=True):
+    """The dead letters of the link that a stream holds, but for those that are sent again: how many
+    they are, and the last of them."""
+
+    name: Name
+    records: int
+    last: int
+    cause: str
 
 
 class Outbox:
@@ -80,6 +90,7 @@ class Outbox:
     ) -> None:
         """`rule` is of a stream's name."""
         self.more = asyncio.Event()  # set when there may be something to lease
+        self.more_buried = asyncio.Event()  # set when a record became a dead letter
         self._database = database
         self._clock = clock
         self._priorities: dict[str, int] = {}
@@ -207,7 +218,19 @@ class Outbox:
         buried = await self._database.write(operation)
         self._leases.let_go(name, span)
         self.release(name, span)
+        if buried:
+            self.more_buried.set()
         return buried
+
+    async def buried(self) -> list[Buried]:
+        """The dead letters of the link, by stream, from the counters."""
+
+        def operation(connection: sqlite3.Connection) -> list[Buried]:
+            own = self._database.epoch
+            rows = connection.execute(_BURIED).fetchall()
+            return [Buried((epoch or own, name), *rest) for epoch, name, *rest in rows]
+
+        return await self._database.read(operation)
 
     async def waiting(self) -> list[Waiting]:
         """What waits, by stream, from the counters."""
@@ -217,9 +240,10 @@ class Outbox:
             ages = Ages()
             ages.look(connection, now)
             found = []
-            for key, epoch, name, records, size in connection.execute(_WAITING).fetchall():
-                oldest = connection.execute(_OLDEST, {"stream": key}).fetchone()
-                if records > 0 and oldest:
+            for key, epoch, name, records, size, settled in connection.execute(_WAITING).fetchall():
+                of = {"stream": key, "settled": settled}
+                oldest = connection.execute(_OLDEST, of).fetchone() if records > 0 else None
+                if oldest:
                     age_s = ages.age_s(Stamp(*oldest), now)
                     whole = (epoch or self._database.epoch, name)
                     found.append(Waiting(whole, self._priority(name), records, size, age_s))
@@ -253,49 +277,52 @@ class Outbox:
         return ("" if name[0] == self._database.epoch else name[0]), name[1]
 
     async def acknowledge(
-        self, name: Name, spans: Iterable[Range], unstored: Iterable[Range] = ()
+        self,
+        name: Name,
+        spans: Iterable[Range],
+        unstored: Iterable[Range] = (),
+        sending: Iterable[int] = (),
     ) -> Settled:
         """The far side knows these seqs: purge what is held of them and count it delivered.
 
         A dead letter of the link stays, but one that was retried and is out; `unstored` names those
-        of them that the far side knows to be dead and has not stored.
+        of them that the far side knows to be dead and has not stored: they are kept, whatever they
+        are here. `sending` of these are on their way: their lease goes on.
 
         Nothing changes for an epoch of which nothing is held (a former life of this device). Raises
         ProtocolError when a range goes beyond what was ever produced: then somebody is wrong
         about us.
         """
         wanted = sorted(spans, key=lambda span: span.first)
-        known = self._leases.known(name, wanted)
+        known, dead = self._leases.known(name, wanted), list(unstored)
 
         def operation(connection: sqlite3.Connection) -> tuple[int, int, int, int]:
             sent = Spans(self._leases.out(name))
-            for span in unstored:
-                sent.remove(span)
-            return deliver(connection, self._row_name(name), wanted, known, sent)
+            return deliver(connection, self._row_name(name), wanted, known, sent, dead)
 
         delivered, before, settled, sendable = await self._database.write(operation)
-        self._leases.settle(name, within(known, sendable), settled)
+        stay = [Range(seq, seq) for seq in sending]
+        self._leases.settle(name, within(known, sendable), settled, stay)
         return Settled(delivered, settled, moved=settled > before)
 
 
-# By stream: records that may be sent and their bytes. Above `sendable` it is raw audio that waits
-# to be heard, or nothing while a damaged file is being read.
+# Of each stream, what may be sent. With `sendable` at 0 it is raw audio that is never sent, or what
+# a damaged file gives back, before the first of it is read.
 _WAITING = (
-    "SELECT id, epoch, name, held - quarantined - coalesce(above, 0) - coalesce(dead, 0),"
-    " bytes - coalesce(above_bytes, 0) - coalesce(dead_bytes, 0) FROM streams"
-    " LEFT JOIN (SELECT dead.stream AS of, count(*) AS dead,"
-    "  sum(length(body) + blob_bytes) AS dead_bytes FROM dead"
-    "  CROSS JOIN records ON records.id = dead.stream << 40 | dead.seq"
-    "  WHERE unsent AND NOT retry GROUP BY dead.stream) ON of = id"
-    " LEFT JOIN (SELECT s.id AS bounded, count(*) AS above,"
-    "  sum(length(body) + blob_bytes) AS above_bytes FROM streams AS s"
-    "  CROSS JOIN records AS r ON r.id > s.id << 40 | s.sendable AND r.id < s.id + 1 << 40"
-    "  WHERE s.sendable > 0 GROUP BY s.id) ON bounded = id"
+    "SELECT id, epoch, name, held - quarantined - later - buried,"
+    " bytes - later_bytes - buried_bytes, settled FROM streams"
     " WHERE held > 0 AND (sendable IS NULL OR sendable > 0)"
 )
+# Of a stream: the first above the mark, or below it one that is sent again.
 _OLDEST = (
-    "SELECT boot, mono_ns, wall_us FROM records"
-    " WHERE id BETWEEN :stream << 40 AND (:stream + 1 << 40) - 1 AND seq NOT IN"
-    " (SELECT seq FROM dead WHERE dead.stream = :stream AND unsent AND NOT retry)"
-    " ORDER BY id LIMIT 1"
+    "SELECT boot, mono_ns, wall_us FROM records WHERE id = min("
+    " coalesce((SELECT stream << 40 | seq FROM dead INDEXED BY dead_again"
+    "  WHERE stream = :stream AND unsent AND retry ORDER BY seq LIMIT 1), :stream + 1 << 40),"
+    " coalesce((SELECT id FROM records WHERE id > :stream << 40 | :settled"
+    "  AND id < :stream + 1 << 40 ORDER BY id LIMIT 1), :stream + 1 << 40))"
+)
+_BURIED = (
+    "SELECT epoch, name, buried, dead.seq, dead.cause FROM streams CROSS JOIN dead"
+    " ON dead.stream = streams.id AND dead.seq = (SELECT max(seq) FROM dead"
+    "  WHERE dead.stream = streams.id AND unsent AND NOT retry) WHERE buried > 0"
 )

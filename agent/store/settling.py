@@ -20,11 +20,13 @@ def deliver(
     spans: list[Range],
     known: list[Range],
     sent: Spans,
+    unstored: list[Range],
 ) -> tuple[int, int, int, int]:
     """Purge `spans` and count: how many left, the settled mark before and after, and how far the
     stream may be sent.
 
-    `known` is all that the far side knows above the mark; `sent` what is out.
+    `known` is all that the far side knows above the mark, `unstored` what of it is dead there;
+    `sent` what is out.
     """
     row = connection.execute(
         "SELECT id, produced, coalesce(sendable, produced), settled FROM streams"
@@ -43,6 +45,10 @@ def deliver(
             f"an ack names {name[1]} up to {beyond}, but only {produced} were ever produced",
             "two devices may share one id, or the far side mixes epochs",
         )
+    _send_again(connection, key, before, unstored)
+    sent = Spans(sent)
+    for span in unstored:
+        sent.remove(span)
     delivered = sum(
         streams.remove(connection, key, part)
         for span in within(spans, sendable)
@@ -61,6 +67,19 @@ def deliver(
 def within(spans: list[Range], sendable: int) -> list[Range]:
     """What of these spans may be sent."""
     return [Range(s.first, min(s.last, sendable)) for s in spans if s.first <= sendable]
+
+
+def _send_again(connection: sqlite3.Connection, key: int, mark: int, unstored: list[Range]) -> None:
+    """What the far side takes for dead and is held as any other (its dead letter's row was lost
+    with a damaged file) becomes a dead letter that is sent again."""
+    for span in unstored:
+        if span.last > mark:
+            connection.execute(
+                "INSERT OR IGNORE INTO dead (stream, seq, cause, retry, unsent)"
+                " SELECT stream, seq, 'dead at the far side', 1, 1 FROM records"
+                " WHERE id BETWEEN ? AND ?",
+                streams.keys(key, Range(max(span.first, mark + 1), span.last)),
+            )
 
 
 def _purged(

@@ -350,6 +350,7 @@ def _release(connection: sqlite3.Connection, source: str, next_seq: int, raw: Ke
     """Let go of the raw records before `next_seq`; what is the uplink's already stays so."""
     stream = streams.stream_id(connection, raw_stream(source), sendable=0)
     if raw == "all":
+        streams.no_longer_later(connection, stream, next_seq - 1)
         connection.execute("UPDATE streams SET sendable = ? WHERE id = ?", (next_seq - 1, stream))
         return
     held = connection.execute(

@@ -3,7 +3,8 @@
 Limits : seq is gap-free from 1 in each (epoch, stream), up to SEQ_MAX (a thousand a second for 34
          years).
 Format : tables streams, records, drops, dropped (sql/). A record's key is stream << 40 | seq. A
-         stream's counters, `bytes` among them, are those of its rows at every commit.
+         stream's counters, `bytes` among them, are those of its rows at every commit; so are
+         `later` and `later_bytes`, of what it holds above `sendable`.
 Recovery: every function runs inside one transaction of `Database.write`; there is nothing to mend.
 """
 
@@ -134,9 +135,11 @@ def reserve(connection: sqlite3.Connection, name: str, count: int) -> tuple[int,
 def take_seqs(connection: sqlite3.Connection, stream: int, count: int, size: int) -> int:
     """Count so many more records, of `size` bytes in all, as produced and held; the first seq."""
     (produced,) = connection.execute(
-        "UPDATE streams SET produced = produced + ?, held = held + ?, bytes = bytes + ?,"
-        " taken_bytes = taken_bytes + ? WHERE id = ? RETURNING produced",
-        (count, count, size, size, stream),
+        "UPDATE streams SET produced = produced + ?1, held = held + ?1, bytes = bytes + ?2,"
+        " taken_bytes = taken_bytes + ?2, later = later + iif(sendable IS NULL, 0, ?1),"
+        " later_bytes = later_bytes + iif(sendable IS NULL, 0, ?2) WHERE id = ?3"
+        " RETURNING produced",
+        (count, size, stream),
     ).fetchone()
     return int(produced) - count + 1
 
@@ -219,11 +222,30 @@ def remove(
         "DELETE FROM dead WHERE stream = ? AND seq BETWEEN ? AND ?",
         (stream, span.first, span.last),
     )
+    no_longer_later(connection, stream, span.last, span.first)
     connection.execute("DELETE FROM records WHERE id BETWEEN ? AND ?", between)
     connection.execute(
         "UPDATE streams SET held = held - ?, bytes = bytes - ? WHERE id = ?", (count, size, stream)
     )
     return int(count)
+
+
+def no_longer_later(connection: sqlite3.Connection, stream: int, last: int, first: int = 1) -> None:
+    """What is held of these seqs will leave, or may be sent: not counted as `later` any more."""
+    (later, sendable) = connection.execute(
+        "SELECT later, sendable FROM streams WHERE id = ?", (stream,)
+    ).fetchone()
+    if not later:
+        return
+    count, size = connection.execute(
+        "SELECT count(*), coalesce(sum(length(body) + blob_bytes), 0) FROM records"
+        " WHERE id BETWEEN ? AND ?",
+        keys(stream, Range(max(first, sendable + 1), last)),
+    ).fetchone()
+    connection.execute(
+        "UPDATE streams SET later = later - ?, later_bytes = later_bytes - ? WHERE id = ?",
+        (count, size, stream),
+    )
 
 
 def drop(connection: sqlite3.Connection, stream: int, span: Range, reason: str) -> None:

@@ -14,6 +14,7 @@ from agent.config import Link as Settings
 from agent.errors import LinkError
 from agent.health.conditions import Conditions
 from agent.records import Range
+from agent.store.leases import Spans
 from agent.store.outbox import Name, Outbox
 from agent.sync.connection import TooLarge
 from agent.sync.parcels import Parcel, cut, halves, tell_sent
@@ -171,9 +172,14 @@ class Suspects:
     def _alone(self, cause: str) -> str:
         return f"sent alone {self._settings.tries_max} times while others got through: {cause}"
 
-    def through(self, name: Name, mark: int, ranges: list[Range], answered: Iterable[Out]) -> None:
-        """The far side has all up to `mark`, and `ranges`; these parcels it `answered`."""
-        known = [Range(1, mark), *ranges]
+    def through(
+        self, name: Name, ranges: list[Range], dead: list[Range], answered: Iterable[Out]
+    ) -> None:
+        """The far side has `ranges`, but for the `dead`; these parcels it `answered`."""
+        there = Spans(ranges if self._tries.suspects else ())
+        for one in dead if there else ():  # they may be suspects again
+            there.remove(one)
+        known = list(there)
         spans = [out.parcel.span for out in answered]
         for out in answered:
             self._open.pop(out.parcel, None)
@@ -202,17 +208,8 @@ class Suspects:
         self._outbox.release(parcel.name, parcel.span)
 
     async def _bury(self, name: Name, seq: int, cause: str) -> None:
-        if not await self._outbox.bury(name, seq, cause):
-            return
-        self._outbox.release(name, Range(seq, seq))
-        self._conditions.hold(
-            "dead_letters",
-            name[1],
-            "warning",
-            f"#{seq} is held as a dead letter: {cause}",
-            f"`holdfast outbox show {name[1]} --dead` lists them, `outbox retry` sends them again, "
-            "`outbox drop` gives them up",
-        )
+        if await self._outbox.bury(name, seq, cause):  # health/letters.py says that there are some
+            log.warning("%s #%d is held as a dead letter: %s", name[1], seq, cause)
 
     async def _conclude(self, case: _Case) -> None:
         suspect, parcel = case.suspect, case.parcel

@@ -264,13 +264,15 @@ class Uplink:
     ) -> None:
         """The far side has all up to `mark`, and `ranges`, but for the `dead`; it will not have
         what it `refused`."""
-        settled = await self._outbox.acknowledge(
-            name, [*([Range(1, mark)] if mark else []), *ranges], dead
-        )
+        dead = sorted(dead, key=lambda one: one.first)
+        sending = self._waits.sending(name, dead)  # dead letters that are sent again
+        known = [*([Range(1, mark)] if mark else []), *ranges]
+        settled = await self._outbox.acknowledge(name, known, dead, sending)
         now, mark = self._clock.monotonic(), max(mark, settled.mark)
-        known = [*ranges, *refused]
-        answered = self._waits.settle(name, mark, known, now, moved=settled.moved)
-        self._suspects.through(name, mark, ranges, answered)
+        answered = self._waits.settle(
+            name, mark, [*ranges, *refused], now, moved=settled.moved, sending=sending
+        )
+        self._suspects.through(name, known, dead, answered)
         if answered or settled.moved:
             self._outbox.more.set()  # there is room again
             self._tell_missing()

@@ -6,7 +6,8 @@ stream's acks do not answer for another. Of a stream that goes on, a parcel that
 later one is sent again after the first patience, alone.
 """
 
-from collections.abc import Iterable
+from bisect import bisect_left
+from collections.abc import Collection, Iterable
 
 from msgspec import Struct
 
@@ -83,12 +84,29 @@ class Waits:
             of.outs.remove(out)
             self._count(out, -1)
 
+    def sending(self, name: Name, dead: list[Range]) -> set[int]:
+        """The seqs of these ranges, ascending, whose records are out."""
+        found: set[int] = set()
+        for out in self._streams[name].outs if name in self._streams and dead else ():
+            at = bisect_left(dead, out.parcel.span.first, key=lambda one: one.last)
+            if at < len(dead) and dead[at].first <= out.parcel.span.last:
+                seqs = [record.seq for record in out.parcel.records]
+                found |= {seq for seq in seqs for one in dead[at:] if one.first <= seq <= one.last}
+        return found
+
     def settle(
-        self, name: Name, mark: int, ranges: Iterable[Range], now: float, *, moved: bool
+        self,
+        name: Name,
+        mark: int,
+        ranges: Iterable[Range],
+        now: float,
+        *,
+        moved: bool,
+        sending: Collection[int] = (),
     ) -> list[Out]:
         """The far side knows all up to `mark`, and these: the parcels that this answers.
 
-        `moved`: the mark did.
+        `moved`: the mark did. `sending`: records that are out, and are not stored yet.
         """
         of = self._streams.get(name)
         if of is None:
@@ -97,8 +115,11 @@ class Waits:
         answered = [
             out
             for out in of.outs
-            if out.parcel.span.last <= mark
-            or not without(out.parcel.span, [Range(1, mark), *above])
+            if (
+                out.parcel.span.last <= mark
+                or not without(out.parcel.span, [Range(1, mark), *above])
+            )
+            and not (sending and any(record.seq in sending for record in out.parcel.records))
         ]
         if answered or moved:
             of.heard_at, of.patience_s, of.missed = now, self._patience_s, False

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from agent.cli import outbox_view
 from agent.cli.client import Client
 from agent.records import RecordType, Stamp
 from agent.store import streams
@@ -86,6 +87,22 @@ def test_show_lists_records_and_drops_and_opens_one(agent: Device) -> None:
     body = document(agent, "show", SEGMENTS, last)["body"]
     assert body["source"] == "inbox"
     assert f'"id": "{body["id"]}"' in outbox(agent, "show", SEGMENTS, last).stdout
+
+
+@pytest.mark.parametrize(
+    ("leased", "spans", "dead", "said"),
+    [
+        (0, 0, 0, "waiting"),
+        (110, 1, 0, "leased to #110"),
+        (110, 3, 0, "leased in 3 parts"),
+        (110, 3, 2, "leased in 3 parts, [red]2 dead[/]"),
+    ],
+)
+def test_what_is_leased_is_said_as_one_only_if_it_is(
+    leased: int, spans: int, dead: int, said: str
+) -> None:
+    row = {"state": "waiting", "leased": leased, "leased_spans": spans, "dead": dead}
+    assert outbox_view._stream_state(row) == said
 
 
 def test_verify_says_that_it_adds_up(agent: Device) -> None:

@@ -59,11 +59,22 @@ class Stream:
         return sum(kept.bytes for kept in self.held.values())
 
     @property
+    def waiting(self) -> list[int]:
+        """What may be sent."""
+        buried = self.unsent - self.again
+        return sorted(seq for seq in self.held if seq <= self.through and seq not in buried)
+
+    @property
     def free(self) -> list[int]:
         """What may be leased."""
-        known = set(range(1, self.settled + 1)) | self.known | self.unsent
-        taken = (known - self.again) | self.out | self.held_back
-        return sorted(s for s in self.held if s <= self.through and s not in taken)
+        return [seq for seq in self.not_out if seq not in self.held_back]
+
+    @property
+    def not_out(self) -> list[int]:
+        """What may be leased by its span."""
+        known = set(range(1, self.settled + 1)) | self.known
+        taken = (known - self.again) | self.out
+        return [seq for seq in self.waiting if seq not in taken]
 
     @property
     def loose(self) -> list[int]:
@@ -102,13 +113,21 @@ class Stream:
             self.thinned = seq
         return self.drop(seq, EVICTED)
 
-    def acknowledge(self, spans: Iterable[Range], *, leased: bool = True) -> Settled:
-        """Held records of `spans` are delivered; the mark passes what is known to the far side."""
-        before = self.settled
+    def acknowledge(
+        self, spans: Iterable[Range], dead: set[int], sending: set[int], *, leased: bool = True
+    ) -> Settled:
+        """Held records of `spans` are delivered; the mark passes what is known to the far side.
+
+        What is `dead` there is not; `sending` of these stay out.
+        """
+        before, stay = self.settled, sending & self.out
+        found = {seq for seq in dead & self.held.keys() - self.unsent if seq > before}
+        self.unsent |= found
+        self.again |= found
         named = {s for span in spans for s in range(span.first, min(span.last, self.produced) + 1)}
         known = {seq for seq in named | self.known if seq <= self.through}
         gone = {seq for seq in named if seq <= self.through} & self.held.keys()
-        gone -= self.unsent - (self.again & self.out)
+        gone -= self.unsent - (self.again & self.out - dead)
         self.unsent -= gone
         self.again -= gone
         for seq in gone:
@@ -119,6 +138,7 @@ class Stream:
         if leased:
             self.known = {seq for seq in known if seq > self.settled}
         self.out -= known | set(range(1, self.settled + 1))
+        self.out |= stay
         return Settled(len(gone), self.settled, moved=self.settled > before)
 
 
@@ -167,7 +187,22 @@ class Model:
             assert not free, f"nothing was leased, though {free} wait"
             return
         self._in_turn(batch, free, fresh_ns, boot)
-        self._is_whole(batch, records_max, bytes_max)
+        self._leased(batch, self.streams[batch.stream].free, records_max, bytes_max)
+
+    def lease_span(
+        self, name: str, span: Range, batch: Batch | None, records_max: int, bytes_max: int
+    ) -> None:
+        """The outbox gave this of a span."""
+        free = self.streams[name].not_out
+        if batch is None:
+            assert not [seq for seq in free if span.first <= seq <= span.last]
+            return
+        assert span.first <= batch.span.first <= batch.span.last <= span.last
+        assert batch.stream == name
+        self._leased(batch, free, records_max, bytes_max)
+
+    def _leased(self, batch: Batch, free: list[int], records_max: int, bytes_max: int) -> None:
+        self._is_whole(batch, free, records_max, bytes_max)
         self.leases += 1
         self.streams[batch.stream].out |= set(range(batch.span.first, batch.span.last + 1))
         self.turns = [*(name for name in self.turns if name != batch.stream), batch.stream]
@@ -182,6 +217,8 @@ class Model:
             if young:
                 live[name] = young
         first = batch.records[0].seq if batch.records else 0
+        span = set(range(batch.span.first, batch.span.last + 1))
+        assert not span & self.streams[batch.stream].held_back
         if self.leases % 8 == 7:
             rank = {name: (0, turns.get(name, -1)) for name in free}
         else:
@@ -198,12 +235,12 @@ class Model:
         if batch.records and not batch.live:
             assert first == free[batch.stream][0], "the oldest comes first"
 
-    def _is_whole(self, batch: Batch, records_max: int, bytes_max: int) -> None:
+    def _is_whole(self, batch: Batch, free: list[int], records_max: int, bytes_max: int) -> None:
         """What it says of each seq in its span is so."""
         stream, span = self.streams[batch.stream], batch.span
         inside = set(range(span.first, span.last + 1))
-        assert not inside & (stream.out | stream.held_back)
-        due = [seq for seq in stream.free if seq in inside]
+        assert not inside & stream.out
+        due = [seq for seq in free if seq in inside]
         assert [one.seq for one in batch.records] == due
         for one in batch.records:
             kept = stream.held[one.seq]
@@ -343,6 +380,7 @@ class Ages:
             self._bases[now.boot] = (low + self._seen_s, high + ended_s)
             self._boot, self._seen_s = now.boot, 0.0
         self._noted_s = self._looked_s = 0.0
+        self.wrote(now, committed=False)  # an open ends with a commit
 
     def wrote(self, now: Stamp, *, committed: bool) -> bool:
         """It wrote, and perhaps not all went well; whether it surely looked for what is too old."""

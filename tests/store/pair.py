@@ -46,6 +46,16 @@ class Pair:
         self.compare()
         return answer.result
 
+    def lease_span(
+        self, stream: str, span: Range, records_max: int, bytes_max: int
+    ) -> Batch | None:
+        outbox, name = self.rig.store.outbox, (self.rig.store.epoch, stream)
+        (answer,) = self.rig.ask(outbox.lease_span(name, span, records_max, bytes_max))
+        assert answer.error is None
+        self.model.lease_span(stream, span, answer.result, records_max, bytes_max)
+        self.compare()
+        return answer.result
+
     def rewind(self, stream: str | None) -> None:
         store = self.rig.store
         store.outbox.rewind((store.epoch, stream) if stream else None)
@@ -153,6 +163,11 @@ class Pair:
         for name, stream in model.streams.items():
             assert seen.ledger.get(name, Balance(0, 0, 0, {})) == stream.balance, name
             assert seen.held.get(name, {}) == stream.held, name
+            waiting = stream.waiting if stream.sendable != 0 else []
+            size = sum(stream.held[seq].bytes for seq in waiting)
+            assert seen.waiting.get(name, (0, 0)) == (len(waiting), size), name
+            buried = stream.unsent - stream.again
+            assert seen.buried.get(name, (0, 0)) == (len(buried), max(buried, default=0)), name
         assert seen.ledger.keys() <= model.streams.keys()
         assert seen.dead == {s: why for s, why in model.dead.items() if s in model.stream(RAW).held}
         assert seen.position == model.position

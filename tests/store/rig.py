@@ -43,6 +43,8 @@ class Seen(msgspec.Struct, frozen=True):
     held: dict[str, dict[int, Kept]]
     told: dict[str, list[Drop]]  # as far as batches would tell them now
     dead: dict[int, str]
+    waiting: dict[str, tuple[int, int]]  # records and bytes
+    buried: dict[str, tuple[int, int]]  # how many, and the last
     position: Position
     used_bytes: int
 
@@ -160,8 +162,13 @@ class Rig:
             ledger, used_bytes = await store.ledger.balances(), await store.used_bytes()
             if (ledger, used_bytes) == before:
                 faults, dead = await store.ledger.faults(), dict(await store.spool.dead(SOURCE))
+                outbox = store.outbox
+                waiting = {w.name[1]: (w.records, w.bytes) for w in await outbox.waiting()}
+                buried = {b.name[1]: (b.records, b.last) for b in await outbox.buried()}
                 position = await store.spool.position(SOURCE)
-                return Seen(ledger, faults, held, told, dead, position, used_bytes)
+                return Seen(
+                    *(ledger, faults, held, told, dead, waiting, buried, position, used_bytes)
+                )
             before = (ledger, used_bytes)
             held.clear()
             told.clear()

@@ -160,24 +160,29 @@ class Keep(Step):
 
 
 class Bury(Step):
-    """The link gives a record up."""
+    """The link gives records up."""
 
-    def __init__(self, stream: str, seq: int) -> None:
+    def __init__(self, stream: str, span: Range) -> None:
         self.stream = stream
-        self._seq = seq
+        self._span = span
 
-    async def ask(self, store: Store) -> bool:
-        return await store.outbox.bury((store.epoch, self.stream), self._seq, "never stored")
+    async def ask(self, store: Store) -> int:
+        name = (store.epoch, self.stream)
+        if self._span.first == self._span.last:
+            return await store.outbox.bury(name, self._span.first, "never stored")
+        return await store.outbox.bury_span(name, self._span, "never stored")
 
-    def did(self, model: Model, stamp: Stamp, answer: bool | None) -> None:
+    def did(self, model: Model, stamp: Stamp, answer: int | None) -> None:
         stream = model.stream(self.stream)
-        held = self._seq in stream.held
-        assert answer in (None, held)
-        stream.out.discard(self._seq)
-        stream.held_back.discard(self._seq)
-        if held:
-            stream.unsent.add(self._seq)
-            stream.again.discard(self._seq)
+        inside = set(range(self._span.first, self._span.last + 1))
+        held = inside & stream.held.keys()
+        assert answer in (None, len(held))
+        stream.out -= inside
+        stream.held_back -= inside
+        stream.unsent |= held
+        stream.again -= held
+        if self.stream == RAW:  # the link's now
+            model.dead = {seq: cause for seq, cause in model.dead.items() if seq not in held}
 
 
 class Retry(Step):
@@ -198,12 +203,22 @@ class Retry(Step):
 class Ack(Step):
     """What the far side says it has, in any order, again, and of more than was ever sent."""
 
-    def __init__(self, stream: str, spans: Sequence[Range]) -> None:
+    def __init__(
+        self,
+        stream: str,
+        spans: Sequence[Range],
+        dead: Sequence[Range] = (),
+        sending: Sequence[int] = (),
+    ) -> None:
+        """`dead` of these are, at the far side; `sending` of them are on their way."""
         self.stream = stream
         self._spans = spans
+        self._dead = dead
+        self._sending = sending
 
     async def ask(self, store: Store) -> Settled:
-        return await store.outbox.acknowledge((store.epoch, self.stream), self._spans)
+        name = (store.epoch, self.stream)
+        return await store.outbox.acknowledge(name, self._spans, self._dead, self._sending)
 
     def makes_sense(self, model: Model) -> bool:
         """Whether all that it names was produced."""
@@ -212,8 +227,9 @@ class Ack(Step):
         return all(span.last <= produced for span in self._spans)
 
     def did(self, model: Model, stamp: Stamp, answer: Settled | None) -> None:
+        dead = {seq for span in self._dead for seq in range(span.first, span.last + 1)}
         settled = model.stream(self.stream).acknowledge(
-            self._spans, leased=self.stream in model.turns
+            *(self._spans, dead, set(self._sending)), leased=self.stream in model.turns
         )
         if answer:
             assert answer == settled

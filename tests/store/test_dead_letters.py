@@ -11,7 +11,7 @@ from agent.clock import Clock
 from agent.records import Drop, Range, RecordType
 from agent.store.decisions import Dropped, Retried
 from agent.store.intake import New
-from agent.store.outbox import Settled
+from agent.store.outbox import Buried, Settled
 from agent.store.store import Store
 from tests.outside import DEADLINE_S
 
@@ -42,6 +42,7 @@ async def test_it_stays_held_and_is_shown(store: Store) -> None:
     (line,) = (await store.inventory.page(name, dead=True)).records
     assert (line.seq, line.state, line.cause) == (5, "dead", "refused by the ingest")
     assert await store.outbox.waiting() == []
+    assert await store.outbox.buried() == [Buried(name, 1, 5, "refused by the ingest")]
 
 
 async def test_retried_it_is_leased_alone_and_goes_with_an_ack_that_came_later(
@@ -55,12 +56,33 @@ async def test_retried_it_is_leased_alone_and_goes_with_an_ack_that_came_later(
     assert early.delivered == 0, "it was not sent yet"
     batch = await store.outbox.lease(9, ROOM)
     assert ([one.seq for one in batch.records], batch.span) == ([5], Range(5, 5))
+    assert batch.drops == []
+    assert await store.outbox.buried() == []
+    assert [one.records for one in await store.outbox.waiting()] == [1]
     told = await store.outbox.acknowledge(name, [Range(1, 9)], [Range(5, 5)])
     assert told.delivered == 0, "the far side has not stored it"
+    assert (await store.outbox.lease(9, ROOM)).span == Range(5, 5), "told, but not sent"
+    told = await store.outbox.acknowledge(name, [Range(1, 9)], [Range(5, 5)], [5])
+    assert told.delivered == 0
+    assert store.outbox.out(*name) == [Range(5, 5)], "no ack makes it go twice"
     store.outbox.rewind()
+    await store.outbox.acknowledge(name, [Range(1, 9)], [Range(5, 5)], [5])
     assert (await store.outbox.lease(9, ROOM)).span == Range(5, 5)
     assert (await store.outbox.acknowledge(name, [Range(1, 9)])).delivered == 1
     assert (await store.ledger.balances())["a"].held == 0
+    assert await store.outbox.buried() == []
+
+
+async def test_what_the_far_side_takes_for_dead_is_kept_whatever_it_is_here(store: Store) -> None:
+    """Its dead letter's row was lost with a damaged file: it is held as any other."""
+    name = (store.epoch, "a")
+    await store.intake.append("a", [New(RecordType.SEGMENT, b"{}")] * 3)  # 10-12
+    batch = await store.outbox.lease(9, ROOM)
+    settled = await store.outbox.acknowledge(name, [Range(1, 12)], [Range(5, 5), Range(11, 11)])
+    assert (batch.span, settled) == (Range(10, 12), Settled(2, 12, moved=True))
+    again = await store.outbox.lease(9, ROOM)
+    assert [one.seq for one in again.records] == [11]
+    assert (await store.outbox.acknowledge(name, [Range(1, 12)], [Range(5, 5)])).delivered == 1
 
 
 async def test_retried_it_may_be_buried_again(store: Store) -> None:

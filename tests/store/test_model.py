@@ -144,25 +144,43 @@ class Machine(RuleBasedStateMachine):
         self.pair.hold_back(batch.stream, batch.span, let_go=let_go)
 
     @precondition(lambda self: self.batches)
-    @rule(which=st.integers(0, 3), further=st.integers(0, 5))
-    def bury(self, which: int, further: int) -> None:
-        batch = self.batches[which % len(self.batches)]
-        if batch.stream not in (RAW, SEGMENTS):
-            seq = min(batch.span.first + further, batch.span.last)
-            self.pair.perform(Bury(batch.stream, seq))
+    @rule(
+        which=st.integers(0, 3),
+        further=st.integers(0, 5),
+        records_max=st.sampled_from([1, 50]),
+        bytes_max=st.sampled_from([1, 3000, 10**6]),
+    )
+    def lease_span(self, which: int, further: int, records_max: int, bytes_max: int) -> None:
+        """A part of one that was out, as a suspect."""
+        before = self.batches[which % len(self.batches)]
+        span = Range(min(before.span.first + further, before.span.last), before.span.last)
+        if batch := self.pair.lease_span(before.stream, span, records_max, bytes_max):
+            self.batches = [*self.batches[-3:], batch]
 
-    @rule(stream=st.sampled_from(list(SIZES)))
+    @precondition(lambda self: self.batches)
+    @rule(which=st.integers(0, 3), further=st.integers(0, 5), more=st.sampled_from([0, 0, 3, 50]))
+    def bury(self, which: int, further: int, more: int) -> None:
+        batch = self.batches[which % len(self.batches)]
+        first = min(batch.span.first + further, batch.span.last)
+        self.pair.perform(Bury(batch.stream, Range(first, min(first + more, batch.span.last))))
+
+    @rule(stream=st.sampled_from(STREAMS))
     def retry(self, stream: str) -> None:
         if stream in self.pair.model.streams and self.pair.model.streams[stream].produced:
             self.pair.perform(Retry(stream))
 
     @precondition(lambda self: self.batches)
-    @rule(which=st.integers(0, 3), cut=st.integers(0, 5))
-    def ack_batch(self, which: int, cut: int) -> None:
-        """One of the last, in any order, whole or in part, again, after a crash."""
+    @rule(which=st.integers(0, 3), cut=st.integers(0, 5), dead=st.sampled_from([0, 0, 1, 2]))
+    def ack_batch(self, which: int, cut: int, dead: int) -> None:
+        """One of the last, in any order, whole or in part, again, after a crash; perhaps some of
+        it is dead at the far side, and (2) on its way."""
         batch = self.batches[which % len(self.batches)]
-        last = max(batch.span.first, batch.span.last - cut)
-        self.pair.perform(Ack(batch.stream, [Range(batch.span.first, last)]))
+        first, last = batch.span.first, max(batch.span.first, batch.span.last - cut)
+        there = [Range(first + (last - first) // 2, last)] if dead else []
+        sending = [r.seq for r in batch.records if there and there[0].first <= r.seq <= last]
+        self.pair.perform(
+            Ack(batch.stream, [Range(first, last)], there, sending if dead == 2 else [])
+        )
 
     @rule(stream=st.sampled_from(STREAMS), spans=spans)
     def ack_anything(self, stream: str, spans: list[tuple[int, int]]) -> None:
@@ -236,7 +254,7 @@ class Machine(RuleBasedStateMachine):
         point=st.sampled_from(WORKING),
         times=st.integers(1, 30),
         whats=st.lists(appends, max_size=2, unique_by=lambda what: what[0]),
-        other=st.sampled_from([None, "hear", "keep", "refuse", "ack"]),
+        other=st.sampled_from([None, "hear", "keep", "refuse", "ack", "bury"]),
         spans=spans,
     )
     def crash_in(
@@ -253,6 +271,8 @@ class Machine(RuleBasedStateMachine):
                 steps.append(Refuse())
             case "ack":
                 steps.append(self.acked(SEGMENTS, spans))
+            case "bury" if self.batches:
+                steps.append(Bury(self.batches[-1].stream, self.batches[-1].span))
         if steps:
             self.pair.cut_off(point, times if point == "statement" else 1 + times % 3, steps)
 

@@ -43,6 +43,10 @@ async def test_what_is_fresh_does_not_wait_behind_the_backlog(store: Store, cloc
     await backlog(store, clock, "a", 100, 10)
     live = await store.outbox.lease(50, ROOM, 30.0)
     assert (live.span, live.live) == (Range(101, 110), True)
+    first = await store.outbox.lease(20, ROOM)
+    (shown,) = await store.inventory.streams()
+    assert (shown.leased, shown.leased_spans) == (110, 2)
+    store.outbox.release(first.name, first.span)
     rest = [await store.outbox.lease(60, ROOM, 30.0) for _ in range(2)]
     assert [(one.span, one.live) for one in rest] == [
         (Range(1, 60), False),

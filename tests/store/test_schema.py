@@ -12,6 +12,7 @@ from agent.config import Store as Settings
 from agent.errors import StoreError
 from agent.records import Balance, Drop, Raw, Segment
 from agent.store import schema, streams
+from agent.store.outbox import Buried
 from agent.store.store import Store
 
 SEGMENT = Segment("x/1/0", "x", 1, "a.wav", 0, 16_000, 0.9, 1, "m", "CPU", "0" * 64, 4)
@@ -78,6 +79,26 @@ async def test_a_store_of_an_earlier_schema_is_brought_up(tmp_path: Path, versio
         assert db.execute("PRAGMA foreign_key_check").fetchall() == []
         assert db.execute("SELECT bytes FROM streams WHERE name = 'x.segments'").fetchone() == (0,)
     db.close()
+
+
+@pytest.mark.parametrize("version", [10, 11])
+async def test_dead_letters_of_an_earlier_schema_are_counted(tmp_path: Path, version: int) -> None:
+    path = tmp_path / "s.db"
+    old_store(path, version)
+    with sqlite3.connect(path) as db:
+        db.execute("UPDATE streams SET sendable = 4 WHERE name = 'x.raw'")
+        rows = [(1, 4, "audio", 0, 0), (2, 3, "poison", 0, 1), (2, 6, "retried", 1, 1)]
+        insert = "INSERT INTO dead (stream, seq, cause, retry, unsent) VALUES (?, ?, ?, ?, ?)"
+        db.executemany(insert, rows)
+    db.close()
+    async with Store(Settings(path=str(path)), Clock()) as store:
+        assert await store.ledger.faults() == []
+        name = (store.epoch, "x.segments")
+        assert await store.outbox.buried() == [Buried(name, 1, 3, "poison")]
+        found = {one.name[1]: (one.records, one.bytes) for one in await store.outbox.waiting()}
+        raw = len(msgspec.json.encode(Raw(1, "a.wav", 0, 2))) + 4
+        segment = len(msgspec.json.encode(SEGMENT)) + 1
+        assert found == {"x.raw": (1, raw), "x.segments": (1, segment)}
 
 
 async def test_a_newer_store_is_refused_and_untouched(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 from agent import config
 from agent.clock import Clock
 from agent.health.conditions import Conditions
+from agent.health.letters import Letters
 from agent.protocol import batch
 from agent.protocol.presence import Heartbeat
 from agent.records import Position, RecordType
@@ -141,11 +142,14 @@ async def linked(rig: Rig) -> AsyncIterator[Rig]:
 async def live(rig: Rig) -> AsyncIterator[Rig]:
     """The link runs over a store that runs already."""
     task = asyncio.create_task(rig.link.run())
+    outbox = rig.store.outbox
+    letters = asyncio.create_task(Letters(outbox.buried, outbox.more_buried, rig.conditions).run())
     try:
         yield rig
     finally:
         task.cancel()
-        await asyncio.wait([task])
+        letters.cancel()
+        await asyncio.wait([task, letters])
         if not task.cancelled():
             raise AssertionError("the link ended by itself") from task.exception()
 

@@ -46,7 +46,13 @@ class Copy:
             mark += 1
         ranges = [Range(seq, seq) for seq in sorted(known) if seq > mark]
         parts = {seq: len(self.blob(seq)) for seq in self.blobs if seq not in known}
-        return ack.StreamAck(mark, ranges, parts, [Range(seq, seq) for seq in sorted(self.refused)])
+        refused = [Range(seq, seq) for seq in sorted(self.refused - known)]
+        return ack.StreamAck(mark, ranges, parts, refused, self.dead())
+
+    def dead(self) -> list[Range]:
+        told = {seq for seq, reason in self.told.items() if reason == "dead"}
+        there = {seq for seq in self.records if self.whole(seq)}
+        return [Range(seq, seq) for seq in sorted(told - there)]
 
 
 class Scripted:

@@ -19,7 +19,7 @@ from agent.sync.tries import SUSPECTS_MAX, Tries
 from tests.e2e.judge import Judge
 from tests.outside import Mosquitto, running
 from tests.sync.scripted import Fate, Scripted
-from tests.sync.test_link import Rig, eventually, linked
+from tests.sync.test_link import Rig, emptied, eventually, linked
 
 LONG = os.environ.get("HOLDFAST_LONG") == "1"
 SEED = int(os.environ.get("HOLDFAST_SEED", "1"))
@@ -83,7 +83,7 @@ async def test_one_poison_record_is_found_and_kept_and_all_others_get_through(
         async with linked(Rig(tmp_path, broker.url, **QUICK)) as rig:
             async with trickle(rig):
                 await eventually(lambda: dead(rig), "it is a dead letter")
-                assert "#17 " in dead(rig)
+                assert "#17: " in dead(rig)
             copy = broker.copy()
             others = {*range(1, 17), *range(18, 41)}
             await eventually(lambda: others <= set(copy.records), "the others are there")
@@ -95,6 +95,36 @@ async def test_one_poison_record_is_found_and_kept_and_all_others_get_through(
             await add(rig, *[b"{}"] * 20)
             await eventually(lambda: last + 20 in copy.records, "and it goes on")
             assert broker.connects == connects, "the link is at rest"
+
+
+@pytest.mark.parametrize("fate", ["kill", "refuse", "swallow", "reject"])
+async def test_a_dead_letter_that_is_retried_dies_again_or_is_delivered(
+    tmp_path: Path, fate: Fate
+) -> None:
+    """The far side goes on to say that it is dead, until it has stored it."""
+    alone = {"batch_records_max": 1} if fate == "reject" else {}  # a batch is refused whole
+    async with (
+        Scripted(poisonous(fate)) as broker,
+        linked(Rig(tmp_path, broker.url, **QUICK, **alone)) as rig,
+    ):
+        name = (rig.store.epoch, STREAM)
+        async with trickle(rig):
+            await add(rig, POISON)
+            for _ in range(2):
+                await eventually(lambda: dead(rig), "it is a dead letter")
+                await eventually(lambda: broker.copy().dead(), "the far side knows")
+                (letter,) = broker.copy().dead()
+                assert (await rig.store.decisions.retry(name)).sending == 1
+                rig.store.outbox.more_buried.set()  # look
+                await eventually(lambda: not dead(rig), "it is sent again")
+            await eventually(lambda: dead(rig), "it is a dead letter again")
+            assert letter.first not in broker.copy().records
+            broker.fate = lambda *_: "take"
+            assert (await rig.store.decisions.retry(name)).sending == 1
+            await eventually(lambda: letter.first in broker.copy().records, "it is stored")
+            assert broker.copy().dead() == []
+        await emptied(rig)
+        await eventually(lambda: not rig.holds("dead_letters"), "nobody speaks of it")
 
 
 async def test_a_topic_that_is_refused_makes_no_dead_letters(tmp_path: Path) -> None:
@@ -121,7 +151,7 @@ async def test_what_the_ingest_refuses_is_dead_at_once(tmp_path: Path) -> None:
     ):
         await add(rig, b"{}", POISON, b"{}")
         await eventually(lambda: "refused by the ingest" in dead(rig), "it is a dead letter")
-        assert "#2 " in dead(rig)
+        assert "#2: " in dead(rig)
         await add(rig, b"{}")
         await eventually(lambda: broker.copy().word().mark == 4, "all others are there")
         assert broker.connects == 1
@@ -135,7 +165,7 @@ async def test_a_record_above_the_limit_is_dead_at_once_and_says_why(tmp_path: P
         async with linked(Rig(tmp_path, broker.url)) as rig:
             await add(rig, *[b"{}"] * 5, huge, *[b"{}"] * 5)
             await eventually(lambda: dead(rig), "it is a dead letter")
-            assert "#6 " in dead(rig)
+            assert "#6: " in dead(rig)
             assert "18976 are the limit" in dead(rig)
             assert "link.payload_bytes_max" in dead(rig)
             await eventually(lambda: len(judge.seqs(STREAM)) == 10, "the others are there")
