@@ -6,7 +6,6 @@ Limits  : names of devices, epochs and streams are short and can be printed; a b
 
 import hashlib
 from collections.abc import Sequence
-from itertools import pairwise
 
 from msgspec import Struct
 
@@ -137,9 +136,7 @@ def _batch(arrival: Arrival, device: str, stream: str) -> Brought:
     header, events = batch.decode(arrival.payload)
     name = _check_origin(header, device, stream)
     seqs = [event.sequence for event in events]
-    if seqs and not (
-        seqs[0] >= 1 and seqs[-1] <= SEQ_MAX and all(a < b for a, b in pairwise(seqs))
-    ):
+    if seqs and not (seqs[0] >= 1 and seqs[-1] <= SEQ_MAX and seqs == sorted(set(seqs))):
         raise ProtocolError("the batch's records are not in ascending order of seq")
     for drop in header.dropped:
         if not 1 <= drop.first <= drop.last <= SEQ_MAX:

@@ -58,7 +58,7 @@ def ingest(
     ca_file: Annotated[str | None, typer.Option(help="Who signs the broker's certificate.")] = None,
     cert_file: Annotated[str | None, typer.Option(help="The certificate of this ingest.")] = None,
     key_file: Annotated[str | None, typer.Option(help="Its key.")] = None,
-    ack_s: Annotated[float, typer.Option(min=0, help="A device is told each so often.")] = 0.2,
+    ack_s: Annotated[float, typer.Option(min=0, help="A device is told each so often.")] = 0.1,
     heartbeat_s: Annotated[
         float, typer.Option(min=0.1, help="A device's heartbeat is written each so often.")
     ] = 10.0,

@@ -36,6 +36,9 @@ Seqs = list[tuple[int, int]]
 
 def runs(seqs: Iterable[int]) -> Seqs:
     """Ascending seqs as ranges."""
+    seqs = list(seqs)
+    if seqs and seqs[-1] - seqs[0] == len(seqs) - 1:
+        return [(seqs[0], seqs[-1])]
     found: Seqs = []
     for seq in seqs:
         if found and seq == found[-1][1] + 1:

@@ -52,7 +52,7 @@ class Ingest:
         clock: Clock,
         jitter: random.Random,
         *,
-        ack_s: float = 0.2,
+        ack_s: float = 0.1,
         heartbeat_s: float = 10.0,
         bucket: Bucket | None = None,
     ) -> None:

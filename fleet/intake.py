@@ -45,7 +45,8 @@ _RECORDS = (
     *("boot", "mono_ns", "blob_bytes", "stored_us", "body"),
 )
 _EPOCH, _US = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
-Record = tuple[int, int, str, int, bool, str, int, int, int, bytes]
+# SQLite is given a bytearray as it is; of bytes it first asks whether somebody adapts them.
+Record = tuple[int, int, str, int, bool, str, int, int, int, bytearray]
 
 
 class Gone(Exception):
@@ -292,8 +293,16 @@ def _rows(stream: int, events: Sequence[batch.Event], now_us: int) -> list[Recor
             raise ValueError(f"{word[:NAME_CHARS_MAX]!r} is no type and no boot id")
     rows = [
         (
-            *(stream, e.sequence, e.type, (datetime.fromisoformat(e.time) - _EPOCH) // _US),
-            *(e.timebound, e.boot, e.monotonic, e.blobsize, now_us, bytes(e.data)),
+            stream,
+            e.sequence,
+            e.type,
+            (datetime.fromisoformat(e.time) - _EPOCH) // _US,
+            e.timebound,
+            e.boot,
+            e.monotonic,
+            e.blobsize,
+            now_us,
+            bytearray(e.data),
         )
         for e in events
     ]

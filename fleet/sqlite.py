@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Any, Self, TypeVar
 from urllib.parse import quote
@@ -25,6 +26,7 @@ from fleet.database import Row, Unfit, missing
 T = TypeVar("T")
 CACHE_KIB = 64 << 10
 CHECKPOINT_PAGES = 8192  # 32 MiB of WAL: a page that changes often is copied back once
+ROWS_AT_ONCE = 25  # in one statement: each lets the other thread run, and waits for its turn again
 BUSY_S = 5.0  # a reader waits so long for a checkpoint
 _UNFIT = (sqlite3.DataError, sqlite3.InterfaceError, sqlite3.IntegrityError)
 _BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_CANTOPEN)
@@ -156,9 +158,16 @@ class _Transaction:
 
     async def copy(self, table: str, columns: Sequence[str], rows: Sequence[Row]) -> None:
         """As Transaction says."""
-        places = ", ".join("?" * len(columns))
-        sql = f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({places})"
-        await self._run(lambda: self._connection().executemany(sql, rows))
+        into = f"INSERT INTO {table} ({', '.join(columns)}) VALUES "
+        place = f"({', '.join('?' * len(columns))})"
+
+        def insert() -> None:
+            for first in range(0, len(rows), ROWS_AT_ONCE):
+                some = rows[first : first + ROWS_AT_ONCE]
+                values = list(chain.from_iterable(some))
+                self._connection().execute(into + ", ".join([place] * len(some)), values)
+
+        await self._run(insert)
 
 
 @cache  # there are a few dozen

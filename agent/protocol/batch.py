@@ -39,7 +39,7 @@ class Header(Struct, frozen=True, kw_only=True):
     encoding: str = "zstd"
 
 
-class Event(Struct, frozen=True, kw_only=True):
+class Event(Struct, frozen=True, kw_only=True, gc=False):
     """One record as a CloudEvent. `sequence` is its seq; `id` its whole identity.
 
     `blobsize` is the size of its blob in bytes, 0 if it has none; `boot` and `monotonic` (ns) say
@@ -132,31 +132,34 @@ def _too_large() -> ProtocolError:
 def _content(device: str, epoch: str, stream: str, records: Sequence[Record]) -> bytes:
     """The events as JSON, byte for byte what msgspec makes of a list of Event.
 
-    Put together from pieces: that costs a third of an object for each event.
+    Put together from pieces: that costs a quarter of an object for each event. What neighbours
+    have in common is said once, in a form that their numbers are filled into.
     """
     parts: list[bytes] = []
-    begin, source = _text(f"{epoch}/{stream}/")[:-1], _text(f"/holdfast/{device}")
-    kind = boot = second_us = None
+    common, second_us, form = None, -1, b""
     for record in records:
         stamp = record.stamp
-        if record.type != kind or stamp.boot != boot:
-            kind, boot = record.type, stamp.boot
-            of_kind = f'","source":{source},"type":{_text(kind)},"time":"'
-            of_boot = f',"boot":{_text(boot)},"monotonic":'
         us = stamp.wall_us % 1_000_000
-        if stamp.wall_us - us != second_us:
-            second_us = stamp.wall_us - us
-            second = _second(second_us)
-        bound = "true" if record.timebound else "false"
-        parts.append(
-            f'{{"specversion":"1.0","id":{begin}{record.seq}{of_kind}{second}.{us:06}Z"'
-            f',"timebound":{bound},"sequence":{record.seq}{of_boot}{stamp.mono_ns}'
-            f',"blobsize":{record.blob_bytes},"datacontenttype":"application/json","data":'.encode()
-        )
-        parts.append(record.body)
-        parts.append(b"},")
-    parts[-1:] = [b"}"] if parts else []
-    return b"[%b]" % b"".join(parts)
+        if stamp.wall_us - us != second_us or (record.type, stamp.boot, record.timebound) != common:
+            common, second_us = (record.type, stamp.boot, record.timebound), stamp.wall_us - us
+            form = _form(device, f"{epoch}/{stream}/", record)
+        seq = record.seq
+        parts.append(form % (seq, us, seq, stamp.mono_ns, record.blob_bytes, record.body))
+    return b"[%b]" % b",".join(parts)
+
+
+def _form(device: str, begin: str, record: Record) -> bytes:
+    """An event like that of a record, but for its seq, the microseconds of its second, its seq
+    again, its monotonic time, its blob's size and its body."""
+    literal = [f"/holdfast/{device}", record.type, record.stamp.boot, begin]
+    source, kind, boot, begin = (_text(word).replace("%", "%%") for word in literal)
+    bound = "true" if record.timebound else "false"
+    return (
+        f'{{"specversion":"1.0","id":{begin[:-1]}%d","source":{source},"type":{kind},'
+        f'"time":"{_second(record.stamp.wall_us)}.%06dZ","timebound":{bound},"sequence":%d,'
+        f'"boot":{boot},"monotonic":%d,"blobsize":%d,"datacontenttype":"application/json",'
+        '"data":%b}'
+    ).encode()
 
 
 def _text(text: str) -> str:

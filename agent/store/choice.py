@@ -209,21 +209,17 @@ class Choice:
         *,
         but_dead: bool,
     ) -> list[Record]:
-        sql = f"SELECT {streams.COLUMNS} FROM records WHERE id BETWEEN ? AND ?"
+        sql = f"SELECT {streams.RAW_COLUMNS} FROM records WHERE id BETWEEN ? AND ?"
         sql += _BUT_DEAD if but_dead else ""
         keys = streams.keys(of.key, span)
         rows = connection.execute(f"{sql} ORDER BY id LIMIT ?", (*keys, sizes.records_max))
-        room, name, dated, no_blob = (
-            sizes.bytes_max,
-            of.name[1],
-            self._dated,
-            Key(of.file, of.key, 0),
-        )
+        room, name, dated = sizes.bytes_max, of.name[1], self._dated
+        no_blob, text = Key(of.file, of.key, 0), streams.known_text
         records: list[Record] = []
-        for row in rows:
-            number, kind, boot, mono_ns, wall_us, _, blob, blob_bytes, body = row
-            seq = number & streams.SEQ_MAX
+        for number, raw_kind, raw_boot, mono_ns, wall_us, crc, blob, blob_bytes, body in rows:
+            kind, boot, seq = text(raw_kind), text(raw_boot), number & streams.SEQ_MAX
             key = Key(of.file, of.key, blob) if blob else no_blob
+            row = number, kind, boot, mono_ns, wall_us, crc, blob, blob_bytes, body
             if not streams.is_whole(row):
                 raise Damaged(key, seq)
             room -= len(body) + EVENT_BYTES

@@ -28,8 +28,9 @@ class Gathering:
 
     def note(self, leased: Batch, plain_bytes: int, records_max: int) -> None:
         """This was leased; it is small if it has less than so much."""
-        size = sum(len(record.body) + RECORD_BYTES for record in leased.records)
-        if size >= plain_bytes or len(leased.records) >= records_max:
+        if len(leased.records) >= records_max:
+            return
+        if sum(len(record.body) + RECORD_BYTES for record in leased.records) >= plain_bytes:
             return
         self._small_at = self._clock.monotonic()
         self._waits |= leased.name in self._small

@@ -5,6 +5,7 @@ A lease may be cut into several, each acknowledged, missed and tried again for i
 
 import logging
 from collections.abc import Iterable
+from functools import cached_property
 
 from msgspec import Struct, structs
 
@@ -17,7 +18,7 @@ BLOB_BYTES_MAX = 256 * 1024  # a parcel with more than this is no longer than it
 RATIO_MIN = 1 / 50
 
 
-class Parcel(Struct, frozen=True, eq=False):
+class Parcel(Struct, frozen=True, eq=False, dict=True):
     """It speaks of every seq in `span`, as a lease does. `alone`: it is sent as a suspect."""
 
     name: Name
@@ -27,15 +28,25 @@ class Parcel(Struct, frozen=True, eq=False):
     live: bool
     alone: bool = False
 
+    @cached_property
+    def body_bytes(self) -> int:
+        """Of all bodies."""
+        return sum([len(record.body) for record in self.records])
+
+    @cached_property
+    def blob_bytes(self) -> int:
+        """Of all blobs."""
+        return sum([record.blob_bytes for record in self.records])
+
     @property
     def size_bytes(self) -> int:
         """Of bodies and blobs."""
-        return sum(len(record.body) + record.blob_bytes for record in self.records)
+        return self.body_bytes + self.blob_bytes
 
     @property
     def plain_bytes(self) -> int:
         """Of the batch, before compression."""
-        return sum(len(record.body) + RECORD_BYTES for record in self.records)
+        return self.body_bytes + RECORD_BYTES * len(self.records)
 
 
 class Ratio:
@@ -58,6 +69,8 @@ class Ratio:
 def cut(leased: Batch, *, alone: bool = False) -> list[Parcel]:
     """A lease as parcels, each with no more than BLOB_BYTES_MAX of blobs if it can be helped."""
     whole = Parcel(leased.name, leased.records, leased.drops, leased.span, leased.live, alone)
+    if whole.blob_bytes <= BLOB_BYTES_MAX:
+        return [whole]
     ends, blob_bytes = [], 0
     for number, record in enumerate(leased.records):
         if blob_bytes and blob_bytes + record.blob_bytes > BLOB_BYTES_MAX:
@@ -99,9 +112,8 @@ def _at(parcel: Parcel, records: list[Record], lasts: list[int]) -> list[Parcel]
 
 def tell_sent(parcel: Parcel, payload_bytes: int) -> None:
     """Say in the log what was handed over."""
-    blob_bytes = sum(record.blob_bytes for record in parcel.records)
     log.info(
         "%s #%d-%d: sent, %.1f KiB of records, %.0f KiB of audio",
         *(parcel.name[1], parcel.span.first, parcel.span.last),
-        *(payload_bytes / 1024, blob_bytes / 1024),
+        *(payload_bytes / 1024, parcel.blob_bytes / 1024),
     )

@@ -105,7 +105,7 @@ class Sender:
         `paid`: the pace was asked before. Raises LinkError when the connection ends.
         """
         answers = []
-        for record in parcel.records:
+        for record in parcel.records if parcel.blob_bytes else ():
             if not await self._put(parcel, record):
                 answers += await self._send_blob(parcel, record, paid=paid)
         topic = self._topics.up(parcel.name[1])

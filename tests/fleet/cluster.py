@@ -25,15 +25,22 @@ class Cluster:
             shutil.chown(self.folder, "postgres")
         self._run("initdb", "-D", str(self.folder / "data"), "-A", "trust", "-U", "postgres", "-N")
 
-    def start(self) -> None:
-        """Start it and wait until it answers."""
-        # What is committed must survive the kill of a process, not a power cut: no fsync.
+    def start(self, *, fsync: bool = False) -> None:
+        """Start it and wait until it answers.
+
+        In a test, what is committed must survive the kill of a process, not a power cut.
+        """
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
                 [
                     *(*self._as("postgres"), "-D", str(self.folder / "data")),
                     *("-p", str(self.port), "-k", str(self.folder)),
-                    *("-c", "listen_addresses=127.0.0.1", "-c", "fsync=off"),
+                    *(
+                        "-c",
+                        "listen_addresses=127.0.0.1",
+                        "-c",
+                        f"fsync={'on' if fsync else 'off'}",
+                    ),
                 ],
                 cwd="/",
                 stdout=log,
