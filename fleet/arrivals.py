@@ -6,6 +6,7 @@ Limits  : names of devices, epochs and streams are short and can be printed; a b
 
 import hashlib
 from collections.abc import Sequence
+from contextlib import suppress
 
 from msgspec import Struct
 
@@ -94,14 +95,28 @@ def device_of(prefix: str, topic: str) -> str:
     return _topic(prefix, topic)[0]
 
 
+def door_of(prefix: str, topic: str) -> str:
+    """The door of a topic `prefix/device/door` or `prefix/device/door/stream`; "": it has none."""
+    with suppress(ProtocolError):
+        return _topic(prefix, topic)[1]
+    return ""
+
+
 def _topic(prefix: str, topic: str) -> tuple[str, str, str]:
-    """Device, door and stream."""
-    parts = topic.removeprefix(f"{prefix}/").split("/")
-    if not topic.startswith(f"{prefix}/") or len(parts) not in (2, 3):
+    """Device, door and stream, this one folded."""
+    root, rest = topic[: len(prefix) + 1], topic[len(prefix) + 1 :]
+    parts = rest.split("/")
+    if _folded(root) != _folded(f"{prefix}/") or len(parts) < 2:
         raise ProtocolError(f"the topic {topic[:NAME_CHARS_MAX]!r} is none of {prefix}/#")
     for part in parts:
         _check_name(part)
-    return parts[0], parts[1], parts[2] if len(parts) == 3 else ""
+    device, door, *stream = parts
+    return device, door, _folded("/".join(stream))
+
+
+def _folded(name: str) -> str:
+    """RabbitMQ makes a slash of each dot of a topic."""
+    return name.replace(".", "/")
 
 
 def is_name(name: str) -> bool:
@@ -124,12 +139,13 @@ def _check_name(name: str) -> None:
 
 def _check_origin(header: batch.Header | blob.Header, device: str, stream: str) -> Name:
     _check_name(header.epoch)
-    if (header.device, header.stream) != (device, stream):
+    _check_name(header.stream)
+    if (header.device, _folded(header.stream)) != (device, stream):
         raise ProtocolError(
             f"it says it is of {header.device!r}, {header.stream!r}, "
             f"and came on the topic of {device!r}, {stream!r}"
         )
-    return device, header.epoch, stream
+    return device, header.epoch, header.stream
 
 
 def _batch(arrival: Arrival, device: str, stream: str) -> Brought:

@@ -238,9 +238,8 @@ class Connection:
         elif "protocol" in str(code).lower():
             self._accepted.set_exception(Unspoken(f"the broker refused: {code}"))
         else:
-            self._accepted.set_exception(
-                LinkError(f"the broker refused: {code}", "check --username and the broker's ACL")
-            )
+            hint = "check --username, --client-id (NATS wants no dot in it) and the broker's ACL"
+            self._accepted.set_exception(LinkError(f"the broker refused: {code}", hint))
 
     def _on_disconnect(self, _c: Any, _u: Any, _f: Any, code: Any, _p: Any) -> None:
         if not self._accepted.done():
@@ -267,14 +266,12 @@ class Connection:
         self._client.on_message = self._heard
         self._client.on_publish = self._on_answer
         self._client.on_subscribe = self._on_answer
-        self._client.on_socket_register_write = lambda _c, _u, s: self._loop.add_writer(
-            s, self._drive, self._client.loop_write
-        )
+        self._client.on_socket_register_write = self._register_write
         self._client.on_socket_unregister_write = self._unregister_write
         self._client.on_socket_close = self._closing
         self._loop.add_reader(sock, self._read)
         if self._client.want_write():
-            self._loop.add_writer(sock, self._drive, self._client.loop_write)
+            self._register_write(None, None, sock)
         self._misc = self._loop.call_later(MISC_S, self._keep_alive)
 
     def _drive(self, step: Callable[[], object]) -> None:
@@ -283,6 +280,12 @@ class Connection:
             step()
         except Exception as error:  # noqa: BLE001 - whatever a broken packet makes paho raise
             self._close(f"the broker sent what cannot be read: {error!r}")
+
+    def _register_write(self, _c: Any, _u: Any, sock: Any) -> None:
+        try:
+            self._loop.add_writer(sock, self._drive, self._client.loop_write)
+        except RuntimeError:  # a reset came behind what was read: uvloop is done with such a socket
+            self._close("the connection was reset")
 
     def _unregister_write(self, _c: Any, _u: Any, sock: Any) -> None:
         self._loop.remove_writer(sock)

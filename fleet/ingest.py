@@ -24,7 +24,7 @@ from agent.clock import Clock
 from agent.errors import LinkError, ProtocolError, StoreError
 from agent.protocol.envelope import from_json
 from agent.protocol.presence import Heartbeat, Presence
-from fleet.arrivals import Arrival
+from fleet.arrivals import Arrival, door_of
 from fleet.asks import Asks
 from fleet.beats import Beats
 from fleet.cloud import Cloud, Verdict, device_of
@@ -39,6 +39,7 @@ BACKOFF_S_MIN, BACKOFF_S_MAX = 0.2, 15.0
 STOP_S = 10.0  # how long the end waits for the database and the broker
 UNSPOKEN_MAX = 2  # CONNECTs without an answer before the other protocol version is tried
 CENSUS_S = 60.0
+DOORS = ("up", "blob", "blob-ask", "presence", "heartbeat")
 
 
 class Ingest:
@@ -149,7 +150,7 @@ class Ingest:
         self._met, self._unspoken = True, 0
         root = f"{self._broker.prefix}/+"
         share = f"$share/{self._broker.group}/" if connection.shares else ""
-        doors = {f"{root}/up/+": 1, f"{root}/blob/+": 1, f"{root}/presence": 1}
+        doors = {f"{root}/up/#": 1, f"{root}/blob/#": 1, f"{root}/presence": 1}
         doors[f"{root}/blob-ask"] = 1
         await connection.subscribe(
             {f"{share}{door}": qos for door, qos in {**doors, f"{root}/heartbeat": 0}.items()}
@@ -181,7 +182,7 @@ class Ingest:
         """A message came. Once the end has begun, it is left to those who go on."""
         if self._stopping.is_set():
             return
-        door = _door(message.topic)
+        door = self._door(message)
         self._metrics.messages.labels(door).inc()
         self._metrics.message_bytes.labels(door).inc(len(message.payload))
         if door == "heartbeat":
@@ -192,6 +193,10 @@ class Ingest:
         self._messages.append(message)
         self._metrics.waiting.set(len(self._messages))
         self._more.set()
+
+    def _door(self, message: Message) -> str:
+        door = door_of(self._broker.prefix, message.topic)
+        return door if door in DOORS else "other"
 
     def _heard_beat(self, message: Message) -> None:
         """Only the newest of a device counts, so it may wait, and need not be PUBACKed late."""
@@ -262,7 +267,7 @@ class Ingest:
 
     def _presence(self, message: Message) -> Presence | None:
         """A presence in order; what is not is brought to the database to be refused."""
-        if _door(message.topic) != "presence":
+        if self._door(message) != "presence":
             return None
         with suppress(ProtocolError):
             presence = from_json(message.payload, Presence)
@@ -297,11 +302,3 @@ class Ingest:
                 self._metrics.gaps.labels("ranges").set(census.gaps)
                 self._metrics.gaps.labels("records").set(census.missing)
             await asyncio.sleep(CENSUS_S)
-
-
-def _door(topic: str) -> str:
-    """Of a topic `…/device/door` or `…/device/door/stream`."""
-    for part in topic.rsplit("/", 2)[1:]:
-        if part in ("up", "blob", "blob-ask", "presence", "heartbeat"):
-            return part
-    return "other"

@@ -2,7 +2,7 @@
 
 Limits  : a batch is bounded by records and bytes, its dropped ranges included. AGAIN_MAX retried
           dead letters are looked at. A stream that is out in SPANS_MAX separate spans gets no more
-          of them by live records.
+          of them by live records. Ranges at a stream's end wait RANGES_S for a record to go with.
 Format  : the held rows of the streams, up to each stream's `sendable` mark; the dropped ranges
           above its `settled` mark; dead letters of the link (dead.unsent), as ranges too.
 Recovery: reads alone.
@@ -21,6 +21,7 @@ EVENT_BYTES = 512  # what a batch adds to a record's body, generously
 DROP_BYTES = 64  # a dropped range in a batch's header, at most
 SPANS_MAX = 64
 AGAIN_MAX = 1000
+RANGES_S = 2.0
 FAIR_EACH = 8  # each so many leases, whoever has waited longest comes first
 DEAD = "dead"
 
@@ -88,10 +89,19 @@ class Place(Struct, frozen=True):
 class Choice:
     """Used in the store's thread."""
 
-    def __init__(self, leases: Leases, priority: Callable[[str], int], dated: Dated) -> None:
+    def __init__(
+        self,
+        leases: Leases,
+        priority: Callable[[str], int],
+        dated: Dated,
+        now: Callable[[], float],
+    ) -> None:
+        """`now` gives monotonic seconds."""
         self._leases = leases
         self._priority = priority
         self._dated = dated
+        self._now = now
+        self._ranges_since: dict[int, float] = {}  # by stream: ranges alone are at its end
 
     def next(
         self,
@@ -145,7 +155,7 @@ class Choice:
             again.setdefault(key, []).append(Range(seq, seq))
         rows = connection.execute(
             "SELECT id, epoch, name, settled, coalesce(sendable, produced) FROM streams"
-            " WHERE held > 0 OR (epoch != '' AND settled < produced)"
+            " WHERE held > 0 OR settled < produced"
         )
         found = []
         for key, epoch, called, settled, through in rows.fetchall():
@@ -195,10 +205,18 @@ class Choice:
         records = self._records(connection, of, span, room, but_dead=bool(dead))
         if records:
             last = records[-1].seq
-        elif not drops or (of.grows and last == of.through):
+        elif not drops or (of.grows and last == of.through and not self._waited(of.key)):
             return None  # ranges alone wait for the next record, unless there are too many of them
         told = [drop for drop in drops if drop.first <= last]
         return Batch(*of.name, records, told, Range(gap.first, last), of.live)
+
+    def _waited(self, key: int) -> bool:
+        """Whether ranges at the end of a stream have waited long enough."""
+        now = self._now()
+        waited = now - self._ranges_since.setdefault(key, now) >= RANGES_S
+        if waited:
+            del self._ranges_since[key]
+        return waited
 
     def _records(
         self,

@@ -96,7 +96,7 @@ class Outbox:
         self._priorities: dict[str, int] = {}
         self._rule = rule
         self._leases = Leases()
-        self._choice = Choice(self._leases, self._priority, bindings.dated)
+        self._choice = Choice(self._leases, self._priority, bindings.dated, clock.monotonic)
 
     def _priority(self, stream: str) -> int:
         if stream not in self._priorities:

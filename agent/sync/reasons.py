@@ -12,7 +12,8 @@ _LOGIN = "check link.username, link.password_file, link.cert_file and the broker
 _ELSEWHERE = "set link.broker_url to the server that the broker's operator names"
 _HINTS = {
     VERSION: "it is asked for MQTT 3.1.1 and for 5; Holdfast speaks no other version",
-    CLIENT_ID: "set link.client_id to what the broker expects of this device",
+    CLIENT_ID: "set link.client_id to what the broker expects of this device; NATS wants no dot in "
+    "it, which the default has where device_id has one",
     134: _LOGIN,
     135: _LOGIN,
     137: "the broker has too much to do; the device tries again, more and more slowly",

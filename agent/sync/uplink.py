@@ -41,6 +41,10 @@ FIRST_ACK_S = 2.0  # so long the backlog waits, after connecting, for what the i
 BACKLOG_SENDING_MAX = 2  # leases of which not all is handed over; the next is read meanwhile
 LIVE_SENDING_MAX = 32
 LOOK_S = 1.0  # how often what may have changed unheard is looked at
+DOTTED = (
+    "; if the broker is RabbitMQ, set a device_id without dots: it makes slashes of them, and the "
+    "ingest does not get what is published there"
+)
 
 
 class Uplink:
@@ -67,6 +71,7 @@ class Uplink:
         self._pace = pace
         self._progress = progress
         self._puts = puts
+        self._dotted = DOTTED if "." in device else ""
         self._ratio = Ratio()
         self._parts = Parts()
         self._waits = Waits(settings.ack_timeout_s)
@@ -137,9 +142,9 @@ class Uplink:
                 self._gathering.note(leased, *full)
                 return leased
             self._gathering.begin()
-            # A pause or the day's quota may end, and nobody says so.
+            # A pause or the day's quota may end, dropped ranges have waited, and nobody says so.
             with suppress(TimeoutError):
-                async with asyncio.timeout(None if self._pace.allows(live=False) else LOOK_S):
+                async with asyncio.timeout(LOOK_S):
                     await self._outbox.more.wait()
 
     async def _lease(self, sender: Sender) -> Batch | None:
@@ -301,5 +306,5 @@ class Uplink:
             "warning",
             f"no ack from the {self._settings.ack_from} for {', '.join(sorted(missed))} in "
             f"{min(missed.values()):.0f} s",
-            "check that the ingest runs and sends acks, or see link.ack_from",
+            "check that the ingest runs and sends acks, or see link.ack_from" + self._dotted,
         )

@@ -12,7 +12,7 @@ import paho.mqtt.client as mqtt
 import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 
-from tests.net.clouds import Fleet, Name, Stored
+from tests.net.clouds import Name, Sqlite, Stored
 from tests.net.coordinator import DEVICE, LONG, Site
 from tests.net.device import ALARMS, READINGS
 from tests.object_store import BUCKET, Apart, options
@@ -22,13 +22,13 @@ RECORDS = 200 if LONG else 60
 ROUNDS = 10 if LONG else 1
 
 
-class Put(Fleet):
+class Put(Sqlite):
     """The ingest with an object store."""
 
     def __init__(self, folder: Path, port: int, objects: Apart) -> None:
         super().__init__(folder, port, DEVICE)
         self._objects = objects
-        self.command += options(folder, objects.store.url)
+        self.parts[0].command += options(folder, objects.store.url)
 
     def start(self) -> None:
         """Start it and wait until it listens: what is sent to nobody comes again late."""
@@ -37,7 +37,8 @@ class Put(Fleet):
         until(lambda: self._connected() > before, "the ingest connects")
 
     def _connected(self) -> int:
-        return self._log.read_text().count("connected to") if self._log.exists() else 0
+        log = self.parts[0].log
+        return log.read_text().count("connected to") if log.exists() else 0
 
     def stored(self, name: Name) -> list[Stored]:
         """What is stored whole of a stream: of what was put, the object, and no piece."""

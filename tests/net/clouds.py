@@ -1,12 +1,14 @@
 """The cloud as the coordinator sees it: a process that can be killed, and a database."""
 
+import asyncio
 import sqlite3
 import subprocess
 import sys
 from contextlib import closing
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
+import asyncpg
 from msgspec import Struct
 
 from agent.records import Range
@@ -24,44 +26,20 @@ class Stored(Struct, frozen=True):
     blob: bytes
 
 
-class Cloud(Protocol):
-    """What stores and acknowledges."""
+class Ingest:
+    """`holdfast-fleet ingest` in a process; its log is a file."""
 
-    command: list[str]  # that runs it
-
-    def start(self) -> None:
-        """Start it; it finds its broker by itself."""
-
-    def kill(self) -> None:
-        """kill -9."""
-
-    def dead(self) -> bool:
-        """Whether it does not run."""
-
-    def count(self) -> int:
-        """How many records are stored, of all streams, whole or not."""
-
-    def names(self) -> set[Name]:
-        """The streams it knows of."""
-
-    def stored(self, name: Name) -> list[Stored]:
-        """What is stored whole of a stream, each row of it, by seq."""
-
-    def told(self, name: Name) -> list[Range]:
-        """The ranges that it was told will never come."""
-
-
-class Process:
-    """A cloud in a process; its log is a file."""
-
-    def __init__(self, folder: Path, *command: str) -> None:
-        self.command = list(command)
-        self._log = folder / "cloud.log"
+    def __init__(self, folder: Path, port: int, name: str, database: str) -> None:
+        self.command = [
+            *(str(FLEET), "ingest", "--broker", f"mqtt://127.0.0.1:{port}", "--client-id", name),
+            *("--database", database, "--ack-s", "0.05", "--connect-timeout-s", "2"),
+        ]
+        self.log = folder / f"{name}.log"
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Start it; it finds its broker by itself."""
-        with self._log.open("ab") as log:
+        with self.log.open("ab") as log:
             self._process = subprocess.Popen(self.command, stdout=log, stderr=log, cwd=ROOT)
 
     def kill(self) -> None:
@@ -75,23 +53,37 @@ class Process:
         """Whether it does not run."""
         return self._process is None or self._process.poll() is not None
 
+    def fell(self) -> bool:
+        """Whether it has ended by itself."""
+        return self._process is not None and self._process.poll() is not None
 
-class Fleet(Process):
-    """`holdfast-fleet ingest` into SQLite; its database is read past the code that writes it."""
+
+class Fleet:
+    """Ingests over one database, which is read past the code that writes it."""
 
     FIND = (
         "FROM streams s JOIN devices d ON d.id = s.device"
         " WHERE d.name = ? AND s.epoch = ? AND s.name = ?"
     )
 
-    def __init__(self, folder: Path, port: int, device: str) -> None:
-        self._path = folder / "fleet.db"
+    def __init__(self, folder: Path, port: int, device: str, database: str, count: int) -> None:
+        self.parts = [Ingest(folder, port, f"ingest-{n}", database) for n in range(count)]
         self._device = device
-        super().__init__(
-            folder,
-            *(str(FLEET), "ingest", "--broker", f"mqtt://127.0.0.1:{port}", "--client-id", "one"),
-            *("--database", f"sqlite:///{self._path}", "--ack-s", "0.05"),
-        )
+
+    def start(self) -> None:
+        """Start those that do not run."""
+        for part in self.parts:
+            if part.dead():
+                part.start()
+
+    def kill(self) -> None:
+        """kill -9."""
+        for part in self.parts:
+            part.kill()
+
+    def dead(self) -> bool:
+        """Whether one of them does not run."""
+        return any(part.dead() for part in self.parts)
 
     def count(self) -> int:
         """How many records are stored, of all streams, whole or not."""
@@ -129,7 +121,18 @@ class Fleet(Process):
         return [Range(*row) for row in rows]
 
     def _ask(self, sql: str, values: tuple[str, ...] = ()) -> list[tuple[Any, ...]]:
-        """The rows; none while there is no database yet."""
+        """The rows; none while there is no database yet. A value's place is a `?`."""
+        raise NotImplementedError
+
+
+class Sqlite(Fleet):
+    """One ingest into a file."""
+
+    def __init__(self, folder: Path, port: int, device: str) -> None:
+        self._path = folder / "fleet.db"
+        super().__init__(folder, port, device, f"sqlite:///{self._path}", 1)
+
+    def _ask(self, sql: str, values: tuple[str, ...] = ()) -> list[tuple[Any, ...]]:
         if not self._path.exists():
             return []
         with closing(sqlite3.connect(self._path)) as db:
@@ -139,3 +142,25 @@ class Fleet(Process):
                 if "no such table" not in str(error):  # it was killed before it made them
                     raise
                 return []
+
+
+class Postgres(Fleet):
+    """Two ingests side by side into one PostgreSQL."""
+
+    def __init__(self, folder: Path, port: int, device: str, url: str) -> None:
+        self._url = url
+        super().__init__(folder, port, device, url, 2)
+
+    def _ask(self, sql: str, values: tuple[str, ...] = ()) -> list[tuple[Any, ...]]:
+        for number in range(1, len(values) + 1):
+            sql = sql.replace("?", f"${number}", 1)
+        return asyncio.run(self._fetched(sql, values))
+
+    async def _fetched(self, sql: str, values: tuple[str, ...]) -> list[tuple[Any, ...]]:
+        connection = await asyncpg.connect(self._url)
+        try:
+            return [tuple(row) for row in await connection.fetch(sql, *values)]
+        except asyncpg.UndefinedTableError:
+            return []
+        finally:
+            await connection.close()

@@ -24,7 +24,7 @@ import msgspec
 
 from agent.errors import HoldfastError
 from agent.records import Range
-from tests.net.clouds import Cloud, Fleet, Name
+from tests.net.clouds import Fleet, Name, Postgres, Sqlite
 from tests.net.device import GAUGE, SCRAP, STORE, STREAMS, digest
 from tests.net.proxy import Proxy
 from tests.outside import Device, Mosquitto, until
@@ -78,11 +78,16 @@ class Site:
         *,
         seed: object = SEED,
         broker: Broker | None = None,
+        database: str | None = None,
         records: int = 10**9,
         rest_s: float = 0.005,
+        device_id: str = DEVICE,
         **link: Any,
     ) -> None:
-        """`records` is how many a life of the device makes; `link` overrides its settings."""
+        """`database`: a PostgreSQL's URL; then two ingests write into it, else one into SQLite.
+
+        `records` is how many a life of the device makes; `link` overrides its settings.
+        """
         print(f"HOLDFAST_SEED={SEED}")
         self.folder = folder
         self.broker = broker or Mosquitto(folder)
@@ -91,7 +96,7 @@ class Site:
         self.device = Device(
             folder,
             {
-                "device_id": DEVICE,
+                "device_id": device_id,
                 "link": link,
                 "store": {"path": str(folder / "var" / "holdfast.db"), **STORE},
             },
@@ -101,7 +106,9 @@ class Site:
             *(sys.executable, "-m", "tests.net.device", str(self.device.config), str(seed)),
             *("--records", str(records), "--rest", str(rest_s)),
         ]
-        self.cloud: Cloud = Fleet(folder, self.broker.port, DEVICE)
+        port = self.broker.port
+        where = (folder, port, device_id)
+        self.cloud: Fleet = Postgres(*where, database) if database else Sqlite(*where)
         self._stop = folder / "stop"
 
     def __enter__(self) -> Self:
@@ -165,21 +172,28 @@ class Site:
 
     def holds(self, condition: str) -> None:
         """Wait until the device says so of itself."""
+        self.until(lambda: self.remedy(condition), f"the condition {condition}")
 
-        def told() -> bool:
-            return condition in {one["name"] for one in self.device.status()["conditions"]}
-
-        self.until(told, f"the condition {condition}")
+    def remedy(self, condition: str) -> str:
+        """What the device says to do about it; "": it does not hold."""
+        told = {one["name"]: one["remedy"] for one in self.device.status()["conditions"]}
+        return str(told.get(condition, ""))
 
     def until(self, question: Callable[[], object], what: str) -> None:
-        """Wait for something while the device lives."""
-        until(lambda: self.device.dead() or question(), what)
-        assert not self.device.dead(), self.device.log.read_text()[-4000:]
+        """Wait for something while the device lives, and no ingest ends by itself."""
+        until(lambda: self._ended() or question(), what)
+        assert not self._ended(), self._ended()
+
+    def _ended(self) -> str:
+        """The log of what ended by itself; "": nothing has."""
+        parts = [part for part in self.cloud.parts if part.fell()]
+        logs = [part.log for part in parts] + ([self.device.log] if self.device.dead() else [])
+        return "".join(log.read_text()[-4000:] for log in logs)
 
     # The end.
 
     def recover(self, *, heal: bool = True) -> None:
-        """All is well again: wait until all is acknowledged, and the last records, too.
+        """All is well again: wait until the last record is acknowledged, and all that was dropped.
 
         With `heal=False` the line stays as it is.
         """

@@ -6,7 +6,6 @@ What they lack of MQTT 5 is a condition that the device reports, and no reason t
 import json
 import random
 from collections.abc import Callable, Iterator
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 
 from tests.net.brokers import Amqtt, Nats, RabbitMq, Served
-from tests.net.coordinator import DEVICE, Site
+from tests.net.coordinator import DEVICE, LONG, Site
 from tests.outside import until
 
 PRESENCE = f"holdfast/v1/{DEVICE}/presence"
@@ -72,9 +71,9 @@ def ear() -> Iterator[Callable[[int, str], Ear]]:
 def test_the_whole_path(tmp_path: Path, broker: Served, ear: Callable[[int, str], Ear]) -> None:
     """Birth, records, the broker's death in the middle, the last ack, the will; and what is kept
     of it for who comes later."""
-    with Site(tmp_path, broker=broker, connect_timeout_s=2) as site:
+    with Site(tmp_path, broker=broker, connect_timeout_s=1) as site:
         site.linked()
-        site.holds("mqtt5_unavailable")
+        site.holds("broker_features")
         site.stores(60)
         broker.kill()
         site.linked(up=False)
@@ -92,14 +91,26 @@ def test_the_whole_path(tmp_path: Path, broker: Served, ear: Callable[[int, str]
         assert site.faults() == []
 
 
+def test_nats_and_a_client_id_with_a_dot(tmp_path: Path) -> None:
+    """The default one has it where the device's id has one."""
+    with Site(tmp_path, broker=Nats(tmp_path), client_id="line.7") as site:
+        site.until(lambda: "link.client_id" in site.remedy("link_down"), "the remedy names it")
+
+
+@pytest.mark.skipif(not LONG, reason="HOLDFAST_LONG=1 starts one more RabbitMQ")
+def test_rabbitmq_and_a_device_with_a_dot(tmp_path: Path) -> None:
+    """Nothing of it comes to the ingest; the device says what may be the matter."""
+    broker, device = RabbitMq(tmp_path), "line.7"
+    with Site(tmp_path, broker=broker, connect_timeout_s=1, device_id=device) as site:
+        site.until(lambda: "without dots" in site.remedy("ack_missing"), "the remedy names it")
+        assert site.cloud.count() == 0
+
+
 def online(ear: Ear) -> Any:
     """What was said last about the device; None before the first word."""
     return ear.last(PRESENCE).get("online")
 
 
-@pytest.mark.skipif(
-    find_spec("agent.sync.gate") is None, reason="needs pieces that shrink when a broker hangs up"
-)
 def test_a_payload_limit_that_nobody_tells(tmp_path: Path) -> None:
     """MQTT 3.1.1 has no word for it: NATS hangs up on a payload that is too large, each time."""
     broker = Nats(tmp_path, extra="max_payload: 40000\n")

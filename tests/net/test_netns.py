@@ -38,7 +38,8 @@ class FarSite(Site):
             folder, broker=broker, records=records, broker_url=broker.url, connect_timeout_s=2
         )
         self.device.command = [*cable.near, *self.device.command]
-        self.cloud.command = [*cable.far, *self.cloud.command]
+        for part in self.cloud.parts:
+            part.command = [*cable.far, *part.command]
 
 
 @pytest.fixture

@@ -4,12 +4,12 @@ import socket
 import threading
 from pathlib import Path
 
-from tests.net.coordinator import Site
+from tests.net.coordinator import LONG, Site
 from tests.net.proxy import reset
 from tests.outside import Mosquitto
 
 CONNACK = bytes([0x20, 3, 0, 0, 0])  # MQTT 5, without properties
-TIMES = 20
+TIMES = 60 if LONG else 6
 
 
 class Rude:

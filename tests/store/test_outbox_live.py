@@ -142,6 +142,21 @@ async def test_dropped_ranges_are_told_by_the_batch_whose_span_covers_them(
     assert not store.outbox.waits(name)
 
 
+async def test_ranges_at_the_end_wait_for_a_record_but_not_for_ever(
+    store: Store, clock: Hands
+) -> None:
+    name = (store.epoch, "a")
+    for last in (3, 6):
+        await store.intake.append("a", [ROW] * 3)
+        await store.decisions.drop(name, Range(last - 2, last))
+        assert await store.outbox.lease(50, ROOM) is None
+        clock.at_s += choice.RANGES_S
+        alone = await store.outbox.lease(50, ROOM)
+        assert (alone.span, alone.records) == (Range(last - 2, last), [])
+        await store.outbox.acknowledge(name, [alone.span])
+        assert await store.outbox.lease(50, ROOM) is None
+
+
 async def test_a_released_span_is_leased_again_alone(store: Store, clock: Hands) -> None:
     await store.intake.append("a", [ROW] * 9)
     spans = [(await store.outbox.lease(3, ROOM)).span for _ in range(3)]

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from agent.clock import Clock
 from agent.protocol import ack, batch, blob
 from agent.records import Drop, Key, Range, Record, RecordType, Stamp
+from agent.store import streams
 from agent.store.outbox import Batch
 from agent.sync.gate import Gate
 from agent.sync.gathering import Gathering
@@ -60,6 +62,18 @@ async def test_an_alarm_does_not_wait_behind_a_backlog_on_a_thin_line(tmp_path: 
             broker.bytes_per_s = 0
             await eventually(lambda: broker.copy().word().mark == 8000, "all is there")
             assert set(broker.copy().times.values()) == {1}, "nothing was sent twice"
+
+
+async def test_what_was_dropped_last_is_told_though_nothing_else_comes(tmp_path: Path) -> None:
+    async with Scripted(take) as broker, linked(Rig(tmp_path, broker.url)) as rig:
+        await add(rig, *map(random_body, range(5)))
+        await eventually(lambda: broker.copy().word().mark == 5, "all is there")
+
+        def operation(connection: sqlite3.Connection) -> None:
+            streams.drop_unheld(connection, streams.stream_id(connection, STREAM), "full")
+
+        await rig.store._database.write(operation)
+        await eventually(lambda: broker.copy().told == {6: "full"}, "it is told")
 
 
 async def test_live_records_of_one_stream_pass_its_own_backlog(tmp_path: Path) -> None:
