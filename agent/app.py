@@ -52,15 +52,15 @@ from agent.inference.speech import Speech
 from agent.protocol.presence import Heartbeat
 from agent.store.store import Store
 from agent.sync.broker import EmbeddedBroker
-from agent.sync.bundle import Bundles
-from agent.sync.control import Control
+from agent.sync.budget.control import Control
+from agent.sync.budget.notices import Notices
+from agent.sync.budget.pace import Pace
+from agent.sync.budget.progress import Progress
+from agent.sync.budget.report import Report
 from agent.sync.link import Link
-from agent.sync.notices import Notices
-from agent.sync.pace import Pace
-from agent.sync.progress import Progress
-from agent.sync.puts import Puts
-from agent.sync.report import Report
-from agent.sync.uplink import Uplink
+from agent.sync.stick.bundle import Bundles
+from agent.sync.up.puts import Puts
+from agent.sync.up.uplink import Uplink
 from agent.views import Views
 
 log = logging.getLogger("holdfast")

@@ -46,7 +46,7 @@ from bench import report
 from bench.crowd_devices import Devices
 from bench.reconnect import most_in_one_second
 from bench.usage import Usage, counters, rss_bytes
-from fleet import database
+from fleet.store import database
 from tests.fleet.cluster import Cluster
 from tests.fleet.process import IngestProcess
 from tests.outside import Mosquitto

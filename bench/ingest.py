@@ -25,9 +25,9 @@ from agent.protocol import batch
 from agent.protocol.presence import Heartbeat
 from agent.records import Balance, Record, Stamp
 from bench import report
-from fleet import database
-from fleet.arrivals import take_apart
-from fleet.cloud import Arrival, Cloud
+from fleet.store import database
+from fleet.store.arrivals import take_apart
+from fleet.store.cloud import Arrival, Cloud
 
 BATCHES, RECORDS, BODY_BYTES = 20, 500, 512
 DEVICES = 200

@@ -39,7 +39,7 @@ from agent.config import Store as StoreSettings
 from agent.records import Range
 from agent.store import streams
 from agent.store.store import Store
-from agent.sync.sending import HEADER_ROOM_BYTES
+from agent.sync.up.sending import HEADER_ROOM_BYTES
 from bench import report
 from bench.store import RECORD, filled
 

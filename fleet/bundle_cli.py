@@ -16,9 +16,10 @@ import typer
 from agent.clock import Clock
 from agent.errors import BundleError
 from agent.protocol import bundle, signing
-from fleet import database, stick
-from fleet.bundle import Imported, Sticks
-from fleet.cloud import Cloud
+from fleet.stick import stick
+from fleet.stick.bundle import Imported, Sticks
+from fleet.store import database
+from fleet.store.cloud import Cloud
 
 T = TypeVar("T")
 app = typer.Typer(help="Bundles on sticks, from devices without a network.", no_args_is_help=True)

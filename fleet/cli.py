@@ -15,7 +15,7 @@ from agent.errors import HoldfastError
 from fleet import bundle_cli
 
 if TYPE_CHECKING:  # what a command needs, it loads itself: `--help` needs none of it
-    from fleet.cloud import Cloud
+    from fleet.store.cloud import Cloud
 
 app = typer.Typer(
     name="holdfast-fleet",
@@ -97,9 +97,9 @@ def ingest(
     Start as many as the work needs, with one PostgreSQL and one --group.
     """
     from agent.errors import ConfigError
-    from fleet.connection import Broker
-    from fleet.daemon import run
-    from fleet.s3 import S3
+    from fleet.mqtt.connection import Broker
+    from fleet.mqtt.daemon import run
+    from fleet.mqtt.s3 import S3
 
     if (s3_keys_file or s3_prefix) and not s3_bucket:
         raise ConfigError("--s3-keys-file or --s3-prefix without --s3-bucket", "name the bucket")
@@ -136,7 +136,7 @@ def devices(database: Database = SQLITE, as_json: Json = False) -> None:
     import msgspec
 
     from fleet import view
-    from fleet.cloud import Cloud
+    from fleet.store.cloud import Cloud
 
     found = _asked(database, Cloud.devices)
     if as_json:
@@ -158,7 +158,7 @@ def gaps(
     import msgspec
 
     from fleet import view
-    from fleet.cloud import Cloud
+    from fleet.store.cloud import Cloud
 
     found = _asked(database, lambda cloud: Cloud.gaps(cloud, device))
     if as_json:
@@ -173,8 +173,8 @@ def _asked(url: str, question: "Callable[[Cloud], Awaitable[T]]") -> "T":
     """What the database answers, beside an ingest that writes it."""
     import asyncio
 
-    from fleet import database
-    from fleet.cloud import Cloud
+    from fleet.store import database
+    from fleet.store.cloud import Cloud
 
     async def asked() -> "T":
         async with Cloud(database.open(url, reads_only=True)) as cloud:

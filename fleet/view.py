@@ -5,7 +5,7 @@ import time
 from rich.console import Console
 from rich.table import Table
 
-from fleet.gaps import Device, Report
+from fleet.store.gaps import Device, Report
 
 _PRESENCE = {True: "[green]online[/]", False: "[red]offline[/]", None: "[dim]unknown[/]"}
 

@@ -40,7 +40,7 @@ class Nothing(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Control(Protocol):
-    """What carries the orders out; agent/sync/control.py says what they mean and raise."""
+    """What carries the orders out; agent/sync/budget/control.py says what they mean and raise."""
 
     async def pause(self, for_s: float | None) -> None: ...  # noqa: D102
     async def resume(self) -> None: ...  # noqa: D102

@@ -20,14 +20,14 @@ from agent.errors import LinkError, StoreError
 from agent.health.conditions import Conditions
 from agent.protocol.presence import Heartbeat, Presence
 from agent.protocol.topics import Topics
-from agent.sync.backoff import Backoff
-from agent.sync.brokers import MQTT5, MQTT311, Broker, Brokers
-from agent.sync.connection import Call, Connection, Will
-from agent.sync.faults import PATIENCE, BadClientId, Preferred, TooLarge
-from agent.sync.pace import Pace
-from agent.sync.reasons import TAKEN_OVER
+from agent.sync.budget.pace import Pace
+from agent.sync.mqtt.backoff import Backoff
+from agent.sync.mqtt.brokers import MQTT5, MQTT311, Broker, Brokers
+from agent.sync.mqtt.connection import Call, Connection, Will
+from agent.sync.mqtt.faults import PATIENCE, BadClientId, Preferred, TooLarge
+from agent.sync.mqtt.reasons import TAKEN_OVER
 from agent.sync.telling import Telling
-from agent.sync.uplink import Uplink
+from agent.sync.up.uplink import Uplink
 
 log = logging.getLogger("link")
 STABLE_S = 30.0  # a connection that lasted this long begins the backoff anew

@@ -6,10 +6,10 @@ from agent.config import Link as Settings
 from agent.errors import LinkError
 from agent.health.conditions import Conditions
 from agent.protocol.topics import Topics
-from agent.sync.brokers import Brokers
-from agent.sync.faults import PATIENCE, TooLarge
-from agent.sync.reasons import NOBODY
-from agent.sync.terms import Terms
+from agent.sync.mqtt.brokers import Brokers
+from agent.sync.mqtt.faults import PATIENCE, TooLarge
+from agent.sync.mqtt.reasons import NOBODY
+from agent.sync.mqtt.terms import Terms
 
 
 class Telling:

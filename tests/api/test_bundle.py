@@ -17,7 +17,7 @@ from agent.health.conditions import Conditions
 from agent.health.status import Status
 from agent.protocol import ack
 from agent.store.store import Store
-from agent.sync.bundle import Bundles
+from agent.sync.stick.bundle import Bundles
 from tests.store.shop import made, stocked
 from tests.sync.bundles import Cargo, ack_bundle, desk
 

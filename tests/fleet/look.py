@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from fleet.cloud import Cloud
+from fleet.store.cloud import Cloud
 
 
 async def rows(cloud: Cloud, sql: str) -> list[tuple[Any, ...]]:

@@ -13,7 +13,7 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from agent.protocol import ack, grants
 from agent.protocol.ack import Ack, StreamAck
 from agent.protocol.grants import Ask, Grant
-from fleet.cloud import Arrival
+from fleet.store.cloud import Arrival
 from tests.fleet.sender import Sender, encoded
 from tests.outside import DEADLINE_S, ROOT, free_port, until
 

@@ -7,7 +7,7 @@ import msgspec
 from agent.protocol import batch, blob
 from agent.protocol.presence import Heartbeat, Presence
 from agent.records import Balance, Drop, Record, Stamp
-from fleet.cloud import Arrival
+from fleet.store.cloud import Arrival
 
 WALL_US = 1_700_000_000_000_000
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from fleet.arrivals import Arrival, Brought, Refusal, door_of, take_apart
+from fleet.store.arrivals import Arrival, Brought, Refusal, door_of, take_apart
 from tests.fleet.sender import Sender
 
 PREFIX = "holdfast/v1"

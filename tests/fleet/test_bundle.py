@@ -15,9 +15,9 @@ from agent.errors import BundleError
 from agent.protocol import batch, bundle, signing
 from agent.records import Range, Record, Stamp
 from agent.store.store import Store
-from fleet import database
-from fleet.bundle import Sticks
-from fleet.cloud import Cloud
+from fleet.stick.bundle import Sticks
+from fleet.store import database
+from fleet.store.cloud import Cloud
 from tests.outside import DEADLINE_S, ROOT
 from tests.store.shop import made, stocked
 from tests.sync.bundles import FLEET, STRANGER, Cargo, ack_bundle, all_parts, desk

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fleet.coverage import Coverage, minus, runs
+from fleet.store.coverage import Coverage, minus, runs
 
 SEQ = st.integers(1, 30)
 STEP = st.tuples(st.sampled_from(["store", "full", "dead", "operator"]), SEQ, SEQ)

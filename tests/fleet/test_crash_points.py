@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from agent.protocol.ack import StreamAck
-from fleet.cloud import Arrival
+from fleet.store.cloud import Arrival
 from tests.fleet.process import IngestProcess, Line
 from tests.fleet.sender import Sender
 from tests.fleet.test_ingest import ask, seqs

@@ -19,8 +19,8 @@ from agent.records import Range, RecordType
 from agent.store.intake import New
 from agent.store.outbox import Batch
 from agent.store.store import Store
-from fleet import acks, database
-from fleet.cloud import Arrival, Cloud
+from fleet.store import acks, database
+from fleet.store.cloud import Arrival, Cloud
 
 LONG = os.environ.get("HOLDFAST_LONG") == "1"
 SEED = int(os.environ.get("HOLDFAST_SEED", "1"))

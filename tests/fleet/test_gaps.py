@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from agent.records import Balance
-from fleet import database
-from fleet.cloud import Cloud
-from fleet.gaps import Census, Difference
+from fleet.store import database
+from fleet.store.cloud import Cloud
+from fleet.store.gaps import Census, Difference
 from tests.fleet.process import FLEET
 from tests.fleet.sender import Sender
 from tests.outside import DEADLINE_S

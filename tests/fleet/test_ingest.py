@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 from urllib.request import urlopen
 
 from agent.records import Balance
-from fleet import database
-from fleet.cloud import Cloud
+from fleet.store import database
+from fleet.store.cloud import Cloud
 from tests.fleet.cluster import Cluster
 from tests.fleet.look import rows, seqs
 from tests.fleet.process import IngestProcess, Line

@@ -16,9 +16,9 @@ from msgspec import Struct
 
 from agent.protocol.ack import StreamAck
 from agent.records import Range
-from fleet import database
-from fleet.cloud import Arrival, Cloud
-from fleet.coverage import runs
+from fleet.store import database
+from fleet.store.cloud import Arrival, Cloud
+from fleet.store.coverage import runs
 from tests.fleet.look import content, rows
 from tests.fleet.sender import Sender
 

@@ -15,12 +15,13 @@ import pytest
 from agent.clock import Clock
 from agent.protocol.ack import StreamAck
 from agent.protocol.grants import Ask, Grant
-from fleet import asks, blobs, database, intake, s3
-from fleet.cloud import Arrival, Cloud
-from fleet.connection import Broker
-from fleet.ingest import Ingest
-from fleet.metrics import Metrics
-from fleet.s3 import Bucket, Keys
+from fleet.mqtt import asks, s3
+from fleet.mqtt.connection import Broker
+from fleet.mqtt.ingest import Ingest
+from fleet.mqtt.metrics import Metrics
+from fleet.mqtt.s3 import Bucket, Keys
+from fleet.store import blobs, database, intake
+from fleet.store.cloud import Arrival, Cloud
 from tests.fleet.look import content, rows
 from tests.fleet.process import IngestProcess, Line
 from tests.fleet.sender import Sender

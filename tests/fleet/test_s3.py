@@ -12,7 +12,7 @@ import pytest
 from yarl import URL
 
 from agent.errors import ConfigError
-from fleet.s3 import Bucket, BucketError, Keys, keys, presign
+from fleet.mqtt.s3 import Bucket, BucketError, Keys, keys, presign
 from tests.object_store import ACCESS, BUCKET, REGION, SECRET, ObjectStore, fault
 from tests.outside import free_port
 

@@ -3,8 +3,8 @@
 import re
 
 from agent.protocol.ack import StreamAck
-from fleet import database
-from fleet.cloud import Cloud
+from fleet.store import database
+from fleet.store.cloud import Cloud
 from tests.fleet.cluster import Cluster
 from tests.fleet.look import rows, seqs
 from tests.fleet.sender import Sender

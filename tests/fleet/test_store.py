@@ -17,8 +17,8 @@ from agent.errors import ConfigError, StoreError, StoreLocked
 from agent.protocol import ack, batch, envelope
 from agent.protocol.ack import StreamAck
 from agent.records import Balance, Range
-from fleet import database, registry
-from fleet.cloud import Arrival, Cloud, Verdict
+from fleet.store import database, registry
+from fleet.store.cloud import Arrival, Cloud, Verdict
 from tests.fleet.look import content, rows, seqs
 from tests.fleet.sender import Sender
 from tests.fleet.test_model import SEED
@@ -220,7 +220,7 @@ async def test_one_record_that_cannot_be_stored_holds_up_no_other(cloud: Cloud, 
 async def test_the_table_of_what_was_refused_is_bounded(
     cloud: Cloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fleet.refusals.REFUSED_MAX", 3)
+    monkeypatch.setattr("fleet.store.refusals.REFUSED_MAX", 3)
     for number in range(10):
         await cloud.store([Arrival("holdfast/v1/press-7/up/a", b"%d" % number)])
     assert await rows(cloud, "SELECT payload FROM refused ORDER BY id") == [
@@ -247,7 +247,7 @@ async def test_an_ack_is_bounded_and_tells_the_lowest_ranges(
     await cloud.store([SENDER.batch([seq]) for seq in range(2, 4002, 2)])
     ranges = (await acked(cloud)).ranges
     assert ranges == [Range(seq, seq) for seq in range(2, 2002, 2)]
-    monkeypatch.setattr("fleet.acks.ACK_BYTES_MAX", 2000)
+    monkeypatch.setattr("fleet.store.acks.ACK_BYTES_MAX", 2000)
     word = await cloud.ack(SENDER.device)
     assert len(ack.encode(word)) <= 2000
     few = word.epochs["e1"]["a.segments"].ranges

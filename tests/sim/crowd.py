@@ -17,11 +17,11 @@ from agent.clock import Clock
 from agent.health.conditions import Conditions
 from agent.protocol.presence import Heartbeat
 from agent.records import Balance
-from agent.sync.connection import Connection
+from agent.sync.budget.pace import Pace
+from agent.sync.budget.progress import Progress
 from agent.sync.link import Link
-from agent.sync.pace import Pace
-from agent.sync.progress import Progress
-from agent.sync.uplink import Uplink
+from agent.sync.mqtt.connection import Connection
+from agent.sync.up.uplink import Uplink
 from tests.sim.shelf import EPOCH, STREAM, Shelf
 
 AT_ONCE = 50  # links that make their first connection together: fewer than a broker's backlog

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from agent.store.outbox import Outbox
-from fleet import database
-from fleet.cloud import Cloud
+from fleet.store import database
+from fleet.store.cloud import Cloud
 from tests.fleet.cluster import Cluster
 from tests.fleet.look import rows
 from tests.fleet.process import IngestProcess

@@ -10,8 +10,8 @@ import msgspec
 from agent import config
 from agent.clock import Clock
 from agent.records import Stamp
-from agent.sync.hours import local_time
-from agent.sync.pace import OVERHEAD_BYTES, Pace
+from agent.sync.budget.hours import local_time
+from agent.sync.budget.pace import OVERHEAD_BYTES, Pace
 
 BEGIN_S = 1000.0
 

@@ -8,8 +8,8 @@ from agent.clock import Clock
 from agent.protocol import ack, batch, blob, bundle, signing
 from agent.records import Drop
 from agent.store.store import Store
-from agent.sync.bundle import Bundles
-from agent.sync.export import Export
+from agent.sync.stick.bundle import Bundles
+from agent.sync.stick.export import Export
 
 FLEET, STRANGER = signing.Key(bytes(32)), signing.Key(bytes(range(32)))
 PART_BYTES = 1 << 30

@@ -28,9 +28,9 @@ from agent.protocol.topics import Topics
 from agent.records import Position, Range, Record
 from agent.store.outbox import Name
 from agent.store.store import Store
-from agent.sync.puts import Puts
-from fleet.grants import Grants
-from fleet.s3 import Bucket, Keys
+from agent.sync.up.puts import Puts
+from fleet.mqtt.grants import Grants
+from fleet.mqtt.s3 import Bucket, Keys
 from tests.object_store import ACCESS, BUCKET, REGION, SECRET, ObjectStore
 from tests.outside import until
 from tests.store.test_store import segment

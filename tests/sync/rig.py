@@ -22,10 +22,10 @@ from agent.protocol.presence import Heartbeat
 from agent.records import Position, RecordType
 from agent.store import streams
 from agent.store.store import Store
+from agent.sync.budget.pace import Pace
+from agent.sync.budget.progress import Progress
 from agent.sync.link import Link
-from agent.sync.pace import Pace
-from agent.sync.progress import Progress
-from agent.sync.uplink import Uplink
+from agent.sync.up.uplink import Uplink
 from tests.outside import Mosquitto, free_port, until
 from tests.store.test_store import segment
 

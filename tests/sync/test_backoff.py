@@ -2,7 +2,7 @@
 
 import random
 
-from agent.sync.backoff import Backoff
+from agent.sync.mqtt.backoff import Backoff
 
 DEVICES = 2000
 

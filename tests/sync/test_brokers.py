@@ -8,8 +8,8 @@ import pytest
 
 from agent.clock import Clock
 from agent.errors import LinkError
-from agent.sync.brokers import MQTT5, MQTT311, REMEMBERED_S, Brokers
-from agent.sync.faults import NoRetain, Refused, Unspoken
+from agent.sync.mqtt.brokers import MQTT5, MQTT311, REMEMBERED_S, Brokers
+from agent.sync.mqtt.faults import NoRetain, Refused, Unspoken
 from tests.outside import Mosquitto, running
 from tests.sync.rig import Listener, Rig, Stub, emptied, eventually, linked, served
 

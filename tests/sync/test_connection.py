@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.sync.connection import Connection
+from agent.sync.mqtt.connection import Connection
 from tests.e2e.judge import Judge
 from tests.outside import Mosquitto, free_port, running
 from tests.sync.rig import (

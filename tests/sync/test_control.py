@@ -16,12 +16,12 @@ from agent.health.conditions import Condition, Conditions
 from agent.store.linkstate import NOTE_S, LinkState, Orders
 from agent.store.outbox import Waiting
 from agent.store.store import Store
-from agent.sync.control import Control
-from agent.sync.hours import local_time
-from agent.sync.notices import Notices
-from agent.sync.pace import OVERHEAD_BYTES, Pace
-from agent.sync.progress import Progress
-from agent.sync.report import Report
+from agent.sync.budget.control import Control
+from agent.sync.budget.hours import local_time
+from agent.sync.budget.notices import Notices
+from agent.sync.budget.pace import OVERHEAD_BYTES, Pace
+from agent.sync.budget.progress import Progress
+from agent.sync.budget.report import Report
 from tests.sync.bent import Bent, settings
 
 MIB = 1 << 20

@@ -6,7 +6,7 @@ import pytest
 
 from agent.clock import Clock
 from agent.errors import LinkError
-from agent.sync.flight import Flight
+from agent.sync.mqtt.flight import Flight
 
 
 async def test_a_place_that_nobody_waits_for_any_more_goes_to_the_next() -> None:

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from agent.sync.keepalive import KeepAlive, Verdict
+from agent.sync.mqtt.keepalive import KeepAlive, Verdict
 
 INTERVAL_S = 5.0
 LIMIT_S = 1.5 * INTERVAL_S

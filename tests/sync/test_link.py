@@ -8,7 +8,7 @@ import pytest
 
 from agent.protocol import ack, batch, blob
 from agent.records import Position, Range
-from agent.sync.connection import Connection
+from agent.sync.mqtt.connection import Connection
 from tests.e2e.judge import Judge
 from tests.outside import Device, Mosquitto, running, until
 from tests.store.test_store import segment

@@ -15,7 +15,7 @@ import pytest
 from agent.protocol import batch
 from agent.records import Range, RecordType
 from agent.store import streams
-from agent.sync.tries import SUSPECTS_MAX, Tries
+from agent.sync.up.tries import SUSPECTS_MAX, Tries
 from tests.e2e.judge import Judge
 from tests.outside import Mosquitto, running
 from tests.sync.scripted import Fate, Scripted

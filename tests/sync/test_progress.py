@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from agent.sync.progress import KNOWN_AFTER_S, WINDOW_S, Progress, Rates, eta_s
+from agent.sync.budget.progress import KNOWN_AFTER_S, WINDOW_S, Progress, Rates, eta_s
 from tests.sync.bent import Bent
 
 

@@ -13,8 +13,8 @@ import pytest_asyncio
 from agent.errors import LinkError
 from agent.protocol import grants
 from agent.protocol.grants import Grant
-from agent.sync import puts
-from agent.sync.objects import Body
+from agent.sync.up import puts
+from agent.sync.up.objects import Body
 from tests.object_store import ObjectStore
 from tests.outside import ROOT, Mosquitto, free_port
 from tests.sync.putting import BLOB, DEVICE, Cloud, Device, Toll, cloud

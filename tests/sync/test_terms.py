@@ -7,9 +7,9 @@ import pytest
 
 from agent import config
 from agent.clock import Clock
-from agent.sync.brokers import MQTT5
-from agent.sync.connection import Call, Connection
-from agent.sync.terms import Terms
+from agent.sync.mqtt.brokers import MQTT5
+from agent.sync.mqtt.connection import Call, Connection
+from agent.sync.mqtt.terms import Terms
 from tests.outside import Mosquitto, running
 from tests.sync.rig import Listener, Rig, Stub, emptied, eventually, linked
 

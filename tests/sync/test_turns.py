@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from agent.store.linkstate import Orders
-from agent.sync.pace import OVERHEAD_BYTES, SCARCE_BEAT_S, Pace
+from agent.sync.budget.pace import OVERHEAD_BYTES, SCARCE_BEAT_S, Pace
 from tests.sync.bent import Bent, paced
 
 BERLIN = ZoneInfo("Europe/Berlin")

@@ -13,11 +13,11 @@ from agent.protocol import ack, batch, blob
 from agent.records import Drop, Key, Range, Record, RecordType, Stamp
 from agent.store import streams
 from agent.store.outbox import Batch
-from agent.sync.gate import Gate
-from agent.sync.gathering import Gathering
-from agent.sync.parcels import BLOB_BYTES_MAX, cut, halves
-from agent.sync.waits import Waits
-from agent.sync.window import FIRST_BYTES, Window
+from agent.sync.up.gate import Gate
+from agent.sync.up.gathering import Gathering
+from agent.sync.up.parcels import BLOB_BYTES_MAX, cut, halves
+from agent.sync.up.waits import Waits
+from agent.sync.up.window import FIRST_BYTES, Window
 from tests.outside import Mosquitto
 from tests.sync.scripted import Fate, Scripted
 from tests.sync.test_link import Listener, Rig, eventually, linked

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import pytest
 
-from agent.sync.window import FIRST_BYTES, TARGET_S, Flight, Window
+from agent.sync.up.window import FIRST_BYTES, TARGET_S, Flight, Window
 
 SEEDS = [int(os.environ["HOLDFAST_SEED"])] if "HOLDFAST_SEED" in os.environ else range(3)
 if os.environ.get("HOLDFAST_LONG") == "1":

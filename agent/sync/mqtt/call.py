@@ -1,0 +1,131 @@
+"""Calling a broker: everything up to a CONNECT that is on its way. It blocks: names, TCP, TLS."""
+
+import logging
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import paho.mqtt.client as mqtt
+from msgspec import Struct
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+
+from agent.clock import Clock
+from agent.config import Link as Settings
+from agent.errors import LinkError
+from agent.sync.mqtt import tls
+
+QOS = 1
+RECEIVE_MAXIMUM = 100
+INCOMING_BYTES_MAX = 1 << 20  # of a packet from the broker: an ack is far smaller
+
+
+class Will(Struct, frozen=True):
+    """What the broker publishes when the device goes without a word."""
+
+    topic: str
+    payload: bytes
+    retain: bool = True
+
+
+class Call(Struct, frozen=True):
+    """Whom to call, as whom, and in which version of MQTT."""
+
+    url: str
+    client_id: str
+    version: MQTTProtocolVersion
+    will: Will | None = None
+
+    @property
+    def host(self) -> str:
+        """The name or address."""
+        return urlsplit(self.url).hostname or "localhost"
+
+    @property
+    def port(self) -> int:
+        """The port, the usual one if the address names none."""
+        return urlsplit(self.url).port or (8883 if self.encrypted else 1883)
+
+    @property
+    def encrypted(self) -> bool:
+        """Whether it goes over TLS."""
+        return urlsplit(self.url).scheme == "mqtts"
+
+
+class Faults(logging.Logger):
+    """Keeps the last error that paho met: it tells that to a logger alone."""
+
+    last: object = None
+
+    def log(self, level: int, msg: object, *args: object, **_: Any) -> None:
+        """As paho calls it."""
+        if level >= logging.ERROR:
+            self.last = args[-1] if args else msg
+
+
+class Placed(Struct, frozen=True):
+    """A call that was placed: its CONNECT goes out, nothing was read yet."""
+
+    client: mqtt.Client
+    faults: Faults
+
+
+def place(call: Call, settings: Settings, clock: Clock) -> Placed:
+    """Reach the broker; raises LinkError, also for a file of the settings that cannot be used."""
+    placed, properties = Placed(_client(call, settings), Faults("paho")), None
+    placed.client.enable_logger(placed.faults)
+    if call.version == MQTTProtocolVersion.MQTTv5:
+        properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+        properties.ReceiveMaximum = RECEIVE_MAXIMUM
+        properties.MaximumPacketSize = INCOMING_BYTES_MAX
+    try:
+        placed.client.connect(
+            call.host,
+            call.port,
+            settings.keepalive_s,
+            clean_start=True if properties else mqtt.MQTT_CLEAN_START_FIRST_ONLY,
+            properties=properties,
+        )
+    except OSError as error:
+        known = tls.explained(error, settings, call.host, clock)
+        hint = known.hint if known else ""
+        raise LinkError(f"{call.host}:{call.port}: {known or error}", hint) from error
+    except ValueError as error:
+        raise LinkError(f"{call.host}:{call.port}: {error}") from error
+    return placed
+
+
+def _client(call: Call, settings: Settings) -> mqtt.Client:
+    client = mqtt.Client(
+        CallbackAPIVersion.VERSION2,
+        client_id=call.client_id,
+        clean_session=None if call.version == MQTTProtocolVersion.MQTTv5 else True,
+        protocol=call.version,
+        reconnect_on_failure=False,  # else it asks for MQTT 3.1, and blocks the loop meanwhile
+    )
+    client.max_inflight_messages_set(settings.in_flight_max)
+    if call.will:
+        client.will_set(call.will.topic, call.will.payload, QOS, call.will.retain)
+    if settings.username is not None:
+        client.username_pw_set(settings.username, _password(settings.password_file))
+    if call.encrypted:
+        client.tls_set_context(tls.context(settings))
+    client.connect_timeout = settings.connect_timeout_s
+    return client
+
+
+def _password(path: str | None) -> str | None:
+    """The password or token, as the file says now."""
+    if path is None:
+        return None
+    try:
+        return Path(path).read_text(encoding="utf-8").rstrip("\n")
+    except OSError as error:
+        raise LinkError(
+            f"link.password_file: {path}: {error.strerror or error}", "check link.password_file"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise LinkError(
+            f"link.password_file: {path}: not text in UTF-8", "write the password anew as UTF-8"
+        ) from error

@@ -1,0 +1,280 @@
+"""One life of one MQTT connection, with paho driven by the event loop.
+
+It begins with a CONNECT that the broker accepted and ends once, for one reason; the next connection
+is a new object, so nothing is left over from the last one. All that is done up to CONNECT is in
+call.py, what is in flight in flight.py, whether the broker is still there in keepalive.py, what it
+grants in terms.py.
+"""
+
+import asyncio
+import contextlib
+import ssl
+from collections.abc import Callable
+from typing import Any, Self
+
+import paho.mqtt.client as mqtt
+from paho.mqtt.enums import MQTTErrorCode
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+
+from agent.clock import Clock
+from agent.config import Link as Settings
+from agent.errors import LinkError
+from agent.sync.mqtt import reasons, tls
+from agent.sync.mqtt.call import INCOMING_BYTES_MAX, QOS, Call, Will, place
+from agent.sync.mqtt.faults import PATIENCE, TooLarge, Unspoken
+from agent.sync.mqtt.flight import Flight, settle
+from agent.sync.mqtt.keepalive import KeepAlive, Verdict
+from agent.sync.mqtt.terms import Terms, agreed
+from agent.threads import apart
+
+__all__ = ["Call", "Connection", "TooLarge", "Will"]
+LOOK_S_MAX = 1.0  # how often the keep-alive and what is in flight are looked at
+
+
+class Connection:
+    """Open with `async with`; `ended` resolves with the reason when it is over.
+
+    Then `remedy` says what to do, and `code` what the broker's DISCONNECT said, if it sent one.
+    `terms` are the broker's, from its CONNACK on.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        clock: Clock,
+        call: Call,
+        on_message: Callable[[str, bytes], None],
+        on_answer: Callable[[str, ReasonCode], None],
+    ) -> None:
+        """`on_answer` hears of each message its topic and the broker's word, which MQTT 5 tells."""
+        self._settings = settings
+        self._clock = clock
+        self._call = call
+        self._loop = asyncio.get_running_loop()
+        self.ended: asyncio.Future[str] = self._loop.create_future()
+        self.remedy = PATIENCE
+        self.code: int | None = None
+        self.terms = Terms(0, settings.payload_bytes_max, settings.keepalive_s)
+        self.keepalive = KeepAlive(settings.keepalive_s, clock.monotonic())
+        self._accepted: asyncio.Future[None] = self._loop.create_future()
+        self._flight = Flight(clock)
+        self._looking: asyncio.TimerHandle | None = None
+        self._on_message = on_message
+        self._on_answer = on_answer
+
+    @property
+    def payload_bytes_max(self) -> int:
+        """The narrower of our limit and the broker's."""
+        return self.terms.payload_bytes_max
+
+    async def __aenter__(self) -> Self:
+        """Connect; raises LinkError, Unspoken where another protocol version might serve."""
+        placed = await apart(lambda: place(self._call, self._settings, self._clock))
+        self._client, self._faults = placed.client, placed.faults
+        sock = self._client.socket()
+        if sock is None:  # reset before CONNECT was out
+            raise LinkError(
+                f"{self._call.host}:{self._call.port}: the connection was reset at once"
+            )
+        self._watch(sock)
+        patience_s = self._settings.connect_timeout_s
+        try:
+            async with asyncio.timeout(patience_s):
+                await self._accepted
+        except TimeoutError as error:
+            self._close("no answer to CONNECT")
+            raise Unspoken(f"no answer to CONNECT in {patience_s} s") from error
+        except (LinkError, asyncio.CancelledError):
+            self._close("given up")
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if not self.ended.done():
+            self._client.disconnect()
+            self._flush()
+        self._close("closed by us")
+
+    async def publish(
+        self, topic: str, payload: bytes, *, retain: bool = False
+    ) -> asyncio.Future[None]:
+        """Send with QoS 1; returns once there is room in flight, with the future of the PUBACK.
+
+        Raises LinkError, as the future does, when the connection ends first.
+        """
+        if len(payload) > self.payload_bytes_max:
+            raise TooLarge(
+                f"{topic}: {len(payload)} bytes are above the limit of {self.payload_bytes_max}",
+                "raise link.payload_bytes_max if the broker allows it",
+            )
+        await self._room()
+        info = self._client.publish(topic, payload, QOS, retain and self.terms.retains)
+        return self._expected(info.rc, info.mid, topic)
+
+    def leave(self, topic: str, payload: bytes) -> None:
+        """Say a last, retained word, and wait for nobody: a half-open link must not hold us up."""
+        if not self.ended.done():
+            self._client.publish(topic, payload, 0, retain=self.terms.retains)
+
+    async def subscribe(self, topic: str) -> None:
+        """Subscribe with QoS 1 and wait for the broker's word."""
+        await self._room()
+        rc, mid = self._client.subscribe(topic, QOS)
+        await self._expected(rc, mid or 0, topic)
+
+    async def _room(self) -> None:
+        if self.ended.done():
+            raise LinkError(f"the connection is over: {self.ended.result()}")
+        await self._flight.room()
+
+    def _expected(self, rc: MQTTErrorCode, mid: int, topic: str) -> asyncio.Future[None]:
+        """The future of the broker's answer to packet `mid`."""
+        future = self._flight.expect(mid, topic)
+        if self.ended.done():  # while paho took it
+            self._flight.end(LinkError(f"the connection ended: {self.ended.result()}"))
+        elif rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
+            self._close(mqtt.error_string(rc))
+        return future
+
+    def _on_acknowledged(self, _c: Any, _u: Any, mid: int, codes: Any, _p: Any = None) -> None:
+        code = codes[0] if isinstance(codes, list) else codes  # SUBACK has one for each topic
+        if sent := self._flight.answered(mid):
+            self._on_answer(sent.topic, code)
+            settle(sent, code)
+
+    def _on_connect(
+        self, _c: Any, _u: Any, _f: Any, code: ReasonCode, properties: Properties | None
+    ) -> None:
+        if self._accepted.done():
+            return
+        if code.is_failure:
+            self._accepted.set_exception(reasons.refusal(code, properties))
+            return
+        try:
+            self.terms = agreed(self._settings, self._call.version, properties)
+        except LinkError as error:
+            self._accepted.set_exception(error)
+            return
+        self._flight.free = self.terms.in_flight_max
+        self.keepalive = KeepAlive(self.terms.keepalive_s, self._clock.monotonic())
+        self._accepted.set_result(None)
+
+    def _on_disconnect(
+        self, _c: Any, _u: Any, flags: Any, code: ReasonCode, properties: Properties | None
+    ) -> None:
+        if flags.is_disconnect_packet_from_server:
+            self.code, self.remedy = code.value, reasons.hint(code) or PATIENCE
+            reason = f"the broker ended it: {reasons.words(code, properties)}"
+        else:
+            reason = self._own_word(code)
+        if not self._accepted.done():
+            self._accepted.set_exception(self._unaccepted(reason))
+        self._close(reason)
+
+    def _own_word(self, code: ReasonCode) -> str:
+        """What paho met, as its code alone says little."""
+        fault = self._faults.last
+        if isinstance(fault, OSError):
+            known = None
+            if not self._accepted.done():  # later, TLS was fine
+                known = tls.explained(fault, self._settings, self._call.host, self._clock)
+            self.remedy = known.hint if known else self.remedy
+            return str(known or fault)
+        return "the broker hung up" if str(code) == "Unspecified error" else str(code)
+
+    def _unaccepted(self, reason: str) -> LinkError:
+        """The error of a CONNECT after which the broker hung up."""
+        reason = f"no answer to CONNECT: {reason}"
+        if isinstance(self._faults.last, ssl.SSLError):  # no version of MQTT helps
+            return LinkError(reason, self.remedy)
+        if self._call.encrypted:
+            known = tls.suspected(reason, self._settings, self._clock)
+            return Unspoken(str(known), known.hint)
+        return Unspoken(reason, self.remedy)
+
+    def _watch(self, sock: Any) -> None:
+        """Let the loop drive paho from here on; while connecting, it worked in its thread."""
+        self._sock = sock
+        self._client.on_connect = self._on_connect
+        self._client.on_disconnect = self._on_disconnect
+        self._client.on_message = lambda _c, _u, m: self._on_message(m.topic, bytes(m.payload))
+        self._client.on_publish = self._on_acknowledged
+        self._client.on_subscribe = self._on_acknowledged
+        self._client.on_socket_register_write = self._register_write
+        self._client.on_socket_unregister_write = self._unregister_write
+        self._client.on_socket_close = self._closing
+        self._loop.add_reader(sock, self._read)
+        if self._client.want_write():
+            self._register_write(None, None, sock)
+        self._look()
+
+    def _drive(self, step: Callable[[], object]) -> None:
+        """Let paho work. A packet that it cannot take apart would come up again and again."""
+        try:
+            step()
+        except Exception as error:  # noqa: BLE001 - whatever a broken packet makes paho raise
+            self._close(f"the broker sent what cannot be read: {error!r}")
+
+    def _read(self) -> None:
+        self.keepalive.received(self._clock.monotonic())
+        self._drive(self._client.loop_read)
+        while isinstance(self._sock, ssl.SSLSocket) and self._sock.pending():
+            self._drive(self._client.loop_read)
+        # An MQTT 3.1.1 broker was not told our bound.
+        if self._client._in_packet["to_process"] > INCOMING_BYTES_MAX:
+            self._close(f"the broker sends more than {INCOMING_BYTES_MAX} bytes in one packet")
+
+    def _register_write(self, _c: Any, _u: Any, sock: Any) -> None:
+        try:
+            self._loop.add_writer(sock, self._write)
+        except RuntimeError:  # a reset came behind what was read: uvloop is done with such a socket
+            self._close("the connection was reset")
+
+    def _unregister_write(self, _c: Any, _u: Any, sock: Any) -> None:
+        self._loop.remove_writer(sock)
+
+    def _closing(self, _c: Any, _u: Any, sock: Any) -> None:
+        self._loop.remove_reader(sock)
+
+    def _write(self) -> None:
+        self.keepalive.sent(self._clock.monotonic())
+        self._drive(self._client.loop_write)
+
+    def _look(self) -> None:
+        """Is the broker still there, and does it answer? paho's own keep-alive is never asked."""
+        if self._accepted.done():
+            verdict = self.keepalive.look(now := self._clock.monotonic())
+            if verdict is Verdict.PING:
+                self._drive(self._client._send_pingreq)  # it has no other name
+            elif verdict is Verdict.OVER:
+                silent_s = now - self.keepalive.received_at
+                self._close(f"nothing came from the broker in {silent_s:.1f} s, not even to a ping")
+            waited_s = self._flight.overdue_s(self._settings.ack_timeout_s)
+            if waited_s is not None:
+                self._close(f"a message was not answered in {waited_s:.0f} s")
+        if not self.ended.done():
+            look_s = min(LOOK_S_MAX, self.keepalive.look_s)
+            self._looking = self._loop.call_later(look_s, self._look)
+
+    def _flush(self) -> None:
+        with contextlib.suppress(OSError):  # it is going down anyway
+            self._client.loop_write()
+
+    def _close(self, reason: str) -> None:
+        """The end, whoever brought it; everything that waits is told."""
+        if self.ended.done():
+            return
+        self.ended.set_result(reason)
+        if self._looking:
+            self._looking.cancel()
+        self._loop.call_soon(self._drop_socket)  # not now: paho may be in the middle of it
+        self._flight.end(LinkError(f"the connection ended: {reason}", self.remedy))
+
+    def _drop_socket(self) -> None:
+        sock = self._client.socket()  # None once paho has closed it
+        if sock is not None:
+            self._loop.remove_reader(sock)
+            self._loop.remove_writer(sock)
+            self._client.on_socket_close = self._client.on_socket_unregister_write = None
+            sock.close()

@@ -1,0 +1,1 @@
+"""The way over an air gap: records out and acks back in bundles."""

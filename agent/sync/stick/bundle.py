@@ -1,0 +1,141 @@
+"""The way out and back over an air gap: records leave in bundles, and acks come in one.
+
+An export copies what is held, and changes nothing. Made twice, it holds the same records again, and
+the far side stores them once. Only an ack bundle, which a key of the fleet has signed for this
+device, lets records be purged.
+"""
+
+import asyncio
+import io
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from agent.clock import Clock
+from agent.config import Bundle as Settings
+from agent.errors import BundleError, NotThere, ProtocolError
+from agent.protocol import ack, bundle, signing
+from agent.records import Range
+from agent.store.held import Held
+from agent.store.leases import Name
+from agent.store.outbox import Outbox
+from agent.sync.stick.export import Export
+
+log = logging.getLogger("bundle")
+
+
+class Bundles:
+    """The device's side of the air gap."""
+
+    def __init__(
+        self,
+        device: str,
+        settings: Settings,
+        held: Held,
+        outbox: Outbox,
+        clock: Clock,
+    ) -> None:
+        self._device = device
+        self._key_file = Path(settings.key_file)
+        self._fleet_keys = settings.fleet_keys
+        self._held = held
+        self._outbox = outbox
+        self._clock = clock
+        self._export: Export | None = None
+
+    async def key(self) -> signing.Key:
+        """The device's key, made on first use. Raises ConfigError."""
+        return await asyncio.to_thread(signing.Key.kept, self._key_file)
+
+    async def begin(self, part_bytes: int) -> Export:
+        """A new export of all that is held now and may be sent. Raises ConfigError, StoreError."""
+        key, extents = await self.key(), await self._held.extents()
+        self._export = Export(
+            self._held, extents, part_bytes, self._device, key, self._clock.wall()
+        )
+        return self._export
+
+    def export(self, named: str | None = None) -> Export:
+        """The export that was begun last. Raises NotThere, also when it is not the one `named`."""
+        if self._export is None or named not in (None, self._export.id):
+            raise NotThere(
+                f"there is no export {named or ''}".rstrip(),
+                "begin one: `holdfast bundle export`; what it held before it holds again",
+            )
+        return self._export
+
+    async def take(self, content: bytes) -> dict[str, Any]:
+        """Purge what an ack bundle says is stored; what that changed.
+
+        Raises BundleError when it is not believed, or not for this device: then nothing was
+        changed. Raises StoreError.
+        """
+        header, word = await asyncio.to_thread(self._believed, content)
+        delivered, refused = 0, []
+        for epoch, streams in word.epochs.items():
+            for stream, of in streams.items():
+                spans = [Range(1, of.mark), *of.ranges]
+                try:
+                    name = epoch, stream
+                    settled = await self._outbox.acknowledge(name, spans, of.dead)
+                    await self._bury(name, of.refused)
+                except ProtocolError as error:
+                    refused.append(str(error))
+                    continue
+                delivered += settled.delivered
+        log.info("export %s: %d records acknowledged by a bundle", header.export, delivered)
+        for why in refused:
+            log.warning("export %s: %s", header.export, why)
+        return {
+            "verdict": "contradiction" if refused else "taken" if delivered else "nothing_new",
+            "export": header.export,
+            "created": header.created,
+            "by": header.by,
+            "delivered": delivered,
+            "refused": refused,
+        }
+
+    async def _bury(self, name: Name, refused: Sequence[Range]) -> None:
+        """The cloud cannot store these: they are dead letters, where they are held."""
+        for span in refused:
+            await self._outbox.bury_span(name, span, "refused by the ingest")
+
+    def _believed(self, content: bytes) -> tuple[bundle.Header, ack.Ack]:
+        header = bundle.opened(io.BytesIO(content))
+        _check_kind(header)  # first: of a bundle of data only the beginning may have come
+        if not self._fleet_keys:
+            raise BundleError(
+                "no fleet key is known here, so no ack bundle can be believed",
+                "put what `holdfast-fleet bundle key` prints into bundle.fleet_keys, and restart",
+                "no_fleet_key",
+            )
+        bundle.verify(io.BytesIO(content))
+        if header.by not in self._fleet_keys:
+            raise BundleError(
+                f"the ack bundle is signed by {header.by}, which is no key of this fleet",
+                "if it is one (`holdfast-fleet bundle key`), add it to bundle.fleet_keys",
+                "stranger",
+            )
+        if header.device != self._device:
+            raise BundleError(
+                f"the ack bundle is for device {header.device}; this is {self._device}",
+                "take it to that device",
+                "wrong_device",
+            )
+        try:
+            (word,) = (ack.decode(payload) for _, payload in bundle.frames(io.BytesIO(content)))
+        except (ProtocolError, ValueError) as error:  # signed, and yet no ack or not one
+            raise BundleError(
+                f"the ack bundle cannot be read: {error}", "update Holdfast here", "damaged"
+            ) from error
+        return header, word
+
+
+def _check_kind(header: bundle.Header) -> None:
+    if header.kind != "ack":
+        raise BundleError(
+            f"the bundle carries data of device {header.device}, not acks",
+            "import it in the cloud: `holdfast-fleet bundle import`; take the ack bundle it writes",
+            "not_an_ack",
+        )

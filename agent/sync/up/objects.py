@@ -1,0 +1,173 @@
+"""The HTTP side of a PUT: one request, paced, with no more than a piece of the blob in memory.
+
+What cannot go on in time ends: the connection in `connect_timeout_s`, each step of the body and the
+answer in `ack_timeout_s`. While the pace holds a step back, no time runs.
+"""
+
+import asyncio
+import re
+import socket
+import ssl
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Self
+from urllib.parse import urlsplit
+
+import aiohttp
+from aiohttp.abc import AbstractResolver, ResolveResult
+from multidict import CIMultiDict
+from yarl import URL
+
+from agent.config import Link as Settings
+from agent.errors import LinkError
+from agent.sync.budget.pace import Pace
+from agent.sync.budget.progress import Progress
+from agent.threads import apart
+
+STEP_BYTES = 8 * 1024  # sent at once: at the lowest rate that can be set, in 8 s
+ANSWER_BYTES_MAX = 4096  # of what a store says when it refuses
+
+
+class Unsafe(LinkError):
+    """A URL that is none, or weaker than the link itself."""
+
+
+class Stalled(LinkError):
+    """It does not go on: a try more would only take as long again."""
+
+
+class Body:
+    """What is sent: `pieces` in paced steps. `fault` is what ended it from within, if anything."""
+
+    def __init__(
+        self, pieces: Callable[[], AsyncIterator[bytes]], pace: Pace, progress: Progress, live: bool
+    ) -> None:
+        self.fault: Exception | None = None
+        self._pieces = pieces
+        self._pace = pace
+        self._progress = progress
+        self._live = live
+
+    async def steps(self, deadline: asyncio.Timeout, patience_s: float) -> AsyncIterator[bytes]:
+        """The steps; each has `patience_s` to go out."""
+        now = asyncio.get_running_loop().time
+        try:
+            async for piece in self._pieces():
+                for start in range(0, len(piece), STEP_BYTES):
+                    step = piece[start : start + STEP_BYTES]
+                    deadline.reschedule(None)
+                    await self._pace.take(len(step), live=self._live)
+                    self._progress.sent(len(step))
+                    deadline.reschedule(now() + patience_s)
+                    yield step
+        except Exception as error:
+            self.fault = error  # aiohttp tells of it only in words
+            raise
+
+
+class Objects:
+    """The client of object stores; use it with `async with`."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> Self:
+        # A connection of its own for each PUT: one that the store has closed by now would lose it.
+        connector = aiohttp.TCPConnector(
+            force_close=True, resolver=_Resolver(), use_dns_cache=False
+        )
+        timeout = aiohttp.ClientTimeout(total=None, connect=self._settings.connect_timeout_s)
+        self._session = aiohttp.ClientSession(connector=connector, timeout=timeout)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._session:
+            await self._session.close()
+
+    async def put(self, url: str, headers: Mapping[str, str], size_bytes: int, body: Body) -> str:
+        """PUT it; empty once the store took it, else why it did not.
+
+        Raises Unsafe, Stalled, and whatever ended the body from within.
+        """
+        where, said = self._safe(url), CIMultiDict(headers)
+        said["Content-Length"] = str(size_bytes)
+        said.setdefault("Content-Type", "application/octet-stream")
+        try:
+            return await self._exchange(where, said, body)
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+            if body.fault:
+                raise body.fault from error
+            if isinstance(error, TimeoutError):
+                raise Stalled(
+                    f"{where.host}: no answer in time",
+                    "check the way from the device to the object store",
+                ) from error
+            return f"{where.host}: {error}"
+
+    async def _exchange(self, where: URL, headers: CIMultiDict[str], body: Body) -> str:
+        assert self._session, "used outside its `async with`"
+        patience_s = self._settings.ack_timeout_s
+        trusted = await apart(self._trusted) if where.scheme == "https" else True
+        async with (
+            asyncio.timeout(None) as deadline,
+            self._session.put(
+                where,
+                data=body.steps(deadline, patience_s),
+                headers=headers,
+                allow_redirects=False,  # what is signed is signed for this host
+                ssl=trusted,
+            ) as answer,
+        ):
+            if answer.status == 200:
+                return ""
+            told = await answer.content.read(ANSWER_BYTES_MAX)
+            code = re.search(rb"<Code>(\w{1,64})</Code>", told)
+            return (
+                f"{where.host} answered {answer.status} {code[1].decode() if code else ''}".strip()
+            )
+
+    def _safe(self, url: str) -> URL:
+        try:
+            scheme, where = urlsplit(url).scheme, URL(url, encoded=True)
+        except ValueError as error:
+            raise Unsafe("the cloud granted what is no URL", "look at the ingest") from error
+        plain = (self._settings.broker_url or "").startswith("mqtt:")
+        if not where.host or (scheme != "https" and not (plain and scheme == "http")):
+            raise Unsafe(
+                f"the cloud granted a URL with {scheme or 'no scheme'}; expected https",
+                "give the object store a certificate: it must not be weaker than the link",
+            )
+        return where
+
+    def _trusted(self) -> ssl.SSLContext:
+        """Public authorities, and the one that the broker is trusted by."""
+        context = ssl.create_default_context()
+        if self._settings.ca_file:
+            context.load_verify_locations(self._settings.ca_file)
+        return context
+
+
+class _Resolver(AbstractResolver):
+    """Names, looked up where a name server that hangs holds nobody up (agent/threads.py)."""
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        found = await apart(
+            lambda: socket.getaddrinfo(host, port, family=family, type=socket.SOCK_STREAM)
+        )
+        flags = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
+        return [
+            ResolveResult(
+                hostname=host,
+                host=str(address[0]),
+                port=int(address[1]),
+                family=of,
+                proto=proto,
+                flags=flags,
+            )
+            for of, _, proto, _, address in found
+        ]
+
+    async def close(self) -> None:
+        """Nothing is open."""

@@ -1,0 +1,1 @@
+"""The ingest: from the broker into the store, and acks back."""

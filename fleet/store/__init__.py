@@ -1,0 +1,1 @@
+"""What is stored: exactly once, in SQLite or PostgreSQL; acks, gaps, refusals."""

@@ -1,0 +1,236 @@
+"""The cloud side of the protocol: what arrives is stored once, and acks say what is stored.
+
+Limits  : REFUSED_MAX refused messages are kept, PAYLOAD_BYTES_MAX of each; the oldest go first.
+Format  : fleet/sql; identity is (device, epoch, stream, seq).
+Recovery: one transaction holds all that a call of `store` brings. What raised is not stored, and
+          may be brought again, by anybody, any number of times.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Self
+
+from msgspec import Struct, structs
+
+from agent.clock import Clock
+from agent.protocol import grants
+from agent.protocol.ack import Ack
+from agent.protocol.grants import Ask
+from agent.protocol.presence import Heartbeat, Presence
+from agent.protocol.topics import Topics
+from fleet.store import acks, gaps, notes, refusals
+from fleet.store.arrivals import Arrival, Brought, Name, Put, Refusal, device_of, take_apart
+from fleet.store.database import Database, Unfit
+from fleet.store.gaps import Census, Device, Report
+from fleet.store.intake import Gone, Intake, refusal
+from fleet.store.registry import Registry
+
+__all__ = ["Arrival", "Cloud", "Name", "Verdict", "device_of"]
+log = logging.getLogger("ingest")
+ATTEMPTS = 3  # to find rows that somebody removes at the same time
+
+
+class Verdict(Struct, frozen=True):
+    """What became of arrivals. `streams` are those that were spoken of.
+
+    `lags_s` has, for each batch of live records with a synchronised clock, how many seconds its
+    last record is old.
+    """
+
+    records_new: int = 0
+    records_known: int = 0
+    blobs_done: int = 0
+    refused: int = 0
+    streams: set[Name] = set()
+    lags_s: list[float] = []
+
+    def plus(self, other: "Verdict") -> "Verdict":
+        """Both in one."""
+        return Verdict(
+            self.records_new + other.records_new,
+            self.records_known + other.records_known,
+            self.blobs_done + other.blobs_done,
+            self.refused + other.refused,
+            self.streams | other.streams,
+            self.lags_s + other.lags_s,
+        )
+
+
+class Cloud:
+    """Over one database; open with `async with`, which opens the database too.
+
+    Any number of them, in any number of processes, may work on one PostgreSQL side by side.
+    """
+
+    def __init__(
+        self, database: Database, prefix: str = "holdfast/v1", clock: Clock | None = None
+    ) -> None:
+        """`prefix` is the devices' `link.topic_prefix`."""
+        self.database = database
+        self.prefix = prefix
+        self._clock = clock or Clock()
+        self._registry = Registry(database)
+
+    async def __aenter__(self) -> Self:
+        await self.database.__aenter__()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.database.__aexit__(*exc)
+
+    async def store(self, arrivals: Sequence[Arrival]) -> Verdict:
+        """Store what is new of it, in one transaction; returns once that is on the disk.
+
+        What makes no sense, or cannot be stored, is kept as refused, with its cause. Raises
+        StoreError: then nothing of it is stored, or all is and the answer was lost.
+        """
+        brought: list[Brought] = []
+        refused: list[Refusal] = []
+        for arrival in arrivals:
+            found = take_apart(self.prefix, arrival)
+            if isinstance(found, Refusal):
+                refused.append(found)
+            else:
+                brought.append(found)
+        if not brought and not refused:
+            return Verdict()
+        return await self._stored(brought, refused)
+
+    async def note_put(self, device: str, ask: Ask, place: str) -> Verdict:
+        """The blob lies in the object store, at the URL `place`: keep that, in one transaction.
+
+        Refused when the blob is another one by its record. Raises StoreError.
+        """
+        arrival = Arrival(Topics(self.prefix, device).ask, grants.encode(ask))
+        name = (device, ask.epoch, ask.stream)
+        return await self._stored([Brought(arrival, name, put=Put(ask, place))], [])
+
+    async def _stored(self, brought: list[Brought], refused: list[Refusal]) -> Verdict:
+        """As `store`; what the database cannot take is found by halving, and refused."""
+        try:
+            for attempt in range(ATTEMPTS):
+                try:
+                    return await self._transact(brought, refused)
+                except Gone:
+                    self._registry.forget()
+                    if attempt + 1 == ATTEMPTS:
+                        raise
+            raise AssertionError
+        except Unfit as error:
+            if len(brought) + len(refused) == 0:
+                raise
+            return await self._halved(brought, refused, error)
+
+    async def _halved(
+        self, brought: list[Brought], refused: list[Refusal], error: Unfit
+    ) -> Verdict:
+        if refused and brought:
+            told = await self._stored([], refused)
+            return told.plus(await self._stored(brought, []))
+        if len(brought) > 1:
+            half = len(brought) // 2
+            told = await self._stored(brought[:half], [])
+            return told.plus(await self._stored(brought[half:], []))
+        if not brought:
+            raise error  # refusals are made so that every database takes them
+        one = brought[0]
+        if len(one.events) > 1:
+            half = len(one.events) // 2
+            first = structs.replace(one, events=one.events[:half], drops=())
+            rest = structs.replace(one, events=one.events[half:])
+            return (await self._stored([first], [])).plus(await self._stored([rest], []))
+        if one.events:
+            word = refusal(one, one.events[0], f"the database cannot take it: {error}")
+        else:
+            cause = f"the database cannot take it: {error}"
+            word = Refusal(one.arrival.topic, cause, one.arrival.payload, one.name[0])
+        drops = [structs.replace(one, events=())] if one.events and one.drops else []
+        return await self._stored(drops, [word])
+
+    async def _transact(self, brought: list[Brought], refused: list[Refusal]) -> Verdict:
+        now_us = self._now_us()
+        names = {one.name for one in brought} | {one.name for one in refused if one.name}
+        ids = await self._registry.streams(names, now_us)
+        refused = refused + [_one_too_many(one) for one in brought if one.name not in ids]
+        taken = [(ids[one.name], one) for one in brought if one.name in ids]
+        async with self.database.begin() as transaction:
+            intake = Intake(transaction, now_us)
+            if taken:
+                await intake.take(taken)
+                await intake.save()
+            refused = refused + intake.refusals
+            await refusals.keep(transaction, refused, ids, now_us)
+        for one in refused:
+            log.warning("refused from %s: %s", one.device or one.topic, one.cause)
+        return Verdict(
+            intake.new,
+            intake.known,
+            intake.blobs.done,
+            len(refused),
+            {one.name for one in brought} | {one.name for one in refused if one.name},
+            [_lag_s(one, now_us) for one in brought if _tells_lag(one)],
+        )
+
+    async def ack(self, device: str) -> Ack:
+        """What is stored of a device, from the database. Raises StoreError."""
+        return (await self.acks([device]))[device]
+
+    async def acks(self, devices: Sequence[str]) -> dict[str, Ack]:
+        """What is stored of each of these devices, from the database. Raises StoreError."""
+        async with self.database.begin() as transaction:
+            return await acks.of(transaction, devices)
+
+    async def note(
+        self, presences: Sequence[Presence], heartbeats: Mapping[str, Heartbeat]
+    ) -> None:
+        """Keep what devices say of themselves, in one transaction. Raises StoreError."""
+        now_us = self._now_us()
+        names = [name for name, _ in notes.balances(heartbeats)]
+        ids = await self._registry.streams(names, now_us)
+        async with self.database.begin() as transaction:
+            await notes.presences(transaction, presences, now_us)
+            await notes.heartbeats(transaction, heartbeats, ids, now_us)
+
+    async def devices(self) -> list[Device]:
+        """Every device, by name. Raises StoreError."""
+        async with self.database.begin() as transaction:
+            return await gaps.devices(transaction)
+
+    async def gaps(self, device: str | None = None) -> Report:
+        """What is missing, and where ledger and database differ. Raises StoreError."""
+        async with self.database.begin() as transaction:
+            return await gaps.report(transaction, device)
+
+    async def census(self) -> Census:
+        """What is counted of the whole database. Raises StoreError."""
+        async with self.database.begin() as transaction:
+            return await gaps.census(transaction)
+
+    async def note_presence(self, presence: Presence) -> None:
+        """A device came or went. Raises StoreError."""
+        await self.note([presence], {})
+
+    async def note_heartbeat(self, heartbeat: Heartbeat) -> None:
+        """A device told how it is. Raises StoreError."""
+        await self.note([], {heartbeat.device: heartbeat})
+
+    def _now_us(self) -> int:
+        return int(self._clock.wall() * 1e6)
+
+
+def _one_too_many(one: Brought) -> Refusal:
+    cause = f"{one.name[1]} {one.name[2]}: the device has too many streams and epochs already"
+    return Refusal(one.arrival.topic, cause, one.arrival.payload, one.name[0])
+
+
+def _tells_lag(one: Brought) -> bool:
+    return one.live and bool(one.events) and one.events[-1].timebound
+
+
+def _lag_s(one: Brought, now_us: int) -> float:
+    try:
+        then = datetime.fromisoformat(one.events[-1].time)
+        return now_us / 1e6 - then.astimezone(UTC).timestamp()
+    except (ValueError, OverflowError):
+        return 0.0  # such a record was refused

@@ -1,0 +1,347 @@
+"""One transaction's work: what many messages bring to many streams, each record stored once.
+
+The rows of all streams concerned are locked first, in the order of their ids, so that two ingests
+never wait for each other in a circle. From then on this transaction alone says what of them is
+there: it reads the ranges near what came, stores what is new, and writes back what changed.
+"""
+
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime, timedelta
+
+from msgspec import Struct
+
+from agent.protocol import batch
+from fleet.store.arrivals import BLOB_BYTES_MAX, NAME_CHARS_MAX, Brought, Refusal
+from fleet.store.blobs import Blob, Blobs
+from fleet.store.coverage import Coverage, Span, Told, runs
+from fleet.store.database import Transaction
+
+_LOCK = """
+SELECT id, mark, highest, records, size_bytes, spans, told, unsettled FROM streams
+WHERE id = ANY($1) ORDER BY id FOR UPDATE
+"""
+# Of disjoint ranges, those that share a seq with another: the last that begins before it, and all
+# that begin within it.
+_NEAR = """
+SELECT DISTINCT t.stream, t.first, t.last, t.{word} FROM ROWS($1) q JOIN {table} t
+ON t.stream = CAST(q.value->>0 AS bigint) AND t.last >= CAST(q.value->>1 AS bigint)
+AND t.first <= CAST(q.value->>2 AS bigint) AND t.first >= coalesce((
+    SELECT max(x.first) FROM {table} x
+    WHERE x.stream = CAST(q.value->>0 AS bigint) AND x.first <= CAST(q.value->>1 AS bigint)), 0)
+"""
+_SPANS = _NEAR.format(table="spans", word="since_us")
+_TOLD = _NEAR.format(table="told", word="reason")
+_BODIES = """
+SELECT r.stream, r.seq, r.body FROM ROWS($1) q JOIN records r
+ON r.stream = CAST(q.value->>0 AS bigint)
+AND r.seq BETWEEN CAST(q.value->>1 AS bigint) AND CAST(q.value->>2 AS bigint)
+"""
+_SAVE = """
+UPDATE streams SET mark = $2, highest = $3, records = $4, size_bytes = $5, spans = spans + $6,
+told = told + $7, unsettled = $8, touched_us = $9 WHERE id = $1
+"""
+_RECORDS = (
+    *("stream", "seq", "type", "time_us", "timebound"),
+    *("boot", "mono_ns", "blob_bytes", "stored_us", "body"),
+)
+_EPOCH, _US = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
+# SQLite is given a bytearray as it is; of bytes it first asks whether somebody adapts them.
+Record = tuple[int, int, str, int, bool, str, int, int, int, bytearray]
+
+
+class Gone(Exception):
+    """A stream's row is not there any more: its id has to be asked for again."""
+
+
+class Stream(Struct):
+    """A stream's row, locked, and what of its ranges matters here."""
+
+    id: int
+    mark: int
+    highest: int
+    records: int
+    size_bytes: int
+    spans: int
+    told: int
+    unsettled: int
+
+
+class Ranges:
+    """The coverage of a stream, and what it was when it was read."""
+
+    def __init__(self, mark: int, spans: list[Span], told: list[Told]) -> None:
+        self.now = Coverage(mark, spans, told)
+        self._spans, self._told = set(spans), set(told)
+
+    def spans(self) -> tuple[set[Span], set[Span]]:
+        """Those that went, and those that came."""
+        return self._spans - set(self.now.spans), set(self.now.spans) - self._spans
+
+    def told(self) -> tuple[set[Told], set[Told]]:
+        """Those that went, and those that came."""
+        return self._told - set(self.now.told), set(self.now.told) - self._told
+
+
+class Intake:
+    """Use it once, within a transaction: `take` all that came, then `save`."""
+
+    def __init__(self, transaction: Transaction, now_us: int) -> None:
+        self.new = 0
+        self.known = 0
+        self.refusals: list[Refusal] = []
+        self._transaction = transaction
+        self._now_us = now_us
+        self._streams: dict[int, Stream] = {}
+        self._ranges: dict[int, Ranges] = {}
+        self._rows: list[Record] = []
+        self._repeats: list[tuple[int, Brought, Sequence[batch.Event]]] = []
+        self.blobs = Blobs(transaction)
+
+    async def take(self, brought: Sequence[tuple[int, Brought]]) -> None:
+        """Lock the streams, by id, and take in what came for each. Raises Gone."""
+        await self._lock({stream for stream, _ in brought})
+        await self._read_ranges(brought)
+        await self.blobs.read(_blob_keys(brought))
+        for stream, one in brought:
+            if one.piece or one.put:
+                await self._blob(self._streams[stream], one)
+            if one.events:
+                await self._events(self._streams[stream], one)
+            for drop in one.drops:
+                coverage = self._ranges[stream].now
+                coverage.tell(drop.first, drop.last, drop.reason, self._now_us)
+                self._reached(stream, drop.last)
+
+    async def save(self) -> None:
+        """Write what is new and what changed."""
+        if self._rows:
+            await self._transaction.copy("records", _RECORDS, self._rows)
+        await self.blobs.save()
+        await self._save_ranges()
+        await self._compare()
+
+    async def _lock(self, ids: set[int]) -> None:
+        rows = await self._transaction.fetch(_LOCK, sorted(ids))
+        self._streams = {row[0]: Stream(*row) for row in rows}
+        if len(self._streams) < len(ids):
+            raise Gone
+
+    async def _read_ranges(self, brought: Sequence[tuple[int, Brought]]) -> None:
+        """Those that touch what came."""
+        touched: dict[int, set[tuple[int, int]]] = {}
+        for stream, one in brought:
+            touched.setdefault(stream, set()).update(_touched(one))
+        spans: dict[int, list[Span]] = {}
+        told: dict[int, list[Told]] = {}
+        if asked := [
+            [stream, first - 1, last + 1]
+            for stream, ranges in touched.items()
+            if self._streams[stream].spans
+            for first, last in ranges
+        ]:
+            for stream, *span in await self._transaction.fetch(_SPANS, asked):
+                spans.setdefault(stream, []).append(Span(*span))
+        if asked := [
+            [stream, first - 1, last + 1]
+            for stream, ranges in touched.items()
+            if self._streams[stream].told
+            for first, last in ranges
+        ]:
+            for stream, *words in await self._transaction.fetch(_TOLD, asked):
+                told.setdefault(stream, []).append(Told(*words))
+        for stream in touched:
+            mark = self._streams[stream].mark
+            self._ranges[stream] = Ranges(mark, spans.get(stream, []), told.get(stream, []))
+
+    async def _events(self, stream: Stream, one: Brought) -> None:
+        """Store the records that are not there yet."""
+        coverage = self._ranges[stream.id].now
+        events: Sequence[batch.Event] = one.events
+        first, last = events[0].sequence, events[-1].sequence
+        stored = coverage.stored(first, last)
+        begun = self.blobs.with_record(stream.id, first, last)
+        if stored or begun:
+            new = [e for e in events if e.sequence not in begun and not _within(stored, e.sequence)]
+            if len(new) < len(events):
+                there = set(map(id, new))
+                self._repeats.append((stream.id, one, [e for e in events if id(e) not in there]))
+            events = new
+        self.known += len(one.events) - len(events)
+        rows, events = self._fit(stream.id, one, events)
+        self._rows += rows
+        self.new += len(rows)
+        stream.records += len(rows)
+        stream.size_bytes += sum(len(row[-1]) for row in rows)
+        self._reached(stream.id, last)
+        for a, b in runs(event.sequence for event in events if not event.blobsize):
+            coverage.store(a, b, self._now_us)
+        for event in events:
+            if event.blobsize:
+                blob = await self.blobs.expect(stream.id, event)
+                await self._settle(stream, blob, one)
+
+    def _fit(
+        self, stream: int, one: Brought, events: Sequence[batch.Event]
+    ) -> tuple[list[Record], Sequence[batch.Event]]:
+        """The rows of all records that can be stored; the others are refused."""
+        try:
+            return _rows(stream, events, self._now_us), events
+        except (ValueError, TypeError, OverflowError):
+            rows, fit = [], []
+        for event in events:
+            try:
+                rows += _rows(stream, [event], self._now_us)
+                fit.append(event)
+            except (ValueError, TypeError, OverflowError) as error:
+                self.refusals.append(refusal(one, event, str(error)))
+        return rows, fit
+
+    async def _blob(self, stream: Stream, one: Brought) -> None:
+        """Keep what is new of a piece of a blob; or that the object store has all of it."""
+        (seq,) = _blob_seqs(one)
+        if self._ranges[stream.id].now.stored(seq, seq):
+            return  # it is there, whole
+        cause = ""
+        if one.piece:
+            cause = await self.blobs.add(stream.id, stream.unsettled, *one.piece)
+        elif one.put:
+            cause = await self.blobs.put(stream.id, stream.unsettled, one.put)
+        if cause:
+            self.refusals.append(
+                Refusal(one.arrival.topic, cause, one.arrival.payload, one.name[0])
+            )
+        elif blob := self.blobs.of(stream.id, seq):
+            self._reached(stream.id, seq)
+            await self._settle(stream, blob, one)
+
+    async def _settle(self, stream: Stream, blob: Blob, one: Brought) -> None:
+        """A record whose blob is whole is stored whole."""
+        if not blob.record or blob.ready < blob.size_bytes:
+            return
+        if cause := await self.blobs.settle(blob):
+            word = f"{one.name[1]} {one.name[2]} #{blob.seq}: {cause}"
+            self.refusals.append(Refusal(one.arrival.topic, word, b"", one.name[0]))
+        else:
+            stream.size_bytes += blob.size_bytes
+            self._ranges[stream.id].now.store(blob.seq, blob.seq, self._now_us)
+
+    def _reached(self, stream: int, seq: int) -> None:
+        self._streams[stream].highest = max(self._streams[stream].highest, seq)
+
+    async def _save_ranges(self) -> None:
+        spans_gone, spans_new, told_gone, told_new, saved = [], [], [], [], []
+        for stream, row in self._streams.items():
+            ranges = self._ranges[stream]
+            gone, new = ranges.spans()
+            spans_gone += [(stream, span.first) for span in gone]
+            spans_new += [(stream, span.first, span.last, span.since_us) for span in new]
+            fewer, more = ranges.told()
+            told_gone += [(stream, told.first) for told in fewer]
+            told_new += [(stream, told.first, told.last, told.reason) for told in more]
+            told = _count(more) - _count(fewer)
+            unsettled = row.unsettled + self.blobs.opened(stream)
+            saved.append(
+                (
+                    *(stream, ranges.now.mark, row.highest, row.records, row.size_bytes),
+                    *(len(new) - len(gone), told, unsettled, self._now_us),
+                )
+            )
+        many = self._transaction.many
+        if spans_gone:
+            await many("DELETE FROM spans WHERE stream = $1 AND first = $2", spans_gone)
+        if spans_new:
+            await many("INSERT INTO spans VALUES ($1, $2, $3, $4)", spans_new)
+        if told_gone:
+            await many("DELETE FROM told WHERE stream = $1 AND first = $2", told_gone)
+        if told_new:
+            await many("INSERT INTO told VALUES ($1, $2, $3, $4)", told_new)
+        await many(_SAVE, saved)
+
+    async def _compare(self) -> None:
+        """A record that comes again with another body is not the same: keep that, and say it."""
+        asked = [
+            [stream, first, last]
+            for stream, _, events in self._repeats
+            for first, last in runs(event.sequence for event in events)
+        ]
+        if not asked:
+            return
+        rows = await self._transaction.fetch(_BODIES, asked)
+        bodies = {(stream, seq): bytes(body) for stream, seq, body in rows}
+        for stream, one, events in self._repeats:
+            for event in events:
+                body = bodies.get((stream, event.sequence))
+                if body is not None and body != bytes(event.data):
+                    cause = "it is stored already, with another body; the stored one stays"
+                    self.refusals.append(refusal(one, event, cause, known=True))
+
+
+def refusal(one: Brought, event: batch.Event, cause: str, *, known: bool = False) -> Refusal:
+    """Why one record of a batch is not stored; `known`: its seq is stored all the same."""
+    seq = event.sequence
+    cause = f"{one.name[1]} {one.name[2]} #{seq}: {cause}"
+    topic, payload, device = one.arrival.topic, bytes(event.data), one.name[0]
+    if known:
+        return Refusal(topic, cause, payload, device)
+    return Refusal(topic, cause, payload, device, one.name, seq, seq)
+
+
+def _rows(stream: int, events: Sequence[batch.Event], now_us: int) -> list[Record]:
+    """The records as the table has them. Raises ValueError, TypeError, OverflowError."""
+    for word in {event.type for event in events} | {event.boot for event in events}:
+        if not word.isprintable() or len(word) > NAME_CHARS_MAX:
+            raise ValueError(f"{word[:NAME_CHARS_MAX]!r} is no type and no boot id")
+    rows = [
+        (
+            stream,
+            e.sequence,
+            e.type,
+            (datetime.fromisoformat(e.time) - _EPOCH) // _US,
+            e.timebound,
+            e.boot,
+            e.monotonic,
+            e.blobsize,
+            now_us,
+            bytearray(e.data),
+        )
+        for e in events
+    ]
+    b"".join([row[-1] for row in rows]).decode()  # else it is not JSON
+    if not all(0 <= e.blobsize <= BLOB_BYTES_MAX for e in events):
+        raise ValueError(f"a blob has 0 to {BLOB_BYTES_MAX} bytes")
+    return rows
+
+
+def _touched(one: Brought) -> Iterable[tuple[int, int]]:
+    if one.events:
+        yield one.events[0].sequence, one.events[-1].sequence
+    for drop in one.drops:
+        yield drop.first, drop.last
+    for seq in _blob_seqs(one):
+        yield seq, seq
+
+
+def _blob_seqs(one: Brought) -> Iterable[int]:
+    """Of what is no record: the blob that it brings, or a piece of it."""
+    if one.piece:
+        yield one.piece[0].seq
+    if one.put:
+        yield one.put.ask.seq
+
+
+def _blob_keys(brought: Sequence[tuple[int, Brought]]) -> set[tuple[int, int]]:
+    keys = {(stream, seq) for stream, one in brought for seq in _blob_seqs(one)}
+    return keys | {
+        (stream, event.sequence)
+        for stream, one in brought
+        for event in one.events
+        if event.blobsize
+    }
+
+
+def _within(ranges: list[tuple[int, int]], seq: int) -> bool:
+    return any(first <= seq <= last for first, last in ranges)
+
+
+def _count(told: Iterable[Told]) -> int:
+    return sum(one.last - one.first + 1 for one in told)
