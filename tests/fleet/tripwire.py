@@ -61,18 +61,21 @@ def _writes_told(connect: Any, met: Any) -> Any:
 
     def opened(*arguments: Any, factory: Any = None, **named: Any) -> Any:
         found = connect(*arguments, **named)
-        original = type(found).executemany
-
-        def executemany(self: Any, sql: str, rows: Any) -> Any:
-            done = original(self, sql, rows)
-            if "INTO records" in sql:
-                met("written")
-            return done
-
-        type(found).executemany = executemany
+        for name in ("execute", "executemany"):
+            setattr(type(found), name, _then_written(getattr(type(found), name), met))
         return found
 
     return opened
+
+
+def _then_written(original: Any, met: Any) -> Any:
+    def call(self: Any, sql: str, *arguments: Any) -> Any:
+        done = original(self, sql, *arguments)
+        if "INTO records" in sql:
+            met("written")
+        return done
+
+    return call
 
 
 def _postgres(met: Any) -> Any:

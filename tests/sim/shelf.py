@@ -16,7 +16,7 @@ from agent.errors import ProtocolError
 from agent.records import Balance, Range, Record, Stamp
 from agent.store.choice import EVENT_BYTES, FAIR_EACH, Batch
 from agent.store.leases import Leases, Name, Spans
-from agent.store.outbox import Settled, Waiting
+from agent.store.outbox import Buried, Settled, Waiting
 
 EPOCH, STREAM = "e" * 16, "sensor"
 DAY_US = 86_400_000_000
@@ -135,6 +135,10 @@ class Shelf:
         self.hold_back(name, span)
         return span.last - span.first + 1
 
+    async def buried(self) -> list[Buried]:
+        """As Outbox's: nothing."""
+        return []
+
     async def waiting(self) -> list[Waiting]:
         """As Outbox's; the size of a body is that of the last one."""
         held = self.balance.held
@@ -145,9 +149,13 @@ class Shelf:
         raise AssertionError(f"#{record.seq} has no blob")
 
     async def acknowledge(
-        self, name: Name, spans: Iterable[Range], unstored: Iterable[Range] = ()
+        self,
+        name: Name,
+        spans: Iterable[Range],
+        unstored: Iterable[Range] = (),
+        sending: Iterable[int] = (),
     ) -> Settled:
-        """As Outbox's."""
+        """As Outbox's; nothing is ever dead here."""
         if name != self.name:
             return Settled(0, 0, moved=False)
         spans, had, before = list(spans), self.delivered, self._mark

@@ -179,7 +179,12 @@ class Pair:
                     dead.get(s) or stream.dropped.get(s) for s in range(drop.first, drop.last + 1)
                 }
                 assert reasons == {drop.reason}, name
-        late = [seq for name, seq in overdue if seq in model.streams[name].held]
+        late = [
+            seq
+            for name, seq in overdue
+            if seq in model.streams[name].held
+            and not any(step.leased_till_then(name, seq) for step in steps)
+        ]
         assert not late or expired >= GIVE_UP_MAX, f"{late} should have expired"
         self._fits(seen.used_bytes, evicted, [size for step in steps for size in step.new])
         if well and any(step.producing for step in steps):

@@ -37,6 +37,10 @@ class Step:
     def did(self, model: Model, stamp: Stamp, answer: Any) -> None:
         raise NotImplementedError
 
+    def leased_till_then(self, stream: str, seq: int) -> bool:
+        """Whether the lease of this seq ended when the step was done, and not before its commit."""
+        return False
+
 
 class Append(Step):
     """Records into any stream."""
@@ -165,6 +169,9 @@ class Bury(Step):
     def __init__(self, stream: str, span: Range) -> None:
         self.stream = stream
         self._span = span
+
+    def leased_till_then(self, stream: str, seq: int) -> bool:
+        return stream == self.stream and self._span.first <= seq <= self._span.last
 
     async def ask(self, store: Store) -> int:
         name = (store.epoch, self.stream)
