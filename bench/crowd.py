@@ -53,7 +53,7 @@ from tests.outside import Mosquitto
 from tests.sim.shelf import EPOCH, STREAM
 
 DEVICES, FEW = 2000, 200
-BACKLOG = 100  # records of a device
+BACKLOG = 80  # records of a device
 LIVE_PER_S = 200.0  # of all devices together
 STEADY_S = 10.0  # all heartbeats once
 FULL = 3  # --full: so many times as much
