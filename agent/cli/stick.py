@@ -106,7 +106,7 @@ class _Source:
         """As a file's."""
         try:
             return self._read(size if size > 0 else COPY_BYTES)
-        except Exception as error:
+        except Exception as error:  # whatever it is: kept, for age tells only that reading failed
             self.error = error
             raise
 

@@ -59,6 +59,12 @@ class Metrics:
             "Transactions that failed and are tried again.",
             registry=registry,
         )
+        self.heartbeats_left_out = Counter(
+            f"{prefix}heartbeats_left_out", "Too many at once to be kept.", registry=registry
+        )
+        self._gauges(registry, prefix)
+
+    def _gauges(self, registry: CollectorRegistry, prefix: str) -> None:
         self.connected = Gauge(f"{prefix}connected", "1 with a broker.", registry=registry)
         self.shared = Gauge(
             f"{prefix}shared",
@@ -66,9 +72,6 @@ class Metrics:
             registry=registry,
         )
         self.waiting = Gauge(f"{prefix}waiting", "Messages not committed yet.", registry=registry)
-        self.heartbeats_left_out = Counter(
-            f"{prefix}heartbeats_left_out", "Too many at once to be kept.", registry=registry
-        )
         self.devices = Gauge(
             f"{prefix}devices", "Devices in the database.", ["state"], registry=registry
         )

@@ -191,21 +191,6 @@ def count(listener: Listener) -> int:
     return sum(batch.decode(payload)[0].count for payload in listener.at("up"))
 
 
-@pytest.fixture
-def broker(tmp_path: Path) -> Mosquitto:
-    found = Mosquitto(tmp_path)
-    found.start()
-    yield found
-    found.kill()
-
-
-@pytest.fixture
-def listener(broker: Mosquitto) -> Listener:
-    found = Listener(broker.port)
-    yield found
-    found.stop()
-
-
 class Desk:
     """What Gathering asks."""
 
