@@ -61,7 +61,7 @@ class Postgres:
             )
         try:
             await self._migrate()
-        except BaseException:
+        except BaseException:  # a cancellation too: nobody would close the pool
             await self.__aexit__()
             raise
         return self

@@ -47,7 +47,7 @@ class SQLite:
     async def __aenter__(self) -> Self:
         try:
             await self._run(self._open)
-        except BaseException:
+        except BaseException:  # a cancellation too: the lock goes back
             self._release()
             raise
         return self

@@ -59,7 +59,7 @@ class Body:
                     self._progress.sent(len(step))
                     deadline.reschedule(now() + patience_s)
                     yield step
-        except Exception as error:
+        except Exception as error:  # any: it goes on
             self.fault = error  # aiohttp tells of it only in words
             raise
 
