@@ -281,13 +281,14 @@ class Outbox:
         name: Name,
         spans: Iterable[Range],
         unstored: Iterable[Range] = (),
-        sending: Iterable[int] = (),
+        sending: Callable[[], Iterable[int]] = tuple,
     ) -> Settled:
         """The far side knows these seqs: purge what is held of them and count it delivered.
 
         A dead letter of the link stays, but one that was retried and is out; `unstored` names those
         of them that the far side knows to be dead and has not stored: they are kept, whatever they
-        are here. `sending` of these are on their way: their lease goes on.
+        are here. Those of them that are `sending` when all this is written are on their way: their
+        lease goes on.
 
         Nothing changes for an epoch of which nothing is held (a former life of this device). Raises
         ProtocolError when a range goes beyond what was ever produced: then somebody is wrong
@@ -301,7 +302,7 @@ class Outbox:
             return deliver(connection, self._row_name(name), wanted, known, sent, dead)
 
         delivered, before, settled, sendable = await self._database.write(operation)
-        stay = [Range(seq, seq) for seq in sending]
+        stay = [Range(seq, seq) for seq in sending()]
         self._leases.settle(name, within(known, sendable), settled, stay)
         return Settled(delivered, settled, moved=settled > before)
 

@@ -73,7 +73,7 @@ class Both:
         dead = {seq for one in word.dead for seq in range(one.first, one.last + 1)}
         sending = {record.seq for one in self.out for record in one.records} & dead
         known = [*([Range(1, word.mark)] if word.mark else []), *word.ranges]
-        await self.store.outbox.acknowledge(self.name, known, word.dead, sending)
+        await self.store.outbox.acknowledge(self.name, known, word.dead, lambda: sending)
 
     async def bury(self) -> None:
         """What was under way is lost, perhaps: such a record ends the connection."""

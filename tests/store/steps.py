@@ -225,7 +225,7 @@ class Ack(Step):
 
     async def ask(self, store: Store) -> Settled:
         name = (store.epoch, self.stream)
-        return await store.outbox.acknowledge(name, self._spans, self._dead, self._sending)
+        return await store.outbox.acknowledge(name, self._spans, self._dead, lambda: self._sending)
 
     def makes_sense(self, model: Model) -> bool:
         """Whether all that it names was produced."""

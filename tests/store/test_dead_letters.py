@@ -62,11 +62,11 @@ async def test_retried_it_is_leased_alone_and_goes_with_an_ack_that_came_later(
     told = await store.outbox.acknowledge(name, [Range(1, 9)], [Range(5, 5)])
     assert told.delivered == 0, "the far side has not stored it"
     assert (await store.outbox.lease(9, ROOM)).span == Range(5, 5), "told, but not sent"
-    told = await store.outbox.acknowledge(name, [Range(1, 9)], [Range(5, 5)], [5])
+    told = await store.outbox.acknowledge(name, [Range(1, 9)], [Range(5, 5)], lambda: [5])
     assert told.delivered == 0
     assert store.outbox.out(*name) == [Range(5, 5)], "no ack makes it go twice"
     store.outbox.rewind()
-    await store.outbox.acknowledge(name, [Range(1, 9)], [Range(5, 5)], [5])
+    await store.outbox.acknowledge(name, [Range(1, 9)], [Range(5, 5)], lambda: [5])
     assert (await store.outbox.lease(9, ROOM)).span == Range(5, 5)
     assert (await store.outbox.acknowledge(name, [Range(1, 9)])).delivered == 1
     assert (await store.ledger.balances())["a"].held == 0

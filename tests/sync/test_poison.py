@@ -9,12 +9,14 @@ import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from agent.protocol import batch
 from agent.records import Range, RecordType
 from agent.store import streams
+from agent.store.outbox import Settled
 from agent.sync.up.tries import SUSPECTS_MAX, Tries
 from tests.e2e.judge import Judge
 from tests.outside import Mosquitto, running
@@ -125,6 +127,41 @@ async def test_a_dead_letter_that_is_retried_dies_again_or_is_delivered(
             assert broker.copy().dead() == []
         await emptied(rig)
         await eventually(lambda: not rig.holds("dead_letters"), "nobody speaks of it")
+
+
+async def test_an_ack_that_was_on_its_way_does_not_answer_for_a_dead_letter_sent_again(
+    tmp_path: Path,
+) -> None:
+    """The ack is being written while the letter goes out; it says of it no more than before."""
+    async with (
+        Scripted(poisonous("swallow")) as broker,
+        linked(Rig(tmp_path, broker.url, **QUICK)) as rig,
+    ):
+        name = (rig.store.epoch, STREAM)
+        acknowledge, waits = rig.store.outbox.acknowledge, rig.uplink._waits
+        late = 0
+
+        async def slowly(*given: Any) -> Settled:
+            nonlocal late
+            if retried and not late and rig.holds("held_back") and not alone():
+                await eventually(alone, "it is sent again, alone")
+                late += 1
+            return await acknowledge(*given)
+
+        def alone() -> bool:
+            return any(out.parcel.alone for out in waits.of(name))
+
+        retried = False
+        rig.store.outbox.acknowledge = slowly  # type: ignore[method-assign]
+        async with trickle(rig):
+            await add(rig, POISON)
+            await eventually(lambda: dead(rig), "it is a dead letter")
+            await eventually(lambda: broker.copy().dead(), "the far side knows")
+            retried = True
+            await rig.store.decisions.retry(name)
+            rig.store.outbox.more_buried.set()
+            await eventually(lambda: late, "an ack was late")
+            await eventually(lambda: dead(rig), "it is a dead letter again")
 
 
 async def test_a_topic_that_is_refused_makes_no_dead_letters(tmp_path: Path) -> None:

@@ -270,12 +270,16 @@ class Uplink:
         """The far side has all up to `mark`, and `ranges`, but for the `dead`; it will not have
         what it `refused`."""
         dead = sorted(dead, key=lambda one: one.first)
-        sending = self._waits.sending(name, dead)  # dead letters that are sent again
+
+        def sending() -> set[int]:
+            """Dead letters that are sent again; more of them may be once the ack is written."""
+            return self._waits.sending(name, dead)
+
         known = [*([Range(1, mark)] if mark else []), *ranges]
         settled = await self._outbox.acknowledge(name, known, dead, sending)
         now, mark = self._clock.monotonic(), max(mark, settled.mark)
         answered = self._waits.settle(
-            name, mark, [*ranges, *refused], now, moved=settled.moved, sending=sending
+            name, mark, [*ranges, *refused], now, moved=settled.moved, sending=sending()
         )
         self._suspects.through(name, known, dead, answered)
         if answered or settled.moved:
