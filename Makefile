@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 CONFIG ?= config/default.yaml
+# Most tests wait for something outside: files of tests run beside each other.
+BESIDE ?= --numprocesses auto --maxprocesses 4 --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help setup run test lint nightly bench clean
@@ -34,7 +36,7 @@ run: setup
 	@$(BIN)/holdfast run --config $(CONFIG)
 
 test: $(VENV)/dev.installed
-	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest $(BESIDE) $(PYTEST_ARGS)
 
 lint: $(VENV)/dev.installed
 	@$(BIN)/ruff check .

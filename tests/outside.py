@@ -47,14 +47,19 @@ def program(name: str, package: str) -> str:
     return found
 
 
+_PLACE = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+_PLACES = 8
+
+
 def free_port() -> int:
     """A TCP port nobody listens on now.
 
     Below the ephemeral ports: a client that tries again and again to reach one of those on this
-    machine is one day given it as its own, connects to itself, and holds the port.
+    machine is one day given it as its own, connects to itself, and holds the port. Tests that run
+    beside these have ports of their own.
     """
     while True:
-        port = random.randrange(20_000, 32_000)
+        port = random.randrange(20_000 + _PLACE % _PLACES, 32_000, _PLACES)
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return port

@@ -1,23 +1,10 @@
 """Both databases, each test with an empty one of its own."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.fleet.cluster import Cluster
-
 DATABASES = ("sqlite", "postgres")
-
-
-@pytest.fixture(scope="session")
-def cluster() -> Iterator[Cluster]:
-    made = Cluster()
-    try:
-        made.start()
-        yield made
-    finally:
-        made.remove()
 
 
 @pytest.fixture(params=DATABASES)

@@ -8,6 +8,7 @@ import shutil
 import sqlite3
 import time
 import zlib
+from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from tests.store.faults.judge import Promises
 from tests.store.faults.producer import Body, digest
 
 MOMENTS = 500 if LONG else 25
+SKIPPED_MAX = 12
 LIVES = 10  # on one store, before the next begins empty
 OPENING = [p for p in tripwire.POINTS if p.startswith(("open", "pragma", "migrat"))]
 VERSIONS = len(list(resources.files("agent.store").joinpath("sql").iterdir()))
@@ -46,8 +48,8 @@ def test_killed_at_a_commit_point(tmp_path: Path, point: str) -> None:
 
 @pytest.mark.parametrize("point", OPENING)
 def test_killed_while_a_new_store_is_opened(tmp_path: Path, point: str) -> None:
-    """At each time that the point is met, until opening no longer meets it."""
-    for times in range(1, 100):
+    """At the times that the point is met, until opening no longer meets it."""
+    for times in _times(point):
         folder = tmp_path / str(times)
         with Producer(folder, tmp_path / "said", "1", "--kill", f"{point}:{times}") as child:
             until(lambda c=child: c.dead() or c.lines(), "it opens or is killed")
@@ -69,7 +71,7 @@ def test_killed_while_an_older_store_is_migrated(tmp_path: Path, point: str, ver
     """A store of that version keeps its epoch and its record."""
     body = msgspec.json.encode(Body("x", 0, 1, digest(b"", b"")))
     old = _old_store(tmp_path / "old", version, body)
-    for times in range(1, 100):
+    for times in _times(f"{point}.{version}"):
         folder = tmp_path / str(times)
         shutil.copytree(old, folder)
         with Producer(folder, tmp_path / "said", "1", "--kill", f"{point}:{times}") as child:
@@ -81,6 +83,17 @@ def test_killed_while_an_older_store_is_migrated(tmp_path: Path, point: str, ver
         if opened:
             break
     assert times > 1, "the point was never met"
+
+
+def _times(what: str) -> Iterator[int]:
+    """The first time that a point is met and some of the later ones; all of them in the long form.
+
+    There are hundreds, and each is a process.
+    """
+    chance, times = random.Random(f"{SEED}:{what}"), 1
+    while True:
+        yield times
+        times += 1 if LONG else chance.randint(1, SKIPPED_MAX)
 
 
 def _old_store(folder: Path, version: int, body: bytes) -> Path:

@@ -1,4 +1,4 @@
-"""A real PostgreSQL for all tests of the matrix."""
+"""What tests of several folders share."""
 
 from collections.abc import Iterator
 
@@ -9,6 +9,7 @@ from tests.fleet.cluster import Cluster
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
+    """A real PostgreSQL."""
     made = Cluster()
     try:
         made.start()
