@@ -1,11 +1,10 @@
-"""One life of one MQTT connection of an ingest, with paho driven by the event loop.
+"""One life of one MQTT connection of an ingest, in the event loop.
 
 A message is acknowledged to the broker by `take`, when it is stored, and not before; what was not
 taken when the connection ends comes again, here or at another ingest.
 """
 
 import asyncio
-import contextlib
 import ssl
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +19,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from agent.errors import ConfigError, LinkError
+from agent.mqtt import Driver
 
 MQTT5, MQTT311 = MQTTProtocolVersion.MQTTv5, MQTTProtocolVersion.MQTTv311
 MISC_S = 1.0  # how often paho looks at its keep-alive
@@ -96,7 +96,6 @@ class Connection:
         self._answers: dict[int, asyncio.Future[None]] = {}
         self._room = asyncio.Semaphore(ACKS_OUT_MAX)
         self._misc: asyncio.TimerHandle | None = None
-        self._sock: Any = None
         try:
             self._client = self._made(client_id)
         except (OSError, UnicodeDecodeError) as error:
@@ -134,10 +133,9 @@ class Connection:
             await asyncio.to_thread(self._connect)
         except (OSError, ValueError) as error:
             raise LinkError(f"{where}: {error}") from error
-        sock = self._client.socket()
-        if sock is None:
+        if self._client.socket() is None:
             raise LinkError(f"{where}: the connection was reset at once")
-        self._watch(sock)
+        self._watch()
         try:
             async with asyncio.timeout(self._broker.connect_timeout_s):
                 await self._accepted
@@ -157,8 +155,7 @@ class Connection:
                 properties = Properties(PacketTypes.DISCONNECT)  # type: ignore[no-untyped-call]
                 properties.SessionExpiryInterval = 0
             self._client.disconnect(properties=properties)
-            with contextlib.suppress(OSError):  # it is going down anyway
-                self._client.loop_write()
+            self._driver.flush()
         self._close("closed by us")
 
     @property
@@ -258,48 +255,19 @@ class Connection:
         if not self.ended.done():
             self._client.ack(mid, qos)
 
-    def _watch(self, sock: Any) -> None:
+    def _watch(self) -> None:
         """Let the loop drive paho from here on; while connecting, it worked in its thread."""
-        self._sock = sock
+        self._driver = Driver(self._client, self._close)
         self._client.on_connect = self._on_connect
         self._client.on_disconnect = self._on_disconnect
         self._client.on_message = self._heard
         self._client.on_publish = self._on_answer
         self._client.on_subscribe = self._on_answer
-        self._client.on_socket_register_write = self._register_write
-        self._client.on_socket_unregister_write = self._unregister_write
-        self._client.on_socket_close = self._closing
-        self._loop.add_reader(sock, self._read)
-        if self._client.want_write():
-            self._register_write(None, None, sock)
+        self._driver.begin()
         self._misc = self._loop.call_later(MISC_S, self._keep_alive)
 
-    def _drive(self, step: Callable[[], object]) -> None:
-        """Let paho work. A packet that it cannot take apart would come up again and again."""
-        try:
-            step()
-        except Exception as error:  # noqa: BLE001 - whatever a broken packet makes paho raise
-            self._close(f"the broker sent what cannot be read: {error!r}")
-
-    def _register_write(self, _c: Any, _u: Any, sock: Any) -> None:
-        try:
-            self._loop.add_writer(sock, self._drive, self._client.loop_write)
-        except RuntimeError:  # a reset came behind what was read: uvloop is done with such a socket
-            self._close("the connection was reset")
-
-    def _unregister_write(self, _c: Any, _u: Any, sock: Any) -> None:
-        self._loop.remove_writer(sock)
-
-    def _closing(self, _c: Any, _u: Any, sock: Any) -> None:
-        self._loop.remove_reader(sock)
-
-    def _read(self) -> None:
-        self._drive(self._client.loop_read)
-        while isinstance(self._sock, ssl.SSLSocket) and self._sock.pending():
-            self._drive(self._client.loop_read)
-
     def _keep_alive(self) -> None:
-        self._drive(self._client.loop_misc)
+        self._driver.drive(self._client.loop_misc)
         if not self.ended.done():
             self._misc = self._loop.call_later(MISC_S, self._keep_alive)
 
@@ -310,16 +278,8 @@ class Connection:
         self.ended.set_result(reason)
         if self._misc:
             self._misc.cancel()
-        self._loop.call_soon(self._drop_socket)  # not now: paho may be in the middle of it
+        self._driver.drop()
         for answer in self._answers.values():
             if not answer.done():
                 answer.set_exception(LinkError(f"the connection ended: {reason}"))
         self._answers.clear()
-
-    def _drop_socket(self) -> None:
-        sock = self._client.socket()  # None once paho has closed it
-        if sock is not None:
-            self._loop.remove_reader(sock)
-            self._loop.remove_writer(sock)
-            self._client.on_socket_close = self._client.on_socket_unregister_write = None
-            sock.close()

@@ -6,12 +6,11 @@ The ledger balances on both sides, and each blob is what was accepted, wherever 
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
-import paho.mqtt.client as mqtt
 import pytest
-from paho.mqtt.enums import CallbackAPIVersion
 
+from tests.listener import Listener
 from tests.net.clouds import Name, Sqlite, Stored
 from tests.net.coordinator import DEVICE, LONG, Site
 from tests.net.device import ALARMS, READINGS
@@ -73,35 +72,6 @@ class Put(Sqlite):
         return int(self._ask("SELECT count(*) FROM blobs WHERE settled AND place != ''")[0][0])
 
 
-class Pieces:
-    """Hears what goes by in pieces; use it with `with`."""
-
-    def __init__(self, port: int) -> None:
-        self.count = 0
-        self._port = port
-        self._subscribed = False
-        self._client = mqtt.Client(CallbackAPIVersion.VERSION2, "pieces")
-        self._client.on_connect = lambda c, *_: c.subscribe("+/+/+/blob/#", 1)
-        self._client.on_subscribe = self._on_subscribe
-        self._client.on_message = self._on_message
-
-    def __enter__(self) -> Self:
-        self._client.connect("127.0.0.1", self._port)
-        self._client.loop_start()
-        until(lambda: self._subscribed, "the listener is subscribed")
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._client.disconnect()
-        self._client.loop_stop()
-
-    def _on_subscribe(self, *_: object) -> None:
-        self._subscribed = True
-
-    def _on_message(self, *_: object) -> None:
-        self.count += 1
-
-
 @contextlib.contextmanager
 def putting(folder: Path, objects: Apart, **settings: Any) -> Iterator[tuple[Site, Put]]:
     """A site whose blobs go by PUT to these objects."""
@@ -121,12 +91,12 @@ def test_all_blobs_arrive_by_put(tmp_path: Path) -> None:
     objects.store.late_s, objects.store.spoils = [901.0], 1
     with (
         putting(tmp_path, objects, records=RECORDS, ack_timeout_s=30) as (site, cloud),
-        Pieces(site.broker.port) as pieces,
+        Listener(site.broker.port, "+/+/+/blob/#") as pieces,
     ):
         site.makes_all()
         site.recover()
         assert site.faults() == []
-        assert pieces.count == cloud.in_pieces() == 0
+        assert len(pieces.got) == cloud.in_pieces() == 0
         assert cloud.put() == len(objects.store.objects) > 0
         answers = objects.store.statuses_of("PUT")
         assert sorted(answers) == [200] * (cloud.put() + 1) + [403]

@@ -4,15 +4,13 @@ What they lack of MQTT 5 is a condition that the device reports, and no reason t
 """
 
 import json
-import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import paho.mqtt.client as mqtt
 import pytest
-from paho.mqtt.enums import CallbackAPIVersion
 
+from tests.listener import Listener
 from tests.net.brokers import Amqtt, Nats, RabbitMq, Served
 from tests.net.coordinator import DEVICE, LONG, Site
 from tests.outside import until
@@ -28,31 +26,13 @@ def broker(request: pytest.FixtureRequest, tmp_path: Path) -> Served:
     return made
 
 
-class Ear:
-    """A plain MQTT 3.1.1 client; `heard` has each message's topic, payload and retain flag."""
-
-    def __init__(self, port: int, topic: str) -> None:
-        self.heard: list[tuple[str, bytes, bool]] = []
-        self.subscribed = False
-        self.client = mqtt.Client(CallbackAPIVersion.VERSION2, f"ear-{random.randrange(10**9)}")
-        self.client.on_connect = lambda c, *_: c.subscribe(topic, 1)
-        self.client.on_subscribe = self._on_subscribe
-        self.client.on_message = lambda _c, _u, m: self.heard.append((m.topic, m.payload, m.retain))
-        self.client.connect("127.0.0.1", port)
-        self.client.loop_start()
-        until(lambda: self.subscribed, "the ear is subscribed")
-
-    def _on_subscribe(self, *_: object) -> None:
-        self.subscribed = True
+class Ear(Listener):
+    """A plain MQTT 3.1.1 client."""
 
     def last(self, topic: str) -> dict[str, Any]:
         """The newest of a topic (amqtt sends what others had asked for, too); empty: none."""
-        heard = [json.loads(payload) for said, payload, _ in list(self.heard) if said == topic]
+        heard = [json.loads(payload) for said, payload, _ in list(self.got) if said == topic]
         return heard[-1] if heard else {}
-
-    def stop(self) -> None:
-        self.client.disconnect()
-        self.client.loop_stop()
 
 
 @pytest.fixture

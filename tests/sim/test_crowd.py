@@ -15,7 +15,6 @@ import pytest
 from agent.store.outbox import Outbox
 from fleet.store import database
 from fleet.store.cloud import Cloud
-from tests.fleet.cluster import Cluster
 from tests.fleet.look import rows
 from tests.fleet.process import IngestProcess
 from tests.outside import Mosquitto, running
@@ -29,16 +28,6 @@ DEADLINE_S = 120.0
 LINK = {"backoff_s_min": 1.0, "heartbeat_s": 10.0, "batch_records_max": 50}
 # What comes while no ingest is connected, the broker takes and forgets.
 LINK["ack_timeout_s"] = 2.0
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    made = Cluster()
-    try:
-        made.start()
-        yield made
-    finally:
-        made.remove()
 
 
 @contextmanager

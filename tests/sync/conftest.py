@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.listener import Listener
 from tests.outside import Mosquitto
-from tests.sync.rig import Listener
 
 
 @pytest.fixture

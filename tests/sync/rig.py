@@ -1,4 +1,4 @@
-"""What the tests of the link are built from: a rig, a listener, a proxy, a stub of a broker."""
+"""What the tests of the link are built from: a rig, a proxy, a stub of a broker."""
 
 import asyncio
 import contextlib
@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any, Self
 
 import msgspec
-import paho.mqtt.client as mqtt
-from paho.mqtt.enums import CallbackAPIVersion
 
 from agent import config
 from agent.clock import Clock
@@ -26,38 +24,14 @@ from agent.sync.budget.pace import Pace
 from agent.sync.budget.progress import Progress
 from agent.sync.link import Link
 from agent.sync.up.uplink import Uplink
-from tests.outside import Mosquitto, free_port, until
+from tests.listener import Listener
+from tests.outside import Mosquitto, free_port
 from tests.store.test_store import segment
 
 DEADLINE_S = 30.0
 
 
 BLOB = bytes(i * 11 % 253 for i in range(300_000))
-
-
-class Listener:
-    """A plain client on the broker that notes every message."""
-
-    def __init__(self, port: int, topic: str = "#") -> None:
-        self.got: list[tuple[str, bytes, bool]] = []
-        self.subscribed = False
-        self.client = mqtt.Client(CallbackAPIVersion.VERSION2, f"listener-{random.random()}")
-        self.client.on_connect = lambda c, *_: c.subscribe(topic, 1)
-        self.client.on_subscribe = self._on_subscribe
-        self.client.on_message = lambda _c, _u, m: self.got.append((m.topic, m.payload, m.retain))
-        self.client.connect("127.0.0.1", port)
-        self.client.loop_start()
-        until(lambda: self.subscribed, "the listener is subscribed")
-
-    def _on_subscribe(self, *_: object) -> None:
-        self.subscribed = True
-
-    def at(self, door: str) -> list[bytes]:
-        return [payload for topic, payload, _ in list(self.got) if f"/{door}" in topic]
-
-    def stop(self) -> None:
-        self.client.disconnect()
-        self.client.loop_stop()
 
 
 class Rig:

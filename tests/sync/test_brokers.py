@@ -10,8 +10,9 @@ from agent.clock import Clock
 from agent.errors import LinkError
 from agent.sync.mqtt.brokers import MQTT5, MQTT311, REMEMBERED_S, Brokers
 from agent.sync.mqtt.faults import NoRetain, Refused, Unspoken
+from tests.listener import Listener
 from tests.outside import Mosquitto, running
-from tests.sync.rig import Listener, Rig, Stub, emptied, eventually, linked, served
+from tests.sync.rig import Rig, Stub, emptied, eventually, linked, served
 
 DOWN = LinkError("down")
 

@@ -10,23 +10,19 @@ from agent.protocol import ack, batch, blob
 from agent.records import Position, Range
 from agent.sync.mqtt.connection import Connection
 from tests.e2e.judge import Judge
+from tests.listener import Listener
 from tests.outside import Device, Mosquitto, running, until
 from tests.store.test_store import segment
 from tests.sync.rig import (
     BLOB,
     DEADLINE_S,
-    Listener,
-    Proxy,
     Rig,
-    Stub,
     emptied,
     eventually,
     linked,
     live,
     sent,
 )
-
-__all__ = ["Listener", "Proxy", "Rig", "Stub", "emptied", "eventually", "linked"]  # for others
 
 
 async def test_with_the_brokers_ack_everything_is_delivered(

@@ -20,8 +20,8 @@ from agent.store.outbox import Settled
 from agent.sync.up.tries import SUSPECTS_MAX, Tries
 from tests.e2e.judge import Judge
 from tests.outside import Mosquitto, running
+from tests.sync.rig import Rig, emptied, eventually, linked
 from tests.sync.scripted import Fate, Scripted
-from tests.sync.test_link import Rig, emptied, eventually, linked
 
 LONG = os.environ.get("HOLDFAST_LONG") == "1"
 SEED = int(os.environ.get("HOLDFAST_SEED", "1"))

@@ -10,8 +10,9 @@ from agent.clock import Clock
 from agent.sync.mqtt.brokers import MQTT5
 from agent.sync.mqtt.connection import Call, Connection
 from agent.sync.mqtt.terms import Terms
+from tests.listener import Listener
 from tests.outside import Mosquitto, running
-from tests.sync.rig import Listener, Rig, Stub, emptied, eventually, linked
+from tests.sync.rig import Rig, Stub, emptied, eventually, linked
 
 RECEIVE_MAXIMUM, QOS_MAXIMUM, RETAIN, PACKET_MAXIMUM = 0x21, 0x24, 0x25, 0x27
 KEEP_ALIVE, SHARED, REASON, REFERENCE = 0x13, 0x2A, 0x1F, 0x1C

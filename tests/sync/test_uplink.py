@@ -18,9 +18,10 @@ from agent.sync.up.gathering import Gathering
 from agent.sync.up.parcels import BLOB_BYTES_MAX, cut, halves
 from agent.sync.up.waits import Waits
 from agent.sync.up.window import FIRST_BYTES, Window
+from tests.listener import Listener
 from tests.outside import Mosquitto
+from tests.sync.rig import Rig, eventually, linked
 from tests.sync.scripted import Fate, Scripted
-from tests.sync.test_link import Listener, Rig, eventually, linked
 from tests.sync.test_poison import add
 
 THIN_BYTES_PER_S = 50_000

@@ -1,4 +1,4 @@
-"""One life of one MQTT connection, with paho driven by the event loop.
+"""One life of one MQTT connection, in the event loop.
 
 It begins with a CONNECT that the broker accepted and ends once, for one reason; the next connection
 is a new object, so nothing is left over from the last one. All that is done up to CONNECT is in
@@ -7,7 +7,6 @@ grants in terms.py.
 """
 
 import asyncio
-import contextlib
 import ssl
 from collections.abc import Callable
 from typing import Any, Self
@@ -20,6 +19,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 from agent.clock import Clock
 from agent.config import Link as Settings
 from agent.errors import LinkError
+from agent.mqtt import Driver
 from agent.sync.mqtt import reasons, tls
 from agent.sync.mqtt.call import INCOMING_BYTES_MAX, QOS, Call, Will, place
 from agent.sync.mqtt.faults import PATIENCE, TooLarge, Unspoken
@@ -72,12 +72,11 @@ class Connection:
         """Connect; raises LinkError, Unspoken where another protocol version might serve."""
         placed = await apart(lambda: place(self._call, self._settings, self._clock))
         self._client, self._faults = placed.client, placed.faults
-        sock = self._client.socket()
-        if sock is None:  # reset before CONNECT was out
+        if self._client.socket() is None:  # reset before CONNECT was out
             raise LinkError(
                 f"{self._call.host}:{self._call.port}: the connection was reset at once"
             )
-        self._watch(sock)
+        self._watch()
         patience_s = self._settings.connect_timeout_s
         try:
             async with asyncio.timeout(patience_s):
@@ -93,7 +92,7 @@ class Connection:
     async def __aexit__(self, *_: object) -> None:
         if not self.ended.done():
             self._client.disconnect()
-            self._flush()
+            self._driver.flush()
         self._close("closed by us")
 
     async def publish(
@@ -193,60 +192,29 @@ class Connection:
             return Unspoken(str(known), known.hint)
         return Unspoken(reason, self.remedy)
 
-    def _watch(self, sock: Any) -> None:
+    def _watch(self) -> None:
         """Let the loop drive paho from here on; while connecting, it worked in its thread."""
-        self._sock = sock
+        self._driver = Driver(
+            self._client,
+            self._close,
+            received=lambda: self.keepalive.received(self._clock.monotonic()),
+            sent=lambda: self.keepalive.sent(self._clock.monotonic()),
+            incoming_bytes_max=INCOMING_BYTES_MAX,
+        )
         self._client.on_connect = self._on_connect
         self._client.on_disconnect = self._on_disconnect
         self._client.on_message = lambda _c, _u, m: self._on_message(m.topic, bytes(m.payload))
         self._client.on_publish = self._on_acknowledged
         self._client.on_subscribe = self._on_acknowledged
-        self._client.on_socket_register_write = self._register_write
-        self._client.on_socket_unregister_write = self._unregister_write
-        self._client.on_socket_close = self._closing
-        self._loop.add_reader(sock, self._read)
-        if self._client.want_write():
-            self._register_write(None, None, sock)
+        self._driver.begin()
         self._look()
-
-    def _drive(self, step: Callable[[], object]) -> None:
-        """Let paho work. A packet that it cannot take apart would come up again and again."""
-        try:
-            step()
-        except Exception as error:  # noqa: BLE001 - whatever a broken packet makes paho raise
-            self._close(f"the broker sent what cannot be read: {error!r}")
-
-    def _read(self) -> None:
-        self.keepalive.received(self._clock.monotonic())
-        self._drive(self._client.loop_read)
-        while isinstance(self._sock, ssl.SSLSocket) and self._sock.pending():
-            self._drive(self._client.loop_read)
-        # An MQTT 3.1.1 broker was not told our bound.
-        if self._client._in_packet["to_process"] > INCOMING_BYTES_MAX:
-            self._close(f"the broker sends more than {INCOMING_BYTES_MAX} bytes in one packet")
-
-    def _register_write(self, _c: Any, _u: Any, sock: Any) -> None:
-        try:
-            self._loop.add_writer(sock, self._write)
-        except RuntimeError:  # a reset came behind what was read: uvloop is done with such a socket
-            self._close("the connection was reset")
-
-    def _unregister_write(self, _c: Any, _u: Any, sock: Any) -> None:
-        self._loop.remove_writer(sock)
-
-    def _closing(self, _c: Any, _u: Any, sock: Any) -> None:
-        self._loop.remove_reader(sock)
-
-    def _write(self) -> None:
-        self.keepalive.sent(self._clock.monotonic())
-        self._drive(self._client.loop_write)
 
     def _look(self) -> None:
         """Is the broker still there, and does it answer? paho's own keep-alive is never asked."""
         if self._accepted.done():
             verdict = self.keepalive.look(now := self._clock.monotonic())
             if verdict is Verdict.PING:
-                self._drive(self._client._send_pingreq)  # it has no other name
+                self._driver.drive(self._client._send_pingreq)  # it has no other name
             elif verdict is Verdict.OVER:
                 silent_s = now - self.keepalive.received_at
                 self._close(f"nothing came from the broker in {silent_s:.1f} s, not even to a ping")
@@ -257,10 +225,6 @@ class Connection:
             look_s = min(LOOK_S_MAX, self.keepalive.look_s)
             self._looking = self._loop.call_later(look_s, self._look)
 
-    def _flush(self) -> None:
-        with contextlib.suppress(OSError):  # it is going down anyway
-            self._client.loop_write()
-
     def _close(self, reason: str) -> None:
         """The end, whoever brought it; everything that waits is told."""
         if self.ended.done():
@@ -268,13 +232,5 @@ class Connection:
         self.ended.set_result(reason)
         if self._looking:
             self._looking.cancel()
-        self._loop.call_soon(self._drop_socket)  # not now: paho may be in the middle of it
+        self._driver.drop()
         self._flight.end(LinkError(f"the connection ended: {reason}", self.remedy))
-
-    def _drop_socket(self) -> None:
-        sock = self._client.socket()  # None once paho has closed it
-        if sock is not None:
-            self._loop.remove_reader(sock)
-            self._loop.remove_writer(sock)
-            self._client.on_socket_close = self._client.on_socket_unregister_write = None
-            sock.close()
