@@ -1,8 +1,9 @@
 """What is leased next: which stream, which of its seqs, and the rows themselves.
 
-Limits  : a batch is bounded by records and bytes, its dropped ranges included. AGAIN_MAX retried
-          dead letters are looked at. A stream that is out in SPANS_MAX separate spans gets no more
-          of them by live records. Ranges at a stream's end wait RANGES_S for a record to go with.
+Limits  : a batch is bounded by records and bytes, its dropped ranges (DROPS_MAX) included.
+          AGAIN_MAX retried dead letters are looked at. A stream that is out in SPANS_MAX separate
+          spans gets no more of them by live records. Ranges at a stream's end wait RANGES_S for a
+          record to go with.
 Format  : the held rows of the streams, up to each stream's `sendable` mark; the dropped ranges
           above its `settled` mark; dead letters of the link (dead.unsent), as ranges too.
 Recovery: reads alone.
@@ -19,6 +20,7 @@ from agent.store.leases import Leases, Name, Spans
 
 EVENT_BYTES = 512  # what a batch adds to a record's body, generously
 DROP_BYTES = 64  # a dropped range in a batch's header, at most
+DROPS_MAX = 10_000  # a header has room for these (protocol/envelope.py)
 SPANS_MAX = 64
 AGAIN_MAX = 1000
 RANGES_S = 2.0
@@ -191,7 +193,7 @@ class Choice:
         self, connection: sqlite3.Connection, of: Place, gap: Range, sizes: Sizes
     ) -> Batch | None:
         """Its next batch. Dropped ranges fill at most half of it; more end it before them."""
-        drops_max = max(1, sizes.bytes_max // 2 // DROP_BYTES)
+        drops_max = max(1, min(DROPS_MAX, sizes.bytes_max // 2 // DROP_BYTES))
         dead = _dead(connection, of.key, gap, drops_max + 1)
         drops = sorted(
             [*_drops(connection, of.key, gap, drops_max + 1), *dead], key=lambda drop: drop.first

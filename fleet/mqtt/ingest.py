@@ -1,13 +1,12 @@
 """The ingest: what devices publish goes into the database, and acks go back from there.
 
 A message is PUBACKed when its transaction is committed. While one transaction runs, the next
-gathers; no timer, so a lone message waits for nobody. Then each device that was touched is told
-what the database holds of it, at most each `ack_s`, the last state always. Any number of ingests of
-one group share the work, without a word between them: what two of them do twice, the database
-keeps once. Who asks where to put a blob is answered beside that (asks.py).
+gathers (waiting.py); no timer, so a lone message waits for nobody. Then each device that was
+touched is told what the database holds of it, at most each `ack_s`, the last state always. Any
+number of ingests of one group share the work, without a word between them: what two of them do
+twice, the database keeps once. Who asks where to put a blob is answered beside that (asks.py).
 
-Limits  : `in_flight_max` messages wait here (the broker keeps the others); GATHER_BYTES_MAX in one
-          transaction.
+Limits  : `in_flight_max` messages wait here, the broker keeps the others.
 Recovery: the database is away: nothing is PUBACKed, the same transaction is tried until it goes
           through. The broker is away: connect again; what was not PUBACKed comes again.
 """
@@ -16,7 +15,6 @@ import asyncio
 import logging
 import random
 import secrets
-from collections import deque
 from contextlib import suppress
 from typing import Any
 
@@ -30,15 +28,16 @@ from fleet.mqtt.connection import MQTT5, MQTT311, Broker, Connection, Message, U
 from fleet.mqtt.metrics import Metrics
 from fleet.mqtt.replies import Replies
 from fleet.mqtt.s3 import Bucket
-from fleet.store.arrivals import Arrival, door_of
+from fleet.mqtt.waiting import Waiting
+from fleet.store.arrivals import Arrival, Brought, Refusal, door_of, take_apart
 from fleet.store.cloud import Cloud, Verdict, device_of
 
 log = logging.getLogger("ingest")
-GATHER_BYTES_MAX = 32 << 20
 BACKOFF_S_MIN, BACKOFF_S_MAX = 0.2, 15.0
 STOP_S = 10.0  # how long the end waits for the database and the broker
 UNSPOKEN_MAX = 2  # CONNECTs without an answer before the other protocol version is tried
 CENSUS_S = 60.0
+What = Brought | Refusal | Presence | None  # of a message: None is an ask
 DOORS = ("up", "blob", "blob-ask", "presence", "heartbeat")
 
 
@@ -69,7 +68,7 @@ class Ingest:
         self._client_id = broker.client_id or f"holdfast-ingest-{secrets.token_hex(8)}"
         self._version, self._unspoken = MQTT5, 0
         self._met = False  # this client has had a connection: its session may wait for it
-        self._messages: deque[Message] = deque()
+        self._waiting: Waiting[What] = Waiting(self._opened)
         self._more = asyncio.Event()
         self._stopping = asyncio.Event()
         self._connection: Connection | None = None
@@ -190,9 +189,7 @@ class Ingest:
             return
         if self._asks.takes(message):
             self._asks.heard(message)  # at once; it is PUBACKed in its turn, as all others
-        self._messages.append(message)
-        self._metrics.waiting.set(len(self._messages))
-        self._more.set()
+        self._wait(message)
 
     def _door(self, message: Message) -> str:
         door = door_of(self._broker.prefix, message.topic)
@@ -205,51 +202,49 @@ class Ingest:
             if beat.device != device_of(self._broker.prefix, message.topic):
                 raise ProtocolError(f"it says it is of {beat.device!r}")
         except ProtocolError:
-            self._messages.append(message)  # to be refused in due form
-            self._more.set()
+            self._wait(message)  # to be refused in due form
             return
         self._beats.add(beat)
         message.take()
+
+    def _wait(self, message: Message) -> None:
+        self._waiting.add(message)
+        self._metrics.waiting.set(len(self._waiting))
+        self._more.set()
+
+    def _opened(self, message: Message) -> tuple[What, int]:
+        """What is in a message, and its bytes; nothing in an ask, which is answered beside this."""
+        presence = self._presence(message)
+        if presence or self._asks.takes(message):
+            return presence, len(message.payload)
+        found = take_apart(self._broker.prefix, Arrival(message.topic, message.payload))
+        return found, found.size_bytes
 
     # The database
 
     async def _store(self) -> None:
         """Transaction after transaction, each with all that waits; ends with the last."""
         while True:
-            while not self._messages:
+            while not len(self._waiting):
                 if self._stopping.is_set():
                     return
                 self._more.clear()
                 await self._more.wait()
-            gathered = self._gathered()
-            await self._committed(gathered)
-            for message in gathered:
-                message.take()
-            self._metrics.waiting.set(len(self._messages))
+            gathered = self._waiting.taken()
+            await self._committed([one.what for one in gathered])
+            for one in gathered:
+                one.message.take()
+            self._metrics.waiting.set(len(self._waiting))
 
-    def _gathered(self) -> list[Message]:
-        """Those that wait, the oldest first, up to the bound."""
-        gathered: list[Message] = []
-        size = 0
-        while self._messages and (not gathered or size < GATHER_BYTES_MAX):
-            gathered.append(self._messages.popleft())
-            size += len(gathered[-1].payload)
-        return gathered
-
-    async def _committed(self, gathered: list[Message]) -> None:
+    async def _committed(self, gathered: list[What]) -> None:
         """Bring it to the database, as often as that takes."""
-        presences, arrivals = [], []
-        for message in gathered:
-            presence = self._presence(message)
-            if presence:
-                presences.append(presence)
-            elif not self._asks.takes(message):
-                arrivals.append(Arrival(message.topic, message.payload))
+        presences = [one for one in gathered if isinstance(one, Presence)]
+        arrivals = [one for one in gathered if isinstance(one, Brought | Refusal)]
         backoff_s = BACKOFF_S_MIN
         while True:
             began = self._clock.monotonic()
             try:
-                verdict = await self._cloud.store(arrivals)
+                verdict = await self._cloud.keep(arrivals)
                 if presences:
                     await self._cloud.note(presences, {})
                 break

@@ -18,6 +18,8 @@ from agent.records import Drop
 NAME_CHARS_MAX = 200
 BLOB_BYTES_MAX = 1 << 30
 SEQ_MAX = 2**63 - 1
+EVENT_BYTES = 1000  # of an event in memory beside its data, as measured
+DROP_BYTES = 300  # of a dropped range
 
 Name = tuple[str, str, str]  # device, epoch, stream
 
@@ -39,6 +41,11 @@ class Refusal(Struct, frozen=True):
     name: Name | None = None
     first: int = 0
     last: int = 0
+
+    @property
+    def size_bytes(self) -> int:
+        """About how much memory it takes."""
+        return len(self.payload)
 
     @property
     def digest(self) -> str:
@@ -63,6 +70,13 @@ class Brought(Struct, frozen=True):
     live: bool = False
     piece: tuple[blob.Header, bytes] | None = None
     put: Put | None = None
+
+    @property
+    def size_bytes(self) -> int:
+        """About how much memory it takes."""
+        plain = sum(len(event.data) for event in self.events)
+        many = EVENT_BYTES * len(self.events) + DROP_BYTES * len(self.drops)
+        return len(self.arrival.payload) + plain + many
 
 
 def take_apart(prefix: str, arrival: Arrival) -> Brought | Refusal:

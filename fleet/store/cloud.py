@@ -85,14 +85,12 @@ class Cloud:
         What makes no sense, or cannot be stored, is kept as refused, with its cause. Raises
         StoreError: then nothing of it is stored, or all is and the answer was lost.
         """
-        brought: list[Brought] = []
-        refused: list[Refusal] = []
-        for arrival in arrivals:
-            found = take_apart(self.prefix, arrival)
-            if isinstance(found, Refusal):
-                refused.append(found)
-            else:
-                brought.append(found)
+        return await self.keep([take_apart(self.prefix, arrival) for arrival in arrivals])
+
+    async def keep(self, opened: Sequence[Brought | Refusal]) -> Verdict:
+        """As `store`, of arrivals that were taken apart before."""
+        brought = [one for one in opened if isinstance(one, Brought)]
+        refused = [one for one in opened if isinstance(one, Refusal)]
         if not brought and not refused:
             return Verdict()
         return await self._stored(brought, refused)

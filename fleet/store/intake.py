@@ -5,6 +5,7 @@ never wait for each other in a circle. From then on this transaction alone says 
 there: it reads the ranges near what came, stores what is new, and writes back what changed.
 """
 
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 
@@ -13,7 +14,7 @@ from msgspec import Struct
 from agent.protocol import batch
 from fleet.store.arrivals import BLOB_BYTES_MAX, NAME_CHARS_MAX, Brought, Refusal
 from fleet.store.blobs import Blob, Blobs
-from fleet.store.coverage import Coverage, Span, Told, runs
+from fleet.store.coverage import Coverage, Seqs, Span, Told, runs
 from fleet.store.database import Transaction
 
 _LOCK = """
@@ -339,8 +340,10 @@ def _blob_keys(brought: Sequence[tuple[int, Brought]]) -> set[tuple[int, int]]:
     }
 
 
-def _within(ranges: list[tuple[int, int]], seq: int) -> bool:
-    return any(first <= seq <= last for first, last in ranges)
+def _within(ranges: Seqs, seq: int) -> bool:
+    """Whether a seq lies in one of these ranges, which are in order."""
+    at = bisect_left(ranges, seq, key=lambda one: one[1])
+    return at < len(ranges) and ranges[at][0] <= seq
 
 
 def _count(told: Iterable[Told]) -> int:

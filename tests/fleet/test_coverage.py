@@ -1,5 +1,9 @@
 """The ranges of one stream against a model of plain sets."""
 
+import sys
+from types import FrameType
+from typing import Any
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -56,3 +60,34 @@ def test_minus(ranges: list[tuple[int, int]], holes: list[tuple[int, int]]) -> N
     of = [(min(r), max(r)) for r in ranges]
     without = [(min(r), max(r)) for r in holes]
     assert flat(minus(of, without)) == flat(of) - flat(without)
+
+
+def steps_of(count: int) -> int:
+    """Of the interpreter, to take in every other seq as a record, and the rest as told, twice."""
+    steps = 0
+
+    def tracer(frame: FrameType, event: str, _: Any) -> Any:
+        nonlocal steps
+        frame.f_trace_opcodes, frame.f_trace_lines = True, False
+        steps += event == "opcode"
+        return tracer
+
+    before = sys.gettrace()
+    sys.settrace(tracer)
+    try:
+        coverage = Coverage(0)
+        for _ in range(2):
+            coverage.stored(1, 2 * count)
+            for seq in range(2, 2 * count, 2):
+                coverage.store(seq, seq, 1)
+            for seq in range(1, 2 * count, 2):
+                coverage.tell(seq, seq, "full", 1)
+    finally:
+        sys.settrace(before)
+    assert coverage.mark == 2 * count - 1
+    return steps
+
+
+def test_thousands_of_ranges_cost_no_more_than_so_many_single_ones() -> None:
+    """Else one message of a device that was full for a while holds up all others for minutes."""
+    assert steps_of(800) < 6 * steps_of(200)
