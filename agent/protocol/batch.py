@@ -13,7 +13,7 @@ from agent.protocol import envelope
 from agent.records import Drop, Record
 
 ZSTD_LEVEL = 1  # faster than the store can be read, and smaller than gzip 1
-CONTENT_BYTES_MAX = 64 << 20  # a hundred times what a batch is; what a receiver must have room for
+CONTENT_BYTES_MAX = 16 << 20  # many times what a batch is; what a receiver must have room for
 _STEP_BYTES = 1 << 20
 
 
@@ -70,8 +70,13 @@ def encode(
     *,
     live: bool = False,
 ) -> bytes:
-    """Records of one stream, in seq order, as a payload; without any, the dropped ranges alone."""
+    """Records of one stream, in seq order, as a payload; without any, the dropped ranges alone.
+
+    Raises ProtocolError when they are more than a receiver takes.
+    """
     content = _content(device, epoch, stream, records)
+    if len(content) > CONTENT_BYTES_MAX:
+        raise _too_large()
     header = Header(
         device=device,
         epoch=epoch,

@@ -94,6 +94,31 @@ def test_poison_is_kept_and_holds_up_nobody(tmp_path: Path, url: str) -> None:
     assert ask(url, lambda cloud: rows(cloud, "SELECT count(*) FROM refused")) == [(4,)]
 
 
+def test_small_messages_that_are_large_when_opened_do_not_fill_the_memory(tmp_path: Path) -> None:
+    """All of them wait at once, for the database is another's; the process has 1 GiB in all."""
+    path = tmp_path / "fleet.db"
+    broker, sender, loud = Mosquitto(tmp_path), Sender(), Sender("loud")
+    ingest = IngestProcess(tmp_path, broker.url, f"sqlite:///{path}")
+    ingest.command = ["prlimit", f"--as={1 << 30}", *ingest.command]
+    body = b'"' + b"a" * 12_000_000 + b'"'
+    with (
+        running(broker, ingest),
+        Line(broker.port, sender) as line,
+        Line(broker.port, loud) as shout,
+    ):
+        line.send(sender.batch([1]))
+        line.marked(1)
+        with closing(sqlite3.connect(path)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            shout.send(*[loud.records([loud.record(seq, body=body)]) for seq in range(1, 46)])
+            line.send(sender.batch([2]))
+            until(lambda: metric(ingest, "holdfast_fleet_waiting") >= 40, "they wait")
+            other.execute("ROLLBACK")
+        line.marked(2)
+        shout.marked(45)
+        assert not ingest.dead()
+
+
 def test_nothing_is_lost_while_postgresql_is_down(tmp_path: Path) -> None:
     cluster, broker, sender = Cluster(), Mosquitto(tmp_path), Sender()
     try:

@@ -127,7 +127,7 @@ def test_a_small_payload_that_grows_beyond_the_limit_is_refused(
     del content
     tracemalloc.start()
     try:
-        with pytest.raises(ProtocolError, match="larger than 64 MiB"):
+        with pytest.raises(ProtocolError, match="larger than 16 MiB"):
             batch.decode(payload)
         assert tracemalloc.get_traced_memory()[1] < 2 * batch.CONTENT_BYTES_MAX
     finally:
@@ -138,6 +138,13 @@ def test_a_small_payload_that_grows_beyond_the_limit_is_refused(
 def test_content_up_to_the_limit_comes_back(pack: Callable[[bytes], bytes]) -> None:
     content = b"[" + bytes([32]) * (batch.CONTENT_BYTES_MAX - 2) + b"]"
     assert batch.decode(batch_of(pack(content), content))[1] == []
+
+
+def test_more_than_a_receiver_takes_is_not_made() -> None:
+    body = b'"' + bytes([32]) * batch.CONTENT_BYTES_MAX + b'"'
+    record = Record("x.segments", 1, "segment", Stamp("boot", 1, 1), body, 0)
+    with pytest.raises(ProtocolError, match="larger than 16 MiB"):
+        batch.encode("dev", "e", "x.segments", [record], [])
 
 
 @pytest.mark.parametrize("said", [0, 5, 100, 1 << 40])

@@ -2,6 +2,7 @@
 
 import asyncio
 
+from agent.errors import ProtocolError
 from agent.protocol import batch, blob
 from agent.protocol.topics import Topics
 from agent.records import Record
@@ -74,7 +75,8 @@ class Sender:
     @property
     def plain_bytes_max(self) -> int:
         """Of the records of such a batch, before compression."""
-        return self._ratio.plain_bytes(self.payload_bytes_max - HEADER_ROOM_BYTES)
+        plain_bytes = self._ratio.plain_bytes(self.payload_bytes_max - HEADER_ROOM_BYTES)
+        return min(plain_bytes, batch.CONTENT_BYTES_MAX // 2)
 
     @property
     def is_over(self) -> bool:
@@ -89,7 +91,10 @@ class Sender:
     def encode(self, parcel: Parcel) -> bytes:
         """A parcel's batch. Raises TooLarge: the broker, or we, would not take it."""
         of, live = (parcel.records, parcel.drops), parcel.live
-        payload = batch.encode(self._device, *parcel.name, *of, live=live)
+        try:
+            payload = batch.encode(self._device, *parcel.name, *of, live=live)
+        except ProtocolError as error:
+            raise TooLarge(str(error), error.hint) from error
         most = self._connection.payload_bytes_max
         if len(payload) > most:
             raise TooLarge(
