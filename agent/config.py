@@ -19,21 +19,31 @@ Name = Annotated[
         description="a name of 1 to 32 letters a-z, digits, - and _",
     ),
 ]
-Seconds = Annotated[float, Meta(ge=0.01, le=31_536_000)]  # up to a year; below, it is no rest
+SECONDS_MIN, SECONDS_MAX = 0.01, 31_536_000  # up to a year; below, it is no rest
+Seconds = Annotated[float, Meta(ge=SECONDS_MIN, le=SECONDS_MAX)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 Count = Annotated[int, Meta(ge=1)]
-Rate = Annotated[int, Meta(ge=1024)]  # bytes in a second
+RATE_BYTES_PER_S_MIN = 1024
+Rate = Annotated[int, Meta(ge=RATE_BYTES_PER_S_MIN)]
 TimeOfDay = Annotated[
     str, Meta(pattern=r"^([01]\d|2[0-3]):[0-5]\d$", description="a time of day, 00:00 to 23:59")
 ]
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Keep = Literal["segments", "all"]
+PACKET_BYTES_MAX = 16 * 1024**2  # an ingest takes no larger one
+PACKET_ROOM_BYTES = 1024  # of a packet for all but its payload
+PAYLOAD_BYTES_MIN, PAYLOAD_BYTES_MAX = 8192, PACKET_BYTES_MAX - PACKET_ROOM_BYTES
 _PORT = r"[1-9]\d{0,3}|[1-5]\d{4}|6[0-4]\d{3}|65[0-4]\d{2}|655[0-2]\d|6553[0-5]"
-Broker = Annotated[
-    str,
+BROKER_URL = rf"^mqtts?://([^][:/?#@\s]+|\[[0-9A-Fa-f:.]+\])(:({_PORT}))?/?$"
+BROKER_FORM = "mqtt://HOST, mqtts://HOST or either with :PORT, 1 to 65535"
+Broker = Annotated[str, Meta(pattern=BROKER_URL, description=BROKER_FORM)]
+Payload = Annotated[
+    int,
     Meta(
-        pattern=rf"^mqtts?://([^][:/?#@\s]+|\[[0-9A-Fa-f:.]+\])(:({_PORT}))?/?$",
-        description="mqtt://HOST, mqtts://HOST or either with :PORT, 1 to 65535",
+        ge=PAYLOAD_BYTES_MIN,
+        le=PAYLOAD_BYTES_MAX,
+        description=f"{PAYLOAD_BYTES_MIN:,} to {PAYLOAD_BYTES_MAX:,} bytes: an ingest takes "
+        f"packets of {PACKET_BYTES_MAX >> 20} MiB at most",
     ),
 ]
 Prefix = Annotated[
@@ -247,7 +257,7 @@ class Link(Part, frozen=True, kw_only=True):
     live_s: Seconds = 30.0
     batch_s: Seconds = 0.1
     batch_records_max: Annotated[int, Meta(ge=1, le=10_000)] = 500
-    payload_bytes_max: Annotated[int, Meta(ge=8192, le=268_435_455)] = 131_072
+    payload_bytes_max: Payload = 131_072
     rate_bytes_per_s_max: Rate | None = None
     hours: list[Hours] = field(default_factory=list)
     quota_bytes_per_day: Annotated[int, Meta(ge=1024**2)] | None = None

@@ -180,7 +180,7 @@ def _wrong_value(at: str, what: str, found: Any, kind: Any, keys: list[str | int
             f"write the number alone, in {UNITS.get(_unit_of(str(keys[-1])), 'no unit')}",
         )
     form = _form(kind)
-    if form and "matching regex" in what:
+    if form and ("matching regex" in what or re.match("Expected `int` [<>]", what)):
         what = f"expected {form}"
     shown = "" if isinstance(found, (dict, list)) else f"; found {written}"
     return ConfigError(f"{at}: {what[0].lower()}{what[1:]}{shown}", _START)

@@ -62,15 +62,29 @@ BATCH = 500  # records a step of the bare loop: `link.batch_records_max`
 POLL_S = 0.1  # each question costs the agent some milliseconds
 DRAIN_S_MAX = 600.0
 BODY_BYTES = 512
+PART_DIGITS_MAX = 16  # of a part's serial number, at least half of them
 BODIES = 10_000  # different ones, again and again: many more than zstd sees at once
 STEP = 1000  # records an append while filling
 MIB = 1 << 20
 FLEET = Path(sys.executable).with_name("holdfast-fleet")
 
 
+STATES = ("cycle complete", "waiting for material", "tool change due", "lubrication running")
+WHERE = (
+    "main ram",
+    "feeder",
+    "die 1",
+    "die 2",
+    "ejector",
+    "hydraulics",
+    "light curtain",
+    "outfeed",
+)
+
+
 def body(draw: random.Random, number: int) -> bytes:
-    """What a press tells each second: JSON of BODY_BYTES, give or take nothing."""
-    told = {
+    """What a press tells each second: JSON of BODY_BYTES, filled with what it measures."""
+    told: dict[str, object] = {
         "machine": "press-7",
         "cycle": number,
         "state": draw.choices(("running", "idle", "setup"), (90, 8, 2))[0],
@@ -79,12 +93,21 @@ def body(draw: random.Random, number: int) -> bytes:
         "motor_c": round(draw.gauss(74, 0.8), 2),
         "vibration_mm_s": [round(abs(draw.gauss(1.8, 0.3)), 3) for _ in range(12)],
         "current_a": [round(draw.gauss(88, 1.5), 2) for _ in range(9)],
+        "text": f"{draw.choice(WHERE)}: {draw.choice(STATES)}",
         "operator": f"op-{draw.randrange(40):03d}",
         "order": f"WO-2026-{draw.randrange(10**6):06d}",
-        "note": "",
+        "part": "",
     }
-    room = BODY_BYTES - len(json.dumps(told, separators=(",", ":")))
-    return json.dumps(told | {"note": "." * room}, separators=(",", ":")).encode()
+    pressure_bar: list[float] = []
+    told["pressure_bar"] = pressure_bar
+    while (room := BODY_BYTES - len(_json(told))) > PART_DIGITS_MAX:
+        pressure_bar.append(round(draw.gauss(231, 4), 2))
+    told["part"] = f"{draw.getrandbits(4 * room):0{room}x}"
+    return _json(told)
+
+
+def _json(told: dict[str, object]) -> bytes:
+    return json.dumps(told, separators=(",", ":")).encode()
 
 
 def filled(folder: Path, count: int) -> Path:

@@ -1,7 +1,8 @@
 """`holdfast-fleet bundle`: sticks from devices that have no network.
 
 Exit codes: 0 all is stored; 7 a file was not taken, and its verdict says why; 9 all files are
-stored, but parts of their exports are missing.
+stored, but parts of their exports are missing; 75 another process, as an ingest, writes the SQLite
+database.
 """
 
 import asyncio
@@ -16,6 +17,7 @@ import typer
 from agent.clock import Clock
 from agent.errors import BundleError
 from agent.protocol import bundle, signing
+from agent.words import counted
 from fleet.stick import stick
 from fleet.stick.bundle import Imported, Sticks
 from fleet.store import database
@@ -56,7 +58,8 @@ def import_(
     """Store what bundles carry, and write an ack bundle for each export.
 
     What is stored already is not stored again, so a file may be imported any number of times, and
-    parts in any order. Exit codes: 7 a file was not taken, 9 parts are missing.
+    parts in any order. Exit codes: 7 a file was not taken, 9 parts are missing, 75 an ingest writes
+    this SQLite database: stop it for the import, or use PostgreSQL.
     """
     identities, key = stick.identities(identity), signing.Key.kept(key_file)
 
@@ -88,7 +91,10 @@ def trust(
     database_url: Database = DATABASE,
     as_json: Json = False,
 ) -> None:
-    """Believe bundles that this key has signed for this device."""
+    """Believe bundles that this key has signed for this device.
+
+    Exit code 75: an ingest writes this SQLite database. Stop it for a moment, or use PostgreSQL.
+    """
     public = signing.public_key(key)
 
     async def work() -> bool:
@@ -172,7 +178,8 @@ def _show(results: list[dict[str, Any]], acks: list[str]) -> None:
             continue
         typer.echo(
             f"{one['file']}: {one['verdict']}: part {one['part']} of export {one['export']} of "
-            f"{one['device']}, {one['records_new']:,} records new, {one['records_known']:,} known"
+            f"{one['device']}, {counted(one['records_new'], 'record')} new, "
+            f"{one['records_known']:,} known"
         )
         for note in one["notes"]:
             typer.echo(f"  {note}")
@@ -187,7 +194,7 @@ def _show_checked(file: Path, found: dict[str, Any]) -> None:
     typer.echo(
         f"{file}: whole: {found['kind']}, device {found['device']}, export {found['export']}, "
         f"part {found['part']}{', more follow' if found['more'] else ''}\n"
-        f"  {found['records']:,} records, signed by {found['by']}"
+        f"  {counted(found['records'], 'record')}, signed by {found['by']}"
     )
 
 

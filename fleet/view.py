@@ -5,6 +5,7 @@ import time
 from rich.console import Console
 from rich.table import Table
 
+from agent.words import counted
 from fleet.store.gaps import Device, Report
 
 _PRESENCE = {True: "[green]online[/]", False: "[red]offline[/]", None: "[dim]unknown[/]"}
@@ -14,7 +15,7 @@ def devices(found: list[Device]) -> None:
     """One line each."""
     console = Console(highlight=False)
     online = sum(one.online is True for one in found)
-    console.print(f"{len(found):,} devices, {online:,} online")
+    console.print(f"{counted(len(found), 'device')}, {online:,} online")
     table = _table("device", "presence", "status", ">heard", ">records", ">size", ">gaps", ">blobs")
     for one in found:
         heard = max(filter(None, (one.presence_us, one.heartbeat_us, one.stored_us)), default=None)
@@ -38,7 +39,8 @@ def gaps(found: Report) -> None:
         console.print("nothing is missing")
         return
     if found.gaps:
-        console.print(f"{found.gaps_total:,} gaps: seqs that are missing below one that is there")
+        total = counted(found.gaps_total, "gap")
+        console.print(f"{total}: seqs that are missing below one that is there")
         table = _table("device", "epoch", "stream", ">first", ">last", ">records", ">since")
         for one in found.gaps:
             table.add_row(

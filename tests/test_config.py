@@ -40,6 +40,13 @@ MISTAKES = {
         "expected `str`, got `int`",
         "schema.json",
     ),
+    "messages that no ingest takes": (
+        f"{LINK}  payload_bytes_max: 16777216\n",
+        3,
+        "link.payload_bytes_max",
+        "an ingest takes packets of 16 MiB at most; found 16777216",
+        "schema.json",
+    ),
     "a list for a section": (
         f"{LINK}audio: [a, b]\n",
         3,

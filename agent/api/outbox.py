@@ -20,6 +20,7 @@ from agent.store.outbox import Name
 from agent.store.store import Store
 from agent.store.streams import SEQ_MAX
 from agent.store.verify import Report, Verify
+from agent.words import counted
 
 log = logging.getLogger("outbox")
 T = TypeVar("T")
@@ -140,10 +141,9 @@ class OutboxDoors:
         span = Range(order.first, order.first if order.last is None else order.last)
         dropped = await self._store.decisions.drop(name, span)
         if dropped.dropped:
-            log.warning(
-                "%s: an operator gave up %d records of #%d to #%d: %r",
-                *(name[1], dropped.dropped, *_upto(span, dropped.next), order.reason),
-            )
+            what, upto = counted(dropped.dropped, "record"), _upto(span, dropped.next)
+            word = "%s: an operator gave up %s of #%d to #%d: %r"
+            log.warning(word, name[1], what, *upto, order.reason)
             self._wake(name[1].removesuffix(raw_stream("")))
         return _json(dropped)
 

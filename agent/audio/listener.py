@@ -22,6 +22,7 @@ from agent.inference.speech import FRESH, Speech, lag
 from agent.records import RATE_HZ, Position, Raw, Segment, Stamp, raw_stream
 from agent.store.drafts import Drafted
 from agent.store.spool import Dead, Heard, Spool
+from agent.words import counted
 
 log = logging.getLogger("heard")
 RELEASE_S = 5.0  # silence is let go of at least this often
@@ -241,7 +242,8 @@ class Listener:
                 await self._spool.bury(self.source, (seq, DAMAGED))
             else:
                 await self._spool.redeem(self.source, seq, found)
-                log.info("%s.raw #%d: heard, %d segments", self.source, seq, len(found))
+                said = counted(len(found), "segment")
+                log.info("%s.raw #%d: heard, %s", self.source, seq, said)
         await self._tell_dead()
         return True
 
@@ -281,11 +283,14 @@ class Listener:
             self._conditions.clear("dead_letters", self.source)
             return
         seq, cause = dead[-1]
+        what = counted(
+            len(dead), "raw record is held as a dead letter", "raw records are held as dead letters"
+        )
         self._conditions.hold(
             "dead_letters",
             self.source,
             "warning",
-            f"{len(dead)} raw records are held as dead letters; the last, #{seq}: {cause}",
+            f"{what}; the last, #{seq}: {cause}",
             f"hearing goes on behind them; `holdfast outbox show {raw_stream(self.source)} --dead` "
             "lists them, `outbox retry` has them heard again, `outbox drop` gives them up",
         )

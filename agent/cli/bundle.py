@@ -1,6 +1,7 @@
 """`holdfast bundle`: records leave on a stick, and acks come back on it.
 
-Exit codes: 0 done; 7 a bundle was not taken (damaged, cut off, of a stranger, of another device);
+Exit codes: 0 done; 7 a bundle was not taken (damaged, cut off, of a stranger, of another device),
+or none was for this device;
 8 an export is not finished (no room, stick gone): the parts that are whole stay, and `--continue`
 goes on; 3 no agent answers.
 """
@@ -16,6 +17,7 @@ import typer
 
 from agent.cli.options import DEFAULT, Config, Json
 from agent.errors import BundleError, BundleUnfinished, HoldfastError
+from agent.words import counted
 
 if TYPE_CHECKING:  # what a command needs, it loads itself: `--help` needs none of it
     from agent.cli.client import Client
@@ -51,7 +53,6 @@ def export(
     Exit code 8: not all of it is there. The files that are named are whole.
     """
     from agent.cli import stick
-    from agent.cli.bundle_view import Progress
 
     settings = _settings(config)
     to = stick.recipients(settings.bundle.recipients)
@@ -62,19 +63,14 @@ def export(
         state = client.get(EXPORT)
     else:
         state = _begin(client, folder, part_size << 20, partial=partial)
+    away = stick.is_away(folder, Path(settings.store.path))
     files: list[dict[str, Any]] = []
-    with Progress(quiet=as_json) as progress:
-        try:
-            while state["part_next"]:
-                file = _part(client, state, folder, to, progress.tell)
-                files.append(file)
-                progress.wrote(file)
-                state = client.post(f"{EXPORT}/{state['export']}/{file['part']}/kept")
-        except HoldfastError as error:
-            progress.stop()
-            _say_unfinished(files, state, error, as_json=as_json)
-            raise typer.Exit(BundleUnfinished.exit_code) from error
-    _say_done(files, state, as_json=as_json)
+    try:
+        state = _write(client, state, folder, to, files, quiet=as_json)
+    except HoldfastError as error:
+        _say_unfinished(files, state, error, as_json=as_json)
+        raise typer.Exit(BundleUnfinished.exit_code) from error
+    _say_done(files, state, folder, away=away, as_json=as_json)
 
 
 @app.command("import")
@@ -85,7 +81,8 @@ def import_(
 ) -> None:
     """Delete here what an ack bundle of the fleet says is stored.
 
-    In a folder, ack bundles for other devices are passed over. Exit code 7: one was not taken.
+    In a folder, ack bundles for other devices are passed over. Exit code 7: one was not taken, or
+    none was for this device.
     """
     from agent.cli.client import Refused
 
@@ -111,7 +108,8 @@ def import_(
         from agent.cli.bundle_view import imported
 
         imported(results)
-    raise typer.Exit(BundleError.exit_code if failed else 0)
+    none = not any(one["verdict"] in TAKEN for one in results)
+    raise typer.Exit(BundleError.exit_code if failed or none else 0)
 
 
 @app.command("key")
@@ -174,6 +172,30 @@ def _begin(client: "Client", folder: Path, part_bytes: int, *, partial: bool) ->
     return state
 
 
+def _write(
+    client: "Client",
+    state: dict[str, Any],
+    folder: Path,
+    to: list[Any],
+    files: list[dict[str, Any]],
+    *,
+    quiet: bool,
+) -> dict[str, Any]:
+    """Write all parts that are left, each noted in `files`; the export's last state.
+
+    Raises as `_part` does.
+    """
+    from agent.cli.bundle_view import Progress
+
+    with Progress(quiet=quiet) as progress:
+        while state["part_next"]:
+            file = _part(client, state, folder, to, progress.tell)
+            files.append(file)
+            progress.wrote(file)
+            state = client.post(f"{EXPORT}/{state['export']}/{file['part']}/kept")
+    return state
+
+
 def _part(
     client: "Client", state: dict[str, Any], folder: Path, to: list[Any], tell: Tell
 ) -> dict[str, Any]:
@@ -216,31 +238,40 @@ def _say_unfinished(
         said = {"verdict": "unfinished", "error": str(error), "hint": error.hint}
         print(json.dumps({**said, "export": state["export"], "files": files}))
         return
-    whole = f"{len(files)} file(s) of this run are whole, and stay" if files else "no file is whole"
+    one, many = "file of this run is whole, and stays", "files of this run are whole, and stay"
+    whole = counted(len(files), one, many) if files else "no file is whole"
     error.told()
     typer.echo(f"not finished: {whole}; nothing was deleted on the device", err=True)
 
 
-def _say_done(files: list[dict[str, Any]], state: dict[str, Any], *, as_json: bool) -> None:
+def _say_done(
+    files: list[dict[str, Any]],
+    state: dict[str, Any],
+    folder: Path,
+    *,
+    away: bool,
+    as_json: bool,
+) -> None:
     records = state["records_done"]
     if as_json:
-        print(
-            json.dumps(
-                {
-                    "verdict": "done" if files else "nothing",
-                    "export": state["export"],
-                    "records": records,
-                    "files": files,
-                }
-            )
-        )
-    elif files:
-        typer.echo(
-            f"all that waited is there: {records:,} records in {len(files)} file(s). They stay "
-            "here, too, until the ack bundle comes back. Unmount the stick before you pull it."
-        )
-    else:
+        said = {"verdict": "done" if files else "nothing", "export": state["export"]}
+        print(json.dumps({**said, "records": records, "away": away, "files": files}))
+        return
+    if not files:
         typer.echo("nothing is left to be written")
+        return
+    typer.echo(
+        f"all that waited is there: {counted(records, 'record')} in {counted(len(files), 'file')}. "
+        "They stay here, too, until the ack bundle comes back."
+    )
+    if away:
+        typer.echo("Unmount the stick before you pull it.")
+    else:
+        typer.echo(
+            f"WARNING: {folder} lies on a disk of this machine itself: no stick is mounted there. "
+            "Mount one and export again, or copy the files to one.",
+            err=True,
+        )
 
 
 def _ack_bundles(paths: list[Path]) -> list[tuple[Path, bool]]:

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.text import Text
 
 from agent.cli.units import size
+from agent.words import counted
 
 WORDS = {"taken": "green", "nothing_new": "green", "whole": "green"}
 
@@ -67,7 +68,9 @@ def imported(results: list[dict[str, Any]]) -> None:
         if "error" in one:
             console.print(Text(f"  {one['error']}\n  try: {one['hint']}"))
             continue
-        console.print(Text(f"  {one['delivered']:,} records acknowledged and deleted here"))
+        console.print(
+            Text(f"  {counted(one['delivered'], 'record')} acknowledged and deleted here")
+        )
         for why in one["refused"]:
             console.print(Text(f"  {why}"), style="red")
 
@@ -89,4 +92,5 @@ def checked(found: dict[str, Any]) -> None:
     for epoch, streams in found["covers"].items():
         for stream, (first, last) in streams.items():
             console.print(Text(f"  {stream} #{first} to #{last}  epoch {epoch}"))
-    console.print(Text(f"  {found['records']:,} records, {size(found['blob_bytes'])} of audio"))
+    records = counted(found["records"], "record")
+    console.print(Text(f"  {records}, {size(found['blob_bytes'])} of audio"))

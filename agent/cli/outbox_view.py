@@ -8,6 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from agent.cli.units import size, span
+from agent.words import counted
 
 WIDE = 110  # columns from which on there is room for all counters
 NAME_COLUMNS = 26  # of a stream's name, where there is less: an epoch fits
@@ -38,7 +39,9 @@ def streams(document: dict[str, Any]) -> None:
         console.print(OFFLINE)
     rows = document["streams"]
     held, held_bytes = sum(r["held"] for r in rows), sum(r["bytes"] for r in rows)
-    console.print(f"{held:,} records held, {size(held_bytes)}  [dim]epoch {document['epoch']}[/]")
+    console.print(
+        f"{counted(held, 'record')} held, {size(held_bytes)}  [dim]epoch {document['epoch']}[/]"
+    )
     wide = console.width >= WIDE
     more = (">produced", ">delivered") if wide else ()
     table = _table(
@@ -153,10 +156,10 @@ def report(document: dict[str, Any]) -> None:
         ledger = row["ledger"]
         dropped = ", ".join(f"{n:,} {reason}" for reason, n in ledger["dropped"].items())
         right = row["held_counted"] == ledger["held"] and row["bytes_counted"] == row["bytes"]
-        counted = f"{row['held_counted']:,}"
+        there = f"{row['held_counted']:,}"
         table.add_row(
             *(_named(row, own), f"{ledger['held']:,}"),
-            *(counted if right else f"[red]{counted}[/]", f"{row['bytes_counted']:,}"),
+            *(there if right else f"[red]{there}[/]", f"{row['bytes_counted']:,}"),
             dropped or "0",
         )
     console.print(table)
@@ -167,6 +170,7 @@ def report(document: dict[str, Any]) -> None:
     verdict = "[green]it adds up[/]" if document["balanced"] else "[bold red]IT DOES NOT ADD UP[/]"
     depth = "each checked" if document["deep"] else "not read; --deep does"
     console.print(
-        f"{verdict}: {sum(r['held_counted'] for r in document['streams']):,} records, "
-        f"{document['pieces']:,} pieces of blobs ({depth}), {document['took_s']:.1f} s"
+        f"{verdict}: {counted(sum(r['held_counted'] for r in document['streams']), 'record')}, "
+        f"{counted(document['pieces'], 'piece of a blob', 'pieces of blobs')} ({depth}), "
+        f"{document['took_s']:.1f} s"
     )

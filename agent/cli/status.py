@@ -18,6 +18,7 @@ from agent.cli.units import size as _size
 from agent.cli.units import span as _span
 from agent.errors import AgentSilent, AgentUnreachable
 from agent.records import Balance
+from agent.words import counted
 
 CODES = {"healthy": 0, "degraded": 4, "unhealthy": 5}
 COLOURS = {"healthy": "green", "degraded": "yellow", "unhealthy": "red"}
@@ -91,7 +92,8 @@ def _rows(table: Table, document: dict[str, Any]) -> None:
     for name, domain in document["domains"].items():
         ready = "ready" if domain["ready"] else f"[red]down: {escape(domain['cause'])}[/]"
         table.add_row(
-            "domain", f"{name}: {ready}, {domain['ep']}, restarted {domain['restarts']} times"
+            "domain",
+            f"{name}: {ready}, {domain['ep']}, restarted {counted(domain['restarts'], 'time')}",
         )
         table.add_row("model", domain["model"])
     store = document["store"]

@@ -8,6 +8,7 @@ import errno
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -47,6 +48,19 @@ def free_bytes(folder: Path) -> int:
                 "mount the stick, and name a folder on it",
             )
         return shutil.disk_usage(folder).free
+    except OSError as error:
+        raise lost(folder, error) from error
+
+
+def is_away(folder: Path, store: Path) -> bool:
+    """Whether the folder lies on another file system than the store and the root: else no stick is
+    mounted there. Raises BundleUnfinished when the folder is gone."""
+    own = set[int]()
+    for place in (Path("/"), store):
+        with suppress(OSError):  # as by its rights: this user need not see the store
+            own.add(place.stat().st_dev)
+    try:
+        return folder.stat().st_dev not in own
     except OSError as error:
         raise lost(folder, error) from error
 

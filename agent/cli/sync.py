@@ -20,14 +20,23 @@ BYTES = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 
 def seconds(text: str) -> float:
     """`2h`, `90 min`, `45s`, `1.5d`. Raises typer.BadParameter."""
+    from agent.config import SECONDS_MAX, SECONDS_MIN
+
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|m|min|h|d)", text.strip(), re.ASCII)
     if match is None:
         raise typer.BadParameter(f"expected a span as 45s, 90min, 2h or 1d, found {text!r}")
-    return float(match[1]) * SECONDS[match[2]]
+    found_s = float(match[1]) * SECONDS[match[2]]
+    if not SECONDS_MIN <= found_s <= SECONDS_MAX:
+        raise typer.BadParameter(
+            f"expected a span of {SECONDS_MIN:g}s to {SECONDS_MAX // SECONDS['d']}d, found {text!r}"
+        )
+    return found_s
 
 
 def rate(text: str) -> int | None:
     """`64k`, `1.5M`, `2048`: bytes in a second; `off`: none. Raises typer.BadParameter."""
+    from agent.config import RATE_BYTES_PER_S_MIN
+
     if text == "off":
         return None
     match = re.fullmatch(
@@ -37,7 +46,12 @@ def rate(text: str) -> int | None:
         raise typer.BadParameter(
             f"expected bytes in a second as 64k, 1.5M or 2048, or off, found {text!r}"
         )
-    return round(float(match[1]) * BYTES[match[2]])
+    found_bytes = round(float(match[1]) * BYTES[match[2]])
+    if found_bytes < RATE_BYTES_PER_S_MIN:
+        raise typer.BadParameter(
+            f"expected {RATE_BYTES_PER_S_MIN >> 10}k or more, in a second, found {text!r}"
+        )
+    return found_bytes
 
 
 For = Annotated[
@@ -96,7 +110,13 @@ def limit(
     as_json: Json = False,
 ) -> None:
     """Send at this rate in place of the configured ones, over restarts too; `off` ends it."""
-    order = {"rate_bytes_per_s_max": rate(most), **_for(for_s)}
+    most_bytes = rate(most)
+    if most_bytes is None and for_s is not None:
+        raise typer.BadParameter(
+            "off takes no --for; to send without a rate for a while: "
+            "holdfast sync now --unlimited SPAN"
+        )
+    order = {"rate_bytes_per_s_max": most_bytes, **_for(for_s)}
     _print(_client(config).post(f"{SYNC}/limit", order), as_json)
 
 

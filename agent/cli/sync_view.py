@@ -7,6 +7,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from agent.cli.units import size, span
+from agent.words import counted
 
 WHY = {
     "settings": "as configured",
@@ -26,6 +27,7 @@ def state(document: dict[str, Any]) -> None:
     table.add_column()
     for row in (
         ("link", link(document)),
+        *([("", escape(document["down_cause"]))] if document["down_cause"] else []),
         ("acks", acks(document)),
         ("backlog", backlog(document)),
         ("rate", rate(document)),
@@ -41,9 +43,14 @@ def state(document: dict[str, Any]) -> None:
 
 def link(document: dict[str, Any]) -> str:
     """Up or down, since when, to whom."""
-    word = f"up {span(document['connected_s'])}" if document["connected"] else "[red]down[/]"
+    word = f"up {span(document['connected_s'])}" if document["connected"] else _down(document)
     broker = "embedded broker" if document["embedded"] else escape(document["broker"])
     return f"{word}, {broker}, MQTT {document['protocol']}{_paused(document)}"
+
+
+def _down(document: dict[str, Any]) -> str:
+    down_s = document.get("down_s")  # a snapshot may be of a former version
+    return "[red]down[/]" + ("" if down_s is None else f" {span(down_s)}")
 
 
 def _paused(document: dict[str, Any]) -> str:
@@ -67,7 +74,7 @@ def backlog(document: dict[str, Any]) -> str:
         return "unknown"
     if not waiting["records"]:
         return "nothing waits"
-    return f"{waiting['records']:,} records, {size(waiting['bytes'])}, {_end(document)}"
+    return f"{counted(waiting['records'], 'record')}, {size(waiting['bytes'])}, {_end(document)}"
 
 
 def _end(document: dict[str, Any]) -> str:

@@ -7,6 +7,7 @@ from contextlib import suppress
 from agent.errors import StoreError
 from agent.health.conditions import Conditions
 from agent.store.outbox import Buried
+from agent.words import counted
 
 LOOK_S = 5.0
 
@@ -47,12 +48,12 @@ class Letters:
         self._told = set(found)
         for stream, of in found.items():
             count, last = sum(one.records for one in of), of[-1]
-            what = "1 record is" if count == 1 else f"{count} records are"
+            single, many = "record is held as a dead letter", "records are held as dead letters"
             self._conditions.hold(
                 "dead_letters",
                 stream,
                 "warning",
-                f"{what} held as dead letters of the link; the last, #{last.last}: {last.cause}",
+                f"{counted(count, single, many)} of the link; the last, #{last.last}: {last.cause}",
                 f"`holdfast outbox show {stream} --dead` lists them, `outbox retry` sends them "
                 "again, `outbox drop` gives them up",
             )

@@ -9,6 +9,7 @@ from agent.health.conditions import Conditions
 from agent.records import Balance
 from agent.store.quarantine import Report
 from agent.store.scrub import Found
+from agent.words import counted
 
 LOOK_S = 5.0
 FAILING = "the disk is failing: check it with smartctl or mmc; the rest is untouched"
@@ -16,12 +17,12 @@ CALM_S = 300.0  # without one more record given up, after which it is over
 TOLD = {
     "evicted": (
         "store_evicting",
-        "records were given up for want of room",
+        "given up for want of room",
         "bring the link back, raise store.bytes_max or the stream's, or lower what is kept",
     ),
     "expired": (
         "store_expiring",
-        "records were given up because they were too old",
+        "given up because of age",
         "bring the link back, or raise the rule's age_s_max",
     ),
 }
@@ -67,7 +68,7 @@ class Storage:
                 "store_quarantined",
                 one.name,
                 "warning",
-                f"{one.cause}; {saved} {one.saved} records, lost{more}: {one.lost}",
+                f"{one.cause}; {saved} {counted(one.saved, 'record')}, lost{more}: {one.lost}",
                 "look at the disk's health; copy the file if somebody should look at it, then "
                 "remove it",
             )
@@ -85,7 +86,7 @@ class Storage:
                 self._seen[key] = count
                 if more and not first:
                     self._at[key] = now
-                    said = f"{count} {cause} so far"
+                    said = f"{counted(count, 'record was', 'records were')} {cause} so far"
                     self._conditions.hold(name, stream, "warning", said, remedy)
                 elif key in self._at and now - self._at[key] > CALM_S:
                     del self._at[key]
@@ -101,7 +102,7 @@ class Storage:
 
 
 def _damage(found: Found) -> str:
-    what = "1 record was" if found.count == 1 else f"{found.count} records were"
+    what = counted(found.count, "record was", "records were")
     seqs = ", ".join(f"#{seq}" for seq in found.seqs)
     more = f" and {found.count - len(found.seqs)} more" if found.count > len(found.seqs) else ""
     said = f"{what} damaged on the disk: {seqs}{more}" if found.count else ""

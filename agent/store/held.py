@@ -2,10 +2,11 @@
 
 Limits  : a stretch is bounded by records and bytes, blobs included, and by DROPS_MAX dropped
           ranges; it is read in one slice (slices.py), so that no commit waits for more.
-Format  : reads alone: the rows of `records` and `drops` up to each stream's `sendable` mark. Dead
-          letters of the link (dead.unsent) are told as dropped ranges, `dead`, as the link does. An
-          extent is fixed when it is taken, so that whoever reads it comes to an end while producers
-          go on.
+Format  : reads alone: the rows of `records` and `drops` above each stream's `settled` mark, up to
+          its `sendable` one. Dead letters of the link (dead.unsent) are told as dropped ranges,
+          `dead`, as the link does; those that are sent again (dead.retry) are read as any other,
+          and are all that is read at or below `settled`. An extent is fixed when it is taken, so
+          that whoever reads it comes to an end while producers go on.
 Recovery: nothing is kept here. What is acknowledged or evicted meanwhile is not found any more, and
           left out. A record that is damaged on the disk is given up (`corruption`), as by a lease.
 """
@@ -31,7 +32,8 @@ DROPS_MAX = 1000
 
 
 class Extent(Struct, frozen=True):
-    """What a stream had to give when it was asked: the seqs `after` < seq <= `through`.
+    """What a stream had to give when it was asked: the seqs `after` < seq <= `through`, but up to
+    `settled` only dead letters that are sent again.
 
     `records` and `size_bytes` (bodies and blobs) are about what is held of it. `file` is the epoch
     of the store's file, `key` the stream's row in it.
@@ -39,6 +41,7 @@ class Extent(Struct, frozen=True):
 
     name: Name
     after: int
+    settled: int
     through: int
     records: int
     size_bytes: int
@@ -86,18 +89,11 @@ class Held:
 
     def _extents(self, connection: sqlite3.Connection) -> list[Extent]:
         own = self._database.epoch
-        rows = connection.execute(
-            "SELECT id, epoch, name, settled, coalesce(sendable, produced), produced,"
-            " held - quarantined, bytes FROM streams WHERE settled < coalesce(sendable, produced)"
-        )
-        extents = []
-        for key, epoch, called, settled, through, produced, held, size in rows:
-            if through < produced:  # of those that may not be sent yet nothing is known but seqs
-                share = min(1.0, (through - settled) / max(held, 1))
-                held, size = int(held * share), int(size * share)
-            name = (epoch or own, called)
-            extents.append(Extent(name, settled, through, held, size, own, key))
-        return extents
+        rows = connection.execute(_EXTENTS).fetchall()
+        return [
+            Extent((epoch or own, name), after, settled, through, records, size, own, key)
+            for key, epoch, name, after, settled, through, records, size in rows
+        ]
 
     async def next(
         self, extent: Extent, after: int, records_max: int, bytes_max: int
@@ -127,6 +123,10 @@ class Held:
         records_max: int,
         bytes_max: int,
     ) -> Stretch | None:
+        if after < extent.settled:
+            if again := self._again(connection, over, extent, after, records_max, bytes_max):
+                return Stretch(extent.name, again, [], Range(again[0].seq, again[-1].seq))
+            after = extent.settled
         drops = _drops(connection, extent, after)
         last = extent.through
         if len(drops) > DROPS_MAX:
@@ -150,7 +150,6 @@ class Held:
         bytes_max: int,
     ) -> tuple[list[Record], bool]:
         """The first records of a span, and whether there may be more of them."""
-        records: list[Record] = []
         rows = connection.execute(
             f"SELECT {streams.COLUMNS} FROM records WHERE id BETWEEN :first AND :last"
             f" AND id NOT IN (SELECT :stream << 40 | seq FROM dead WHERE {_DEAD}) ORDER BY id",
@@ -159,6 +158,36 @@ class Held:
                 **{"stream": extent.key, "mark": span.first - 1, "through": span.last},
             },
         )
+        return self._first(over, extent, rows, records_max, bytes_max)
+
+    def _again(
+        self,
+        connection: sqlite3.Connection,
+        over: Over,
+        extent: Extent,
+        after: int,
+        records_max: int,
+        bytes_max: int,
+    ) -> list[Record]:
+        """The first dead letters up to the settled mark that are sent again."""
+        rows = connection.execute(
+            f"SELECT {streams.COLUMNS} FROM records WHERE id IN (SELECT :stream << 40 | seq"
+            " FROM dead INDEXED BY dead_again WHERE stream = :stream AND unsent AND retry"
+            " AND seq > :after AND seq <= :settled) ORDER BY id",
+            {"stream": extent.key, "after": after, "settled": extent.settled},
+        )
+        return self._first(over, extent, rows, records_max, bytes_max)[0]
+
+    def _first(
+        self,
+        over: Over,
+        extent: Extent,
+        rows: sqlite3.Cursor,
+        records_max: int,
+        bytes_max: int,
+    ) -> tuple[list[Record], bool]:
+        """As many of these rows as there is room for, one at least; whether it was not enough."""
+        records: list[Record] = []
         with closing(rows):
             for row in rows:
                 bytes_max -= len(row[-1]) + EVENT_BYTES + row[-2]
@@ -202,6 +231,14 @@ class Held:
         await self._database.write(operation)
 
 
+# Of each stream that has something to give. What is held of it may be sent, but for `later`.
+_EXTENTS = (
+    "SELECT * FROM (SELECT id, epoch, name, coalesce((SELECT seq - 1 FROM dead INDEXED BY"
+    " dead_again WHERE stream = streams.id AND unsent AND retry AND seq <= settled"
+    " ORDER BY seq LIMIT 1), settled) AS after, settled, coalesce(sendable, produced) AS through,"
+    " held - quarantined - later - buried, bytes - later_bytes - buried_bytes FROM streams)"
+    " WHERE after < through"
+)
 _DEAD = "stream = :stream AND seq > :mark AND seq <= :through AND unsent AND NOT retry"
 
 

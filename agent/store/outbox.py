@@ -282,10 +282,12 @@ class Outbox:
         spans: Iterable[Range],
         unstored: Iterable[Range] = (),
         sending: Callable[[], Iterable[int]] = tuple,
+        carried: Iterable[Range] = (),
     ) -> Settled:
         """The far side knows these seqs: purge what is held of them and count it delivered.
 
-        A dead letter of the link stays, but one that was retried and is out; `unstored` names those
+        A dead letter of the link stays, but one that was retried and is out, or lies in what was
+        `carried` there by another way than the link; `unstored` names those
         of them that the far side knows to be dead and has not stored: they are kept, whatever they
         are here. Those of them that are `sending` when all this is written are on their way: their
         lease goes on.
@@ -296,9 +298,10 @@ class Outbox:
         """
         wanted = sorted(spans, key=lambda span: span.first)
         known, dead = self._leases.known(name, wanted), list(unstored)
+        elsewhere = list(carried)
 
         def operation(connection: sqlite3.Connection) -> tuple[int, int, int, int]:
-            sent = Spans(self._leases.out(name))
+            sent = Spans([*self._leases.out(name), *elsewhere])
             return deliver(connection, self._row_name(name), wanted, known, sent, dead)
 
         delivered, before, settled, sendable = await self._database.write(operation)

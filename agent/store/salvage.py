@@ -24,6 +24,7 @@ from agent.store.database import Database
 from agent.store.quarantine import Report
 from agent.store.wreck import SLICE_ROWS, Former, Slice, Wreck
 from agent.threads import apart
+from agent.words import counted
 
 log = logging.getLogger("store")
 RETRY_S = 5.0
@@ -96,7 +97,8 @@ class Salvage:
             if done.name == name:  # else somebody has removed it meanwhile
                 with suppress(OSError):  # then it is read again, should this file be damaged too
                     quarantine.done(self._store, done)
-                log.warning("%s: %d records saved, %d lost", name, done.saved, done.lost)
+                said = counted(done.saved, "record")
+                log.warning("%s: %s saved, %d lost", name, said, done.lost)
 
     async def _write(
         self,

@@ -39,6 +39,7 @@ from agent.records import Balance
 from agent.store import count, streams
 from agent.store.count import Seen
 from agent.store.slices import Over, Slices
+from agent.words import counted
 
 T = TypeVar("T")
 FAULTS_MAX = 1000
@@ -184,7 +185,8 @@ class Verify:
         owners = await self._walk(partial(count.owners, damaged=damaged, who=self._who), -1)
         left = len(damaged.keys() - owners.damaged.keys())
         if left:
-            self._fault(f"{left} pieces of blobs were damaged; their records are gone by now")
+            what = counted(left, "piece of a blob was", "pieces of blobs were")
+            self._fault(f"{what} damaged; the records are gone by now")
 
     async def _drops(self) -> None:
         """The dropped ranges, and how many seqs they name, by stream and reason."""
@@ -231,13 +233,14 @@ def _faults(one: Checked, dropped_now: dict[str, int], settled: int | None) -> l
             f"delivered, {ledger.held} held, {dropped} dropped"
         )
     if one.held_counted != ledger.held:
-        found.append(f"the ledger says {ledger.held} held, {one.held_counted} records are there")
+        there = counted(one.held_counted, "record is", "records are")
+        found.append(f"the ledger says {ledger.held} held, {there} there")
     if one.bytes_counted != one.bytes:
         found.append(f"the ledger says {one.bytes} bytes held, {one.bytes_counted} are there")
     for reason, named in one.in_ranges.items():
         if named > dropped_now.get(reason, 0):
             found.append(
-                f"dropped ranges name {named} seqs as {reason}, the ledger says "
+                f"dropped ranges name {counted(named, 'seq')} as {reason}, the ledger says "
                 f"{dropped_now.get(reason, 0)}"
             )
     for reason, number in ledger.dropped.items():

@@ -24,6 +24,7 @@ from agent.errors import StoreError, StoreFull
 from agent.store import streams
 from agent.store.database import Database
 from agent.store.streams import Item
+from agent.words import counted
 
 log = logging.getLogger("store")
 T = TypeVar("T")
@@ -88,9 +89,8 @@ class Volatile:
             await self._close()
         except StoreError as error:
             left = sum(_count(tail.items) for tail in self._tails.values())
-            log.warning(
-                "%d volatile records are dropped, counted at the next start: %s", left, error
-            )
+            what = counted(left, "volatile record is", "volatile records are")
+            log.warning("%s dropped, counted at the next start: %s", what, error)
 
     async def run(self) -> None:
         """Wait until writing behind ends; raises what ended it."""
@@ -235,7 +235,8 @@ class Volatile:
             return streams.reserve(connection, tail.stream, AHEAD)
 
         self._bytes -= tail.let_go(count, *await self._database.write(operation))
-        log.warning("%s: %d volatile records were dropped: %s", tail.stream, lost, error)
+        what = counted(lost, "volatile record was", "volatile records were")
+        log.warning("%s: %s dropped: %s", tail.stream, what, error)
 
     async def _close(self) -> None:
         async with self._turn:

@@ -75,7 +75,7 @@ class Link:
         """What `status` shows of the link."""
         now = self._clock.monotonic()
         since = self.connected_since
-        broker = self._brokers.current
+        broker, (cause, down_s) = self._brokers.current, self._tell.why_down()
         return {
             "connected": since is not None,
             "broker": broker.url,
@@ -84,6 +84,8 @@ class Link:
             "protocol": "5" if broker.version == MQTT5 else "3.1.1",
             "ack_from": self._settings.ack_from,
             "connected_s": None if since is None else round(now - since, 1),
+            "down_s": down_s,
+            "down_cause": cause,
         }
 
     async def run(self) -> None:

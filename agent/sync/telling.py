@@ -25,6 +25,11 @@ class Telling:
         remedy = fault.hint or PATIENCE
         self._conditions.hold("link_down", "link", "warning", str(fault), remedy)
 
+    def why_down(self) -> tuple[str, float] | tuple[None, None]:
+        """Why there is no connection, and for how many seconds there has been none."""
+        held = (one for one in self._conditions.all() if one.name == "link_down")
+        return next(((one.cause, round(one.age_s, 1)) for one in held), (None, None))
+
     def up(self, brokers: Brokers, terms: Terms) -> None:
         """There is one."""
         self._conditions.clear("link_down", "link")

@@ -18,12 +18,12 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
+from agent.config import PACKET_BYTES_MAX
 from agent.errors import ConfigError, LinkError
 from agent.mqtt import Driver
 
 MQTT5, MQTT311 = MQTTProtocolVersion.MQTTv5, MQTTProtocolVersion.MQTTv311
 MISC_S = 1.0  # how often paho looks at its keep-alive
-PACKET_BYTES_MAX = 16 << 20  # a device's `link.payload_bytes_max` must stay below
 NAMED_S, NAMELESS_S = 3600, 10  # how long the broker keeps a session, unless told
 ACKS_OUT_MAX = 1000  # published and not answered
 

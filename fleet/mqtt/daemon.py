@@ -11,6 +11,7 @@ import aiohttp
 import uvloop
 
 from agent.clock import Clock
+from agent.config import BROKER_FORM, BROKER_URL
 from agent.errors import ConfigError
 from fleet.mqtt.connection import Broker
 from fleet.mqtt.ingest import Ingest
@@ -21,7 +22,6 @@ from fleet.store.cloud import Cloud
 
 log = logging.getLogger("ingest")
 LEVELS = ("debug", "info", "warning", "error")
-_URL = re.compile(r"^mqtts?://([^][:/?#@\s]+|\[[0-9A-Fa-f:.]+\])(:\d{1,5})?/?$")
 
 
 def run(
@@ -51,11 +51,8 @@ def run(
 
 def _check(broker: Broker) -> None:
     """Raises ConfigError."""
-    if not _URL.match(broker.url):
-        raise ConfigError(
-            f"--broker {broker.url!r} is no broker",
-            "expected mqtt://HOST:PORT or mqtts://HOST:PORT",
-        )
+    if not re.match(BROKER_URL, broker.url):
+        raise ConfigError(f"--broker {broker.url!r} is no broker", f"write {BROKER_FORM}")
     if set(broker.prefix) & set("+#\0") or not broker.prefix.strip("/"):
         raise ConfigError(f"--prefix {broker.prefix!r}", "a topic without + and #, as holdfast/v1")
     if set(broker.group) & set("+#/\0") or not broker.group:

@@ -23,6 +23,7 @@ from agent.errors import BundleError, ProtocolError
 from agent.protocol import ack, bundle, envelope, signing
 from agent.protocol.topics import Topics
 from agent.records import Range
+from agent.words import counted
 from fleet.stick.stick import copied, write
 from fleet.store.cloud import Arrival, Cloud, Verdict
 
@@ -262,16 +263,16 @@ def _notes(
         notes.append("this very file was imported before")
     earlier = [part for part in missing if part < header.part]
     if earlier:
-        notes.append(
-            f"{_parts(earlier)} of this export has not come yet: what is in it stays on the device"
-        )
+        notes.append(f"{_parts(earlier)} not come yet: what is there stays on the device")
     elif not missing and not last_known:
         notes.append(f"part {header.part + 1} of this export has not come yet")
     if verdict.refused:
-        notes.append(f"{verdict.refused} messages in it cannot be stored; they are kept as refused")
+        what = counted(verdict.refused, "message in it", "messages in it")
+        notes.append(f"{what} cannot be stored, and kept as refused")
     return notes
 
 
 def _parts(numbers: list[int]) -> str:
     named = ", ".join(map(str, numbers[:10])) + (", ..." if len(numbers) > 10 else "")
-    return f"part {named}"
+    one, many = f"part {named} of this export has", f"parts {named} of this export have"
+    return one if len(numbers) == 1 else many

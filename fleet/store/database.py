@@ -66,7 +66,9 @@ def open(url: str, *, reads_only: bool = False) -> Database:
     if scheme == "sqlite" and len(path) > 1 and not urlsplit(url).netloc:
         from fleet.store.sqlite import SQLite
 
-        return SQLite(unquote(path[1:]), reads_only=reads_only)
+        named = unquote(path[1:])
+        root = "/" if named.startswith("/") else ""  # POSIX leaves open what two of them mean
+        return SQLite(root + named.lstrip("/"), reads_only=reads_only)
     if scheme in ("postgresql", "postgres"):
         try:
             from fleet.store.postgres import Postgres

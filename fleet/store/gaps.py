@@ -12,6 +12,7 @@ from typing import Any
 
 from msgspec import Struct, structs
 
+from agent.errors import NotThere
 from fleet.store.database import Transaction
 
 GAPS_MAX = 10_000  # in one report; the rest is counted
@@ -38,6 +39,7 @@ SELECT * FROM (
 ) AS ledger WHERE delivered > stored OR produced <> delivered + held + dropped
 ORDER BY device, epoch, stream LIMIT $1
 """
+_KNOWN = "SELECT 1 FROM devices WHERE name = $1"
 _COUNT = """
 SELECT count(*), coalesce(sum(g.first - 1 - g.below), 0) FROM (
     SELECT p.first, lag(p.last, 1, s.mark)
@@ -147,7 +149,12 @@ async def devices(transaction: Transaction) -> list[Device]:
 
 
 async def report(transaction: Transaction, device: str | None) -> Report:
-    """Of one device, or of all."""
+    """Of one device, or of all. Raises NotThere for a device that never came."""
+    if device is not None and not await transaction.fetch(_KNOWN, device):
+        raise NotThere(
+            f"{device}: nothing ever came from a device of that name",
+            "`holdfast-fleet devices` lists those that are known",
+        )
     values = [] if device is None else [device]
     gaps_sql = _GAPS.format(where="" if device is None else "WHERE d.name = $2")
     gaps = await transaction.fetch(

@@ -105,8 +105,10 @@ def test_an_export_has_all_that_waits_and_says_so(agent: Device, tmp_path: Path)
     assert done.returncode == 0, done.stderr
     (path,) = tmp_path.iterdir()
     assert done.stdout.splitlines()[0].startswith(str(path))
-    assert "60 records in 1 file(s)" in done.stdout
-    assert done.stderr == "", "no bar where no terminal is"
+    assert "60 records in 1 file." in done.stdout
+    assert "Unmount" not in done.stdout, "no stick is mounted there"
+    (said,) = done.stderr.splitlines()  # and no bar where no terminal is
+    assert said.startswith(f"WARNING: {tmp_path} lies on a disk of this machine itself")
     assert seqs(tmp_path) == ALL
     assert agent.ledger(STREAM) == before
     found = document(agent, "check", str(path))
@@ -266,8 +268,11 @@ def test_a_command_killed_in_the_middle_leaves_whole_files_alone(
         export.kill()
     stick.clear()
     found = document(agent, "export", str(stick.mount), "--part-size", "1")
-    assert found["verdict"] == "done"
+    assert (found["verdict"], found["away"]) == ("done", True)
     assert not list(stick.mount.glob(".*"))
+    done = call(agent, "export", str(stick.mount))
+    assert ("Unmount the stick" in done.stdout, done.stderr) == (True, "")
+    Path(done.stdout.split()[0]).unlink()
     assert seqs(stick.mount, found["export"]) == ALL
 
 
@@ -385,6 +390,9 @@ def test_ack_bundles_are_taken_or_refused_with_a_verdict(tmp_path: Path) -> None
         assert done.returncode == 0, "in a folder, those for other devices are passed over"
         assert "nothing new" in done.stdout
         assert "wrong device" in done.stdout
+        (usb / "0-right.ack.hfb").unlink()
+        found = document(device, "import", str(usb), code=7)
+        assert [one["verdict"] for one in found["files"]] == ["wrong_device"]
         exported = document(device, "export", str(usb))["files"][0]["file"]
         found = document(device, "import", exported, code=7)
         assert found["files"][0]["verdict"] == "not_an_ack"

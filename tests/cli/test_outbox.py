@@ -131,7 +131,7 @@ def test_drop_asks_first_and_counts(agent: Device) -> None:
         assert agent.ledger(SEGMENTS)["held"] == held
     assert document(agent, *order, "--yes") == {"dropped": 0}
     assert agent.ledger(SEGMENTS)["dropped"] == {"operator": 1}
-    assert "gave up 1 records" in agent.log.read_text()
+    assert "gave up 1 record of" in agent.log.read_text()
     assert outbox(agent, "drop", SEGMENTS, first).returncode == 2, "without a reason"
 
 

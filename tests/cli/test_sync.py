@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import time
 from collections.abc import Iterator
@@ -287,14 +288,45 @@ def test_a_span_is_read(text: str, seconds: float) -> None:
     assert sync.seconds(text) == seconds
 
 
-def test_the_agent_refuses_a_rate_below_its_bound(tmp_path: Path) -> None:
-    device = Device(tmp_path, {})
+@pytest.mark.parametrize(
+    ("order", "said"),
+    [
+        (["limit", "10"], "expected 1k or more, in a second, found '10'"),
+        (["limit", "off", "--for", "2h"], "holdfast sync now --unlimited SPAN"),
+        (["pause", "--for", "0s"], "expected a span of 0.01s to 365d, found '0s'"),
+        (["now", "--unlimited", "9999d"], "expected a span of 0.01s to 365d, found '9999d'"),
+    ],
+)
+def test_what_an_agent_would_refuse_is_said_in_the_words_of_the_command(
+    order: list[str], said: str
+) -> None:
+    done = subprocess.run(
+        [str(HOLDFAST), "sync", *order],
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+        env={**os.environ, "COLUMNS": "200"},
+    )
+    assert done.returncode == 2, done.stderr
+    assert said in done.stderr
+
+
+def test_while_the_link_is_down_it_says_why_and_since_when(tmp_path: Path) -> None:
+    device = Device(tmp_path, {"link": {"broker_url": "mqtt://127.0.0.1:1", "ack_from": "ingest"}})
     with running(device):
+        until(lambda: "efused" in str(device.status()["link"]["down_cause"]), "it knows why")
         done = subprocess.run(
-            [str(HOLDFAST), "sync", "limit", "10", "--config", str(device.config)],
+            [str(HOLDFAST), "sync", "--config", str(device.config)],
             capture_output=True,
             text=True,
             timeout=DEADLINE_S,
         )
-    assert done.returncode == 1
-    assert "1024" in done.stderr
+        cause = device.status()["link"]["down_cause"]
+    link, why, *_ = done.stdout.splitlines()
+    assert re.fullmatch(r"link +down \d+ s, mqtt://127\.0\.0\.1:1, MQTT 5", link.rstrip())
+    assert why.strip() == cause
+
+
+def test_one_record_is_no_records() -> None:
+    one = seen(backlog={"records": 1, "bytes": 1024}, eta_s=5.0)
+    assert sync_view.backlog(one) == "1 record, 1 KiB, empty in 5 s"

@@ -98,6 +98,32 @@ async def test_what_a_stick_brings_is_stored_once_and_answered(
     assert await store.ledger.faults() == []
 
 
+async def test_a_dead_letter_goes_by_stick_when_it_is_sent_again(
+    tmp_path: Path, store: Store, cloud: Cloud
+) -> None:
+    """It was told as dead; retried, it is what the next stick brings, and its ack purges it."""
+    name, sticks = (store.epoch, "a"), await known(cloud, store, tmp_path)
+    for seq in (8, 9):
+        await store.outbox.bury(name, seq, "refused by the ingest")
+
+    async def travel() -> tuple[int, int]:
+        """What was new in the office, and what was purged here."""
+        (path,) = await files(store, tmp_path)
+        there = await sticks.take(path)
+        answer = await sticks.answer(there, tmp_path / "acks", FLEET)
+        taken = await desk(store, tmp_path).take(answer.read_bytes())
+        return there.records_new, taken["delivered"]
+
+    assert await travel() == (13, 13)
+    await store.decisions.retry(name, [8])
+    first = (await cloud.ack("d")).epochs[store.epoch]["a"]
+    assert first.dead == [Range(8, 9)]
+    assert await travel() == (1, 1)
+    assert await files(store, tmp_path) == []
+    balance = (await store.ledger.balances())["a"]
+    assert (balance.held, balance.balanced) == (1, True)
+
+
 async def test_parts_come_in_any_order_and_missing_ones_are_named(
     tmp_path: Path, store: Store, cloud: Cloud
 ) -> None:

@@ -10,6 +10,7 @@ BROKER = "mqtt://127.0.0.1:1"
 S3 = ("--s3-bucket", "blobs")
 WRONG = {
     "a broker that is none": (("--broker", "http://x"), 78),
+    "a port that is none": (("--broker", "mqtt://localhost:99999"), 78),
     "a prefix with a wildcard": (("--broker", BROKER, "--prefix", "a/+"), 78),
     "a group with a slash": (("--broker", BROKER, "--group", "a/b"), 78),
     "a key without a certificate": (("--broker", BROKER, "--key-file", "k"), 78),
@@ -46,5 +47,7 @@ def test_a_database_that_is_not_there_is_said(tmp_path: Path) -> None:
     done = fleet("devices", "--database", f"sqlite:///{tmp_path}/none.db")
     assert (done.returncode, "no such database" in done.stderr) == (73, True)
     assert not list(tmp_path.iterdir()), "asking made nothing"
+    done = fleet("devices", "--database", f"sqlite://///{tmp_path}/none.db")
+    assert f"{tmp_path}/none.db: there is no such database" in done.stderr, "slashes are no host"
     done = fleet("gaps", "--database", "postgresql://127.0.0.1:1/none")
     assert (done.returncode, "try:" in done.stderr) == (73, True)

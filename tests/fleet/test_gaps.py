@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from agent.errors import NotThere
 from agent.records import Balance
 from fleet.store import database
 from fleet.store.cloud import Cloud
@@ -60,7 +61,10 @@ async def test_a_ledger_that_does_not_fit_is_told(cloud: Cloud) -> None:
     expected = Difference("press-7", "e1", "a.segments", 10, 5, 3, dropped=2, told=2, stored=3)
     assert found == expected
     assert (found.lost, found.unexplained) == (2, 0)
+    await cloud.note_presence(LATHE.presence())
     assert (await cloud.gaps("lathe-2")).differences == []
+    with pytest.raises(NotThere):
+        await cloud.gaps("lathe-3")
     await cloud.store([PRESS.batch([3, 7])])
     assert (await cloud.gaps()).differences == []
     await cloud.note_heartbeat(PRESS.heartbeat(Balance(11, 5, 3, {"full": 2})))
@@ -109,5 +113,8 @@ async def test_the_command_shows_it(cloud: Cloud, url: str) -> None:
     assert [(gap["first"], gap["last"]) for gap in document["gaps"]] == [(2, 3)]
     assert [one["lost"] for one in document["differences"]] == [1]
     assert found.returncode == 6, "what the device counts as delivered is not there"
+    nobody = fleet("gaps", "--database", url, "--device", "press-8")
+    assert (nobody.returncode, nobody.stdout) == (1, "")
+    assert "press-8: nothing ever came" in nobody.stderr
     shown = fleet("gaps", "--database", url)
     assert "press-7" in shown.stdout and "do not fit" in shown.stdout

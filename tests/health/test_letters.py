@@ -31,7 +31,7 @@ def test_each_stream_has_one_condition_until_nothing_of_it_is_buried() -> None:
     told.tell([Buried(("e", "a"), 1, 5, "poison"), Buried(("e", "b"), 1, 1, "why")])
     assert (
         said(conditions)["a"]
-        == "1 record is held as dead letters of the link; the last, #5: poison"
+        == "1 record is held as a dead letter of the link; the last, #5: poison"
     )
     told.tell([])
     assert said(conditions) == {"mic": "a source's own"}

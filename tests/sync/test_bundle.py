@@ -175,6 +175,51 @@ async def test_dead_letters_of_the_link_are_told_and_not_carried(tmp_path: Path)
         ]
 
 
+@pytest.mark.parametrize("part_bytes", [1, PART_BYTES])
+async def test_dead_letters_below_the_mark_that_are_sent_again_leave_by_stick(
+    tmp_path: Path, part_bytes: int
+) -> None:
+    """Each once, before what lies above the mark; the ack bundle that knows them purges them."""
+    async with made(tmp_path) as store:
+        await stocked(store)
+        name, bundles = (store.epoch, "a"), desk(store, tmp_path)
+        for seq in (8, 9, 10, 15):
+            await store.outbox.bury(name, seq, "refused by the ingest")
+        word = [Range(1, 14)], [Range(8, 10)]
+        assert (await store.outbox.acknowledge(name, *word)).mark == 14
+        assert (await store.decisions.retry(name, [8, 10, 15])).sending == 3
+        export = await bundles.begin(part_bytes)
+        (waiting,) = await store.outbox.waiting()
+        assert export.state()["records"] == waiting.records == 8
+        parts = await all_parts(export)
+        cargo, sealed = Cargo(*parts), [Cargo(part).records for part in parts]
+        assert {seq for _, seq in cargo.records} == {8, 10, *range(15, 21)}
+        assert sum(map(len, sealed)) == 8, "each once"
+        assert cargo.drops["a"] == []
+
+        stale = ack.Ack({store.epoch: {"a": ack.StreamAck(14, dead=[Range(8, 10)])}})
+        assert (await bundles.take(ack_bundle(stale)))["delivered"] == 0, "it came before these"
+        word_of_all = ack.Ack({store.epoch: {"a": ack.StreamAck(20, dead=[Range(9, 9)])}})
+        assert (await bundles.take(ack_bundle(word_of_all)))["delivered"] == 8
+        assert (await store.ledger.balances())["a"].held == 1
+        assert await store.ledger.faults() == []
+        assert (await bundles.begin(part_bytes)).state()["part_next"] is None
+
+
+async def test_a_retried_dead_letter_alone_is_an_export(tmp_path: Path) -> None:
+    async with made(tmp_path) as store:
+        await stocked(store)
+        name, bundles = (store.epoch, "a"), desk(store, tmp_path)
+        await store.outbox.bury(name, 8, "refused by the ingest")
+        await store.outbox.acknowledge(name, [Range(1, 20)], [Range(8, 8)])
+        assert await all_parts(await bundles.begin(PART_BYTES)) == []
+        await store.decisions.retry(name)
+        cargo = Cargo(*await all_parts(await bundles.begin(PART_BYTES)))
+        assert list(cargo.records) == [("a", 8)]
+        (sealed,) = cargo.sealed
+        assert sealed.footer.covers == {store.epoch: {"a": Range(8, 8)}}
+
+
 def spoil(sql: str) -> Callable[[sqlite3.Connection], object]:
     return lambda connection: connection.execute(sql).rowcount
 

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from agent.sync.budget.progress import KNOWN_AFTER_S, WINDOW_S, Progress, Rates, eta_s
+from agent.sync.budget.progress import KNOWN_AFTER_S, NEWEST_S, WINDOW_S, Progress, Rates, eta_s
 from tests.sync.bent import Bent
 
 
@@ -62,6 +62,17 @@ def test_a_backlog_that_does_not_shrink_has_no_end(gone: int, come: int) -> None
     line.run(90, gone, come)
     assert line.rates.arriving_bytes_per_s == come
     assert line.eta_s is None
+
+
+def test_soon_after_production_has_ended_the_backlog_has_an_end() -> None:
+    line = Line(1_000_000)
+    line.run(90, 1000, 5000)
+    assert line.eta_s is None
+    line.run(int(NEWEST_S) + 5, 1000, 0)
+    assert line.rates.arriving_bytes_per_s == 0
+    assert line.eta_s == pytest.approx(line.backlog_bytes / 1000)
+    line.run(int(WINDOW_S), 1000, 5000)
+    assert line.eta_s is None, "and none when it begins again"
 
 
 def test_an_empty_backlog_is_empty_now() -> None:

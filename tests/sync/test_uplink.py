@@ -20,7 +20,7 @@ from agent.sync.up.waits import Waits
 from agent.sync.up.window import FIRST_BYTES, Window
 from tests.listener import Listener
 from tests.outside import Mosquitto
-from tests.sync.rig import Rig, eventually, linked
+from tests.sync.rig import Rig, Stub, eventually, linked
 from tests.sync.scripted import Fate, Scripted
 from tests.sync.test_poison import add
 
@@ -63,6 +63,39 @@ async def test_an_alarm_does_not_wait_behind_a_backlog_on_a_thin_line(tmp_path: 
             broker.bytes_per_s = 0
             await eventually(lambda: broker.copy().word().mark == 8000, "all is there")
             assert set(broker.copy().times.values()) == {1}, "nothing was sent twice"
+
+
+class Narrow(Stub):
+    """A broker that grants four messages in flight, and answers none that carries records."""
+
+    def __init__(self) -> None:
+        super().__init__(bytes([0, 0, 3, 0x21, 0, 4]))
+        self.pubacks = True
+        self.came: list[str] = []  # the streams of the batches
+
+    def _answer(self, kind: int, body: bytes, writer: asyncio.StreamWriter) -> None:
+        topic = body[2 : 2 + int.from_bytes(body[:2], "big")].decode(errors="replace")
+        if kind & 0xF0 == 0x30 and "/up/" in topic:
+            self.came.append(topic.rpartition("/")[2])
+        else:
+            super()._answer(kind, body, writer)
+
+
+async def test_places_are_kept_for_live_records_of_the_few_that_a_broker_grants(
+    tmp_path: Path,
+) -> None:
+    settings = {"in_flight_max": 20, "ack_timeout_s": 3600, "batch_records_max": 1}
+    async with Narrow() as broker:
+        rig = Rig(tmp_path, broker.url)
+        async with rig.store:
+            await add(rig, *map(random_body, range(30)), age_s=OLD_S)
+        async with linked(Rig(tmp_path, broker.url, **settings)) as rig:
+            await eventually(lambda: broker.came == [STREAM] * 2, "what is old takes two")
+            for number in (1, 2):
+                await add(rig, b'{"alarm":1}', stream=ALARMS)
+                await eventually(
+                    lambda number=number: broker.came[2:] == [ALARMS] * number, "an alarm"
+                )
 
 
 async def test_what_was_dropped_last_is_told_though_nothing_else_comes(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """How fast the backlog goes, and when it will be gone.
 
-Rates are differences of totals over the last WINDOW_S, or since the link came up.
+Rates are differences of totals over the last WINDOW_S, or since the link came up. Of what arrives
+the last NEWEST_S count where that is less: as soon as producers end, the backlog has an end too.
 
 Limits  : a mark for each call of `mark` in the last WINDOW_S.
 """
@@ -13,6 +14,7 @@ from msgspec import Struct
 from agent.clock import Clock
 
 WINDOW_S = 60.0
+NEWEST_S = 15.0  # some looks at the backlog
 KNOWN_AFTER_S = 5.0  # of being connected: less says nothing of a rate
 
 
@@ -38,6 +40,7 @@ class Rates(Struct, frozen=True):
     """Means over the last WINDOW_S of being connected; None while too little is known.
 
     `sent` is what messages carry, compressed; the others are bodies and blobs as the store counts.
+    `arriving` is that of the last NEWEST_S, if that is less.
     """
 
     sent_bytes_per_s: float | None = None
@@ -98,7 +101,7 @@ class Progress:
             (self.sent_bytes - first.sent_bytes) / span_s,
             (self.acknowledged_records - first.records) / span_s,
             (self.acknowledged_bytes - first.bytes) / span_s,
-            _arriving(marks),
+            _arriving(marks, now - NEWEST_S),
         )
 
 
@@ -112,13 +115,15 @@ def eta_s(backlog_bytes: int, rates: Rates) -> float | None:
     return backlog_bytes / (leaving - coming)
 
 
-def _arriving(marks: list[_Mark]) -> float | None:
-    """What came from the first look at the backlog to the last: how it grew, and what left it.
+def _arriving(marks: list[_Mark], newest: float) -> float | None:
+    """What came from the first look at the backlog to the last: how it grew, and what left it; or,
+    if it is less, what came since the first look after `newest`.
 
     What is given up unsent makes it less, never below nothing.
     """
     seen = [(one.at, one.arrived_bytes) for one in marks if one.arrived_bytes is not None]
     if not seen or seen[-1][0] - seen[0][0] < KNOWN_AFTER_S:
         return None
-    (begun, before), (ended, after) = seen[0], seen[-1]
-    return max(0.0, (after - before) / (ended - begun))
+    ended, after = seen[-1]
+    begins = seen[0], next(one for one in seen if one[0] >= min(newest, ended - KNOWN_AFTER_S))
+    return max(0.0, min((after - before) / (ended - begun) for begun, before in begins))

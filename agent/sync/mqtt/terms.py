@@ -4,11 +4,9 @@ from msgspec import Struct
 from paho.mqtt.enums import MQTTProtocolVersion
 from paho.mqtt.properties import Properties
 
+from agent.config import PACKET_ROOM_BYTES, PAYLOAD_BYTES_MIN
 from agent.config import Link as Settings
 from agent.errors import LinkError
-
-PACKET_ROOM_BYTES = 1024  # of a packet for all but its payload
-PAYLOAD_BYTES_MIN = 8192
 
 
 class Terms(Struct, frozen=True):

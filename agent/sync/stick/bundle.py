@@ -21,6 +21,7 @@ from agent.store.held import Held
 from agent.store.leases import Name
 from agent.store.outbox import Outbox
 from agent.sync.stick.export import Export
+from agent.words import counted
 
 log = logging.getLogger("bundle")
 
@@ -78,13 +79,15 @@ class Bundles:
                 spans = [Range(1, of.mark), *of.ranges]
                 try:
                     name = epoch, stream
-                    settled = await self._outbox.acknowledge(name, spans, of.dead)
+                    # An ack names every dead letter that is not stored: what it knows else came.
+                    settled = await self._outbox.acknowledge(name, spans, of.dead, carried=spans)
                     await self._bury(name, of.refused)
                 except ProtocolError as error:
                     refused.append(str(error))
                     continue
                 delivered += settled.delivered
-        log.info("export %s: %d records acknowledged by a bundle", header.export, delivered)
+        said = counted(delivered, "record")
+        log.info("export %s: %s acknowledged by a bundle", header.export, said)
         for why in refused:
             log.warning("export %s: %s", header.export, why)
         return {

@@ -22,6 +22,7 @@ from agent.sync.up.sending import Sender, all_of
 from agent.sync.up.spans import meet, without
 from agent.sync.up.tries import Suspect, Tries, Verdict
 from agent.sync.up.waits import Out, Overdue, Waits
+from agent.words import counted
 
 log = logging.getLogger("link")
 LOOK_S = 1.0
@@ -243,12 +244,14 @@ class Suspects:
             return
         self._told.add(stream)
         first = min(found, key=lambda one: one.span.first)
+        what = counted(
+            len(found), "span does not get through and is", "spans do not get through and are"
+        )
         self._conditions.hold(
             "held_back",
             stream,
             "warning",
-            f"{len(found)} spans do not get through and are sent alone; the first, "
-            f"#{first.span.first}-{first.span.last}: {first.cause}",
+            f"{what} sent alone; the first, #{first.span.first}-{first.span.last}: {first.cause}",
             "nothing has to be done: what is at fault is found and kept as a dead letter, the rest "
             "is delivered",
         )

@@ -85,7 +85,7 @@ class Uplink:
     async def run(self, connection: Connection) -> None:
         """Send until it is cancelled; whatever was out before it is sent again."""
         window = Window(self._clock.monotonic)
-        gate = Gate(window, self._settings.in_flight_max, self._outbox.more.set)
+        gate = Gate(window, connection.terms.in_flight_max, self._outbox.more.set)
         sender = Sender(
             *(connection, gate, self._outbox, self._pace, self._progress),
             *(self._device, self._topics, self._ratio, self._parts, self._puts),
