@@ -151,9 +151,11 @@ def gaps(
     database: Database = SQLITE,
     as_json: Json = False,
 ) -> None:
-    """What is missing, since when, and whose ledger does not fit what is stored.
+    """What is missing, since when, whose ledger does not fit what is stored, and who gives
+    out seqs twice.
 
-    Exit code 6 when a device counts as delivered what is not stored.
+    Exit code 6 when a device counts as delivered what is not stored, or sends other records than
+    those that are stored as the same.
     """
     import msgspec
 
@@ -165,7 +167,7 @@ def gaps(
         print(msgspec.json.encode(found.document()).decode())
     else:
         view.gaps(found)
-    if any(one.lost for one in found.differences):
+    if not found.is_balanced:
         raise typer.Exit(UNBALANCED)
 
 

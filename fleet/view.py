@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from agent.words import counted
-from fleet.store.gaps import Device, Report
+from fleet.store.gaps import Conflict, Device, Report
 
 _PRESENCE = {True: "[green]online[/]", False: "[red]offline[/]", None: "[dim]unknown[/]"}
 
@@ -33,9 +33,9 @@ def devices(found: list[Device]) -> None:
 
 
 def gaps(found: Report) -> None:
-    """Missing ranges, then ledgers that differ."""
+    """Missing ranges, ledgers that differ, and seqs that were given out twice."""
     console = Console(highlight=False)
-    if not found.gaps and not found.differences:
+    if not found.gaps and not found.differences and not found.conflicts:
         console.print("nothing is missing")
         return
     if found.gaps:
@@ -59,6 +59,23 @@ def gaps(found: Report) -> None:
             counts = (f"{n:,}" for n in (*told, each.stored, each.lost))
             table.add_row(each.device, each.epoch, each.stream, *counts)
         console.print(table)
+    if found.conflicts:
+        _conflicts(console, found.conflicts)
+
+
+def _conflicts(console: Console, found: list[Conflict]) -> None:
+    console.print(
+        "seqs that were given out twice: a device's disk was put back from a copy, or two devices "
+        "have one.\nWhat came first is stored. The device keeps the other records, and its "
+        "`holdfast status` says what to do"
+    )
+    table = _table("device", "epoch", "stream", ">first", ">last", ">batches", ">since", ">last")
+    for one in found:
+        table.add_row(
+            *(one.device, one.epoch, one.stream, str(one.first), str(one.last)),
+            *(f"{one.batches:,}", _age(one.since_us), _age(one.last_us)),
+        )
+    console.print(table)
 
 
 def _table(*columns: str) -> Table:

@@ -18,6 +18,7 @@ STREAMS_MAX = 1000
 RANGES_MAX = 1000
 PARTS_MAX = 100
 Number = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+Digest = Annotated[int, Meta(ge=0, le=2**32 - 1)]
 
 
 class StreamAck(Struct, frozen=True, omit_defaults=True):
@@ -26,7 +27,8 @@ class StreamAck(Struct, frozen=True, omit_defaults=True):
     `parts` says of blobs that are begun how many bytes from their start are there. `refused` are
     ranges that came and cannot be stored: the device keeps them as dead letters. `dead` are those
     up to the mark, or in `ranges`, that the device told to be dead letters, and that never came:
-    all of them, else the mark is lower.
+    all of them, else the mark is lower. `tail` is the digest (records.digest) of the record stored
+    at the mark, where there is one: a device that holds another there takes nothing of the ack.
     """
 
     mark: Number = 0
@@ -34,6 +36,12 @@ class StreamAck(Struct, frozen=True, omit_defaults=True):
     parts: dict[Number, Number] = {}
     refused: list[Range] = []
     dead: list[Range] = []
+    tail: Digest | None = None
+
+
+def tail_of(stream: StreamAck) -> tuple[int, int] | None:
+    """The seq at the mark and the digest of the record that is stored as that, where told."""
+    return None if stream.tail is None else (stream.mark, stream.tail)
 
 
 class Ack(Struct, frozen=True):

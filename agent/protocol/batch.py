@@ -10,6 +10,7 @@ from msgspec import Struct
 
 from agent.errors import ProtocolError
 from agent.protocol import envelope
+from agent.protocol.ack import Digest
 from agent.records import Drop, Record
 
 ZSTD_LEVEL = 1  # faster than the store can be read, and smaller than gzip 1
@@ -23,7 +24,9 @@ class Header(Struct, frozen=True, kw_only=True):
     `first` and `last` are the seqs of its first and last record; without any (count 0), the first
     and last that were dropped. `digest` is the sha256 of the content as it is before compression.
     `live`: these records are fresh, and others of this stream that are older may still wait. A
-    range dropped as `dead` is held by the device, as dead letters, and may come some day.
+    range dropped as `dead` is held by the device, as dead letters, and may come some day. `before`
+    is the digest (records.digest) of the record with the seq before `first`, if that is held: where
+    another is stored there, the batch is of another life of the epoch.
     """
 
     device: str
@@ -35,6 +38,7 @@ class Header(Struct, frozen=True, kw_only=True):
     digest: str
     dropped: list[Drop] = []
     live: bool = False
+    before: Digest | None = None
     content: str = "application/cloudevents-batch+json"
     encoding: str = "zstd"
 
@@ -69,6 +73,7 @@ def encode(
     dropped: list[Drop],
     *,
     live: bool = False,
+    before: int | None = None,
 ) -> bytes:
     """Records of one stream, in seq order, as a payload; without any, the dropped ranges alone.
 
@@ -87,6 +92,7 @@ def encode(
         digest=hashlib.sha256(content).hexdigest(),
         dropped=dropped,
         live=live,
+        before=before,
     )
     return envelope.seal(header, zstandard.ZstdCompressor(level=ZSTD_LEVEL).compress(content))
 

@@ -114,7 +114,8 @@ def _piece() -> Example:
 
 
 def _ack() -> Ack:
-    stream = StreamAck(30, [Range(35, 36), Range(38, 40)], {41: 6}, [Range(37, 37)])
+    ranges = [Range(35, 36), Range(38, 40)]
+    stream = StreamAck(30, ranges, {41: 6}, [Range(37, 37)], tail=0x1D0B49E5)
     return ack.decode(ack.encode(Ack({EPOCH: {STREAM: stream}})))
 
 

@@ -40,7 +40,8 @@ class Batch(Struct, frozen=True):
 
     It speaks of every seq in `span`: one of its records, in one of its drops, or known to the far
     side before. No seq of it is in another lease. A batch of dropped ranges alone has no records.
-    `live`: its records are fresh, and were leased before older ones.
+    `live`: its records are fresh, and were leased before older ones. `before` is the digest of the
+    record right before the first, if that is held.
     """
 
     epoch: str
@@ -49,6 +50,7 @@ class Batch(Struct, frozen=True):
     drops: list[Drop]
     span: Range
     live: bool = False
+    before: int | None = None
 
     @property
     def name(self) -> Name:
@@ -210,7 +212,8 @@ class Choice:
         elif not drops or (of.grows and last == of.through and not self._waited(of.key)):
             return None  # ranges alone wait for the next record, unless there are too many of them
         told = [drop for drop in drops if drop.first <= last]
-        return Batch(*of.name, records, told, Range(gap.first, last), of.live)
+        before = streams.digest_of(connection, of.key, records[0].seq - 1) if records else None
+        return Batch(*of.name, records, told, Range(gap.first, last), of.live, before)
 
     def _waited(self, key: int) -> bool:
         """Whether ranges at the end of a stream have waited long enough."""

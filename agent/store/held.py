@@ -50,12 +50,16 @@ class Extent(Struct, frozen=True):
 
 
 class Stretch(Struct, frozen=True):
-    """Held records of a stream in seq order, and its dropped ranges, of all seqs in `span`."""
+    """Held records of a stream in seq order, and its dropped ranges, of all seqs in `span`.
+
+    `before` is the digest of the record right before the first, if that is held.
+    """
 
     name: Name
     records: list[Record]
     drops: list[Drop]
     span: Range
+    before: int | None = None
 
 
 class _Damaged(Exception):
@@ -138,7 +142,8 @@ class Held:
         told = [drop for drop in drops if drop.first <= last]
         if not records and not told:
             return None
-        return Stretch(extent.name, records, told, Range(after + 1, last))
+        before = streams.digest_of(connection, extent.key, records[0].seq - 1) if records else None
+        return Stretch(extent.name, records, told, Range(after + 1, last), before)
 
     def _records(
         self,

@@ -283,6 +283,7 @@ class Outbox:
         unstored: Iterable[Range] = (),
         sending: Callable[[], Iterable[int]] = tuple,
         carried: Iterable[Range] = (),
+        tail: tuple[int, int] | None = None,
     ) -> Settled:
         """The far side knows these seqs: purge what is held of them and count it delivered.
 
@@ -290,19 +291,19 @@ class Outbox:
         `carried` there by another way than the link; `unstored` names those
         of them that the far side knows to be dead and has not stored: they are kept, whatever they
         are here. Those of them that are `sending` when all this is written are on their way: their
-        lease goes on.
+        lease goes on. `tail` is one of these seqs and the digest of what is stored as that.
 
         Nothing changes for an epoch of which nothing is held (a former life of this device). Raises
-        ProtocolError when a range goes beyond what was ever produced: then somebody is wrong
-        about us.
+        ProtocolError, and changes nothing, when a range goes beyond what was ever produced, or
+        another record is held as the `tail`: then somebody is wrong about us.
         """
         wanted = sorted(spans, key=lambda span: span.first)
         known, dead = self._leases.known(name, wanted), list(unstored)
         elsewhere = list(carried)
 
         def operation(connection: sqlite3.Connection) -> tuple[int, int, int, int]:
-            sent = Spans([*self._leases.out(name), *elsewhere])
-            return deliver(connection, self._row_name(name), wanted, known, sent, dead)
+            sent, row_name = Spans([*self._leases.out(name), *elsewhere]), self._row_name(name)
+            return deliver(connection, row_name, wanted, known, sent, dead, tail)
 
         delivered, before, settled, sendable = await self._database.write(operation)
         stay = [Range(seq, seq) for seq in sending()]

@@ -13,6 +13,13 @@ from agent.store import streams
 from agent.store.choice import UNSETTLED
 from agent.store.leases import Name, Spans
 
+ANOTHER_LIFE = (
+    "the store was put back from a copy, or two devices have one; all of it stays held. Two: give "
+    "each a device_id of its own. One: stop the agent, move all files aside that begin with "
+    "store.path, and start it; then run an agent on those files, with another device_id, until it "
+    "holds nothing"
+)
+
 
 def deliver(
     connection: sqlite3.Connection,
@@ -21,12 +28,13 @@ def deliver(
     known: list[Range],
     sent: Spans,
     unstored: list[Range],
+    tail: tuple[int, int] | None = None,
 ) -> tuple[int, int, int, int]:
     """Purge `spans` and count: how many left, the settled mark before and after, and how far the
     stream may be sent.
 
     `known` is all that the far side knows above the mark, `unstored` what of it is dead there;
-    `sent` what is out.
+    `sent` what is out. `tail` is a seq and the digest of the record that is stored as that.
     """
     row = connection.execute(
         "SELECT id, produced, coalesce(sendable, produced), settled FROM streams"
@@ -36,6 +44,12 @@ def deliver(
     if row is None and name[0]:
         return 0, 0, 0, 0
     key, produced, sendable, before = row or (0, 0, 0, 0)
+    if tail and streams.digest_of(connection, key, tail[0]) not in (None, tail[1]):
+        raise ProtocolError(
+            f"an ack names {name[1]} #{tail[0]}, and another record is stored as that than the one "
+            "that is held here: nothing is purged by it",
+            ANOTHER_LIFE,
+        )
     beyond = max((span.last for span in spans), default=0)
     if beyond > produced and name[0]:  # the far side knows more of it than the damaged file did
         _learn(connection, key, produced, spans)
@@ -43,7 +57,7 @@ def deliver(
     elif beyond > produced:
         raise ProtocolError(
             f"an ack names {name[1]} up to {beyond}, but only {produced} were ever produced",
-            "two devices may share one id, or the far side mixes epochs",
+            ANOTHER_LIFE,
         )
     _send_again(connection, key, before, unstored)
     sent = Spans(sent)

@@ -16,7 +16,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from agent.records import Range, RecordType, Stamp
+from agent.records import Range, RecordType, Stamp, digest
 from agent.store import blobs
 
 CORRUPTION = "corruption"  # why what the disk does not give back was dropped
@@ -207,6 +207,14 @@ def holds(connection: sqlite3.Connection, stream: int, seq: int) -> bool:
     """Whether this record is held."""
     found = connection.execute("SELECT 1 FROM records WHERE id = ?", (key(stream, seq),))
     return found.fetchone() is not None
+
+
+def digest_of(connection: sqlite3.Connection, stream: int, seq: int) -> int | None:
+    """The digest of a held record; None: it is not held, or not whole on the disk."""
+    found = connection.execute(
+        f"SELECT {COLUMNS} FROM records WHERE id = ?", (key(stream, min(seq, SEQ_MAX)),)
+    ).fetchone()
+    return digest(found[-1]) if found and is_whole(found) else None
 
 
 def remove(

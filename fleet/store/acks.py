@@ -14,8 +14,8 @@ from fleet.store.database import Row, Transaction
 
 ACK_BYTES_MAX = 120_000
 _STREAMS = """
-SELECT s.id, s.epoch, s.name, s.mark, s.spans, s.unsettled, s.refused, d.name FROM streams s
-JOIN devices d ON d.id = s.device WHERE d.name = ANY($1) ORDER BY s.touched_us DESC
+SELECT s.id, s.epoch, s.name, s.mark, s.spans, s.unsettled, s.refused, s.tail, d.name
+FROM streams s JOIN devices d ON d.id = s.device WHERE d.name = ANY($1) ORDER BY s.touched_us DESC
 """
 _LOWEST = """
 SELECT stream, a, b FROM (
@@ -26,7 +26,7 @@ SELECT stream, a, b FROM (
 _RANGES = _LOWEST.format(a="first", b="last", table="spans", where="")
 _PARTS = _LOWEST.format(a="seq", b="ready", table="blobs", where="AND NOT settled AND ready > 0")
 _DEAD = _LOWEST.format(a="first", b="last", table="told", where="AND reason = 'dead'")
-_REFUSED = _LOWEST.format(a="first", b="last", table="refused", where="")
+_REFUSED = _LOWEST.format(a="first", b="last", table="refused", where="AND NOT conflict")
 Pairs = dict[int, list[tuple[int, int]]]
 
 
@@ -70,7 +70,8 @@ def _ack(
     rows: Sequence[Row], spans: Pairs, parts: Pairs, refused: Pairs, dead: Pairs, many: int
 ) -> Ack:
     epochs: dict[str, dict[str, StreamAck]] = {}
-    for number, epoch, name, mark, *_ in rows:
+    for number, epoch, name, stored, *_, tail, _ in rows:
+        mark = stored
         above = spans.get(number, [])
         told = dead.get(number, [])
         if len(told) > many:  # a dead letter that is not told as such would count as stored
@@ -87,5 +88,6 @@ def _ack(
                 if not any(first <= a and b <= last for first, last in there)
             ][:many],
             [Range(a, b) for a, b in told[:many]],
+            tail if mark == stored else None,
         )
     return Ack(epochs)

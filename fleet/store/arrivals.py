@@ -32,7 +32,11 @@ class Arrival(Struct, frozen=True):
 
 
 class Refusal(Struct, frozen=True):
-    """What cannot be stored, and why. With a `name`, its seqs `first` to `last` are meant."""
+    """What cannot be stored, and why. With a `name`, its seqs `first` to `last` are meant.
+
+    `conflict`: other records are stored under seqs that the device gave out twice. It is not told
+    that they are refused: it keeps them, as it keeps all that no ack names.
+    """
 
     topic: str
     cause: str
@@ -41,6 +45,7 @@ class Refusal(Struct, frozen=True):
     name: Name | None = None
     first: int = 0
     last: int = 0
+    conflict: bool = False
 
     @property
     def size_bytes(self) -> int:
@@ -61,7 +66,7 @@ class Put(Struct, frozen=True):
 
 
 class Brought(Struct, frozen=True):
-    """What one arrival brings to a stream."""
+    """What one arrival brings to a stream. `before` is as in batch.Header."""
 
     arrival: Arrival
     name: Name
@@ -70,6 +75,7 @@ class Brought(Struct, frozen=True):
     live: bool = False
     piece: tuple[blob.Header, bytes] | None = None
     put: Put | None = None
+    before: int | None = None
 
     @property
     def size_bytes(self) -> int:
@@ -174,7 +180,7 @@ def _batch(arrival: Arrival, device: str, stream: str) -> Brought:
         _check_name(drop.reason)
     if not events and not header.dropped:
         raise ProtocolError("the batch is empty")
-    return Brought(arrival, name, events, header.dropped, header.live)
+    return Brought(arrival, name, events, header.dropped, live=header.live, before=header.before)
 
 
 def _piece(arrival: Arrival, device: str, stream: str) -> Brought:

@@ -19,6 +19,7 @@ from agent.protocol.ack import Ack
 from agent.protocol.grants import Ask
 from agent.protocol.presence import Heartbeat, Presence
 from agent.protocol.topics import Topics
+from agent.records import digest
 from fleet.store import acks, gaps, notes, refusals
 from fleet.store.arrivals import Arrival, Brought, Name, Put, Refusal, device_of, take_apart
 from fleet.store.database import Database, Unfit
@@ -136,7 +137,7 @@ class Cloud:
         if len(one.events) > 1:
             half = len(one.events) // 2
             first = structs.replace(one, events=one.events[:half], drops=())
-            rest = structs.replace(one, events=one.events[half:])
+            rest = structs.replace(one, events=one.events[half:], before=_before(one, half))
             return (await self._stored([first], [])).plus(await self._stored([rest], []))
         if one.events:
             word = refusal(one, one.events[0], f"the database cannot take it: {error}")
@@ -215,6 +216,12 @@ class Cloud:
 
     def _now_us(self) -> int:
         return int(self._clock.wall() * 1e6)
+
+
+def _before(one: Brought, at: int) -> int | None:
+    """As batch.Header has it, of the records of a batch from this one on."""
+    above, first = one.events[at - 1 : at + 1]
+    return digest(bytes(above.data)) if above.sequence == first.sequence - 1 else None
 
 
 def _one_too_many(one: Brought) -> Refusal:

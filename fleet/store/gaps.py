@@ -6,6 +6,8 @@ gap have spans, so asking costs by gaps, not by devices.
 By its ledger, a device has `delivered` what it has purged: all of that must be stored here, or it
 is `lost`. What it counts as dropped it tells with the next batch of that stream, and of a stream
 that is never sent (raw audio that became segments) not at all: the ledger is its word for that.
+
+A conflict is a batch that was not stored since another record is, under a seq of the same epoch.
 """
 
 from typing import Any
@@ -46,6 +48,14 @@ SELECT count(*), coalesce(sum(g.first - 1 - g.below), 0) FROM (
         OVER (PARTITION BY p.stream ORDER BY p.first) AS below
     FROM spans p JOIN streams s ON s.id = p.stream JOIN devices d ON d.id = s.device {where}
 ) AS g
+"""
+
+
+_CONFLICTS = """
+SELECT d.name, s.epoch, s.name, min(r.first), max(r.last), count(*), min(r.first_us), max(r.last_us)
+FROM refused r JOIN streams s ON s.id = r.stream JOIN devices d ON d.id = s.device
+WHERE r.conflict {and_where} GROUP BY d.name, s.epoch, s.name ORDER BY d.name, s.epoch, s.name
+LIMIT $1
 """
 
 
@@ -112,12 +122,36 @@ class Difference(Struct, frozen=True):
         return self.produced - self.delivered - self.held - self.dropped
 
 
+class Conflict(Struct, frozen=True):
+    """A device has given out seqs of a stream twice: its disk was put back from a copy, or two
+    devices have one.
+
+    `batches` of it were not stored, with seqs from `first` to `last`: what is stored there, or
+    right before, is another record.
+    """
+
+    device: str
+    epoch: str
+    stream: str
+    first: int
+    last: int
+    batches: int
+    since_us: int
+    last_us: int
+
+
 class Report(Struct, frozen=True):
     """What `holdfast-fleet gaps` shows; `gaps_total` counts those beyond GAPS_MAX too."""
 
     gaps: list[Gap]
     gaps_total: int
     differences: list[Difference]
+    conflicts: list[Conflict] = []
+
+    @property
+    def is_balanced(self) -> bool:
+        """Whether no device counts as delivered what is not stored, or holds what cannot be."""
+        return not self.conflicts and not any(one.lost for one in self.differences)
 
     def document(self) -> dict[str, Any]:
         """As `--json` prints it."""
@@ -128,6 +162,7 @@ class Report(Struct, frozen=True):
                 {**structs.asdict(one), "unexplained": one.unexplained, "lost": one.lost}
                 for one in self.differences
             ],
+            "conflicts": self.conflicts,
         }
 
 
@@ -163,10 +198,13 @@ async def report(transaction: Transaction, device: str | None) -> Report:
     total = await _count(transaction, device)
     ledger_sql = _LEDGER.format(and_where="" if device is None else "AND d.name = $2")
     differences = await transaction.fetch(ledger_sql, GAPS_MAX, *values)
+    conflicts_sql = _CONFLICTS.format(and_where="" if device is None else "AND d.name = $2")
+    conflicts = await transaction.fetch(conflicts_sql, GAPS_MAX, *values)
     return Report(
         [Gap(*row) for row in gaps],
         total[0],
         [Difference(*row[:3], *map(int, row[3:])) for row in differences],
+        [Conflict(*row) for row in conflicts],
     )
 
 

@@ -16,9 +16,10 @@ from fleet.store.arrivals import BLOB_BYTES_MAX, NAME_CHARS_MAX, Brought, Refusa
 from fleet.store.blobs import Blob, Blobs
 from fleet.store.coverage import Coverage, Seqs, Span, Told, runs
 from fleet.store.database import Transaction
+from fleet.store.lives import Events, Lives
 
 _LOCK = """
-SELECT id, mark, highest, records, size_bytes, spans, told, unsettled FROM streams
+SELECT id, mark, highest, records, size_bytes, spans, told, unsettled, tail FROM streams
 WHERE id = ANY($1) ORDER BY id FOR UPDATE
 """
 # Of disjoint ranges, those that share a seq with another: the last that begins before it, and all
@@ -32,14 +33,9 @@ AND t.first <= CAST(q.value->>2 AS bigint) AND t.first >= coalesce((
 """
 _SPANS = _NEAR.format(table="spans", word="since_us")
 _TOLD = _NEAR.format(table="told", word="reason")
-_BODIES = """
-SELECT r.stream, r.seq, r.body FROM ROWS($1) q JOIN records r
-ON r.stream = CAST(q.value->>0 AS bigint)
-AND r.seq BETWEEN CAST(q.value->>1 AS bigint) AND CAST(q.value->>2 AS bigint)
-"""
 _SAVE = """
 UPDATE streams SET mark = $2, highest = $3, records = $4, size_bytes = $5, spans = spans + $6,
-told = told + $7, unsettled = $8, touched_us = $9 WHERE id = $1
+told = told + $7, unsettled = $8, touched_us = $9, tail = $10 WHERE id = $1
 """
 _RECORDS = (
     *("stream", "seq", "type", "time_us", "timebound"),
@@ -55,7 +51,7 @@ class Gone(Exception):
 
 
 class Stream(Struct):
-    """A stream's row, locked, and what of its ranges matters here."""
+    """A stream's row, locked. `tail` is the digest of the record at the mark, if one is stored."""
 
     id: int
     mark: int
@@ -65,6 +61,7 @@ class Stream(Struct):
     spans: int
     told: int
     unsettled: int
+    tail: int | None
 
 
 class Ranges:
@@ -95,7 +92,7 @@ class Intake:
         self._streams: dict[int, Stream] = {}
         self._ranges: dict[int, Ranges] = {}
         self._rows: list[Record] = []
-        self._repeats: list[tuple[int, Brought, Sequence[batch.Event]]] = []
+        self._lives = Lives(transaction, self._rows)
         self.blobs = Blobs(transaction)
 
     async def take(self, brought: Sequence[tuple[int, Brought]]) -> None:
@@ -103,11 +100,12 @@ class Intake:
         await self._lock({stream for stream, _ in brought})
         await self._read_ranges(brought)
         await self.blobs.read(_blob_keys(brought))
+        await self._read_bodies(brought)
         for stream, one in brought:
             if one.piece or one.put:
                 await self._blob(self._streams[stream], one)
-            if one.events:
-                await self._events(self._streams[stream], one)
+            if one.events and not await self._events(self._streams[stream], one):
+                continue
             for drop in one.drops:
                 coverage = self._ranges[stream].now
                 coverage.tell(drop.first, drop.last, drop.reason, self._now_us)
@@ -119,7 +117,6 @@ class Intake:
             await self._transaction.copy("records", _RECORDS, self._rows)
         await self.blobs.save()
         await self._save_ranges()
-        await self._compare()
 
     async def _lock(self, ids: set[int]) -> None:
         rows = await self._transaction.fetch(_LOCK, sorted(ids))
@@ -154,22 +151,42 @@ class Intake:
             mark = self._streams[stream].mark
             self._ranges[stream] = Ranges(mark, spans.get(stream, []), told.get(stream, []))
 
-    async def _events(self, stream: Stream, one: Brought) -> None:
-        """Store the records that are not there yet."""
+    async def _read_bodies(self, brought: Sequence[tuple[int, Brought]]) -> None:
+        """Of the records that come again, and of those right before what comes."""
+        asked = []
+        for stream, one in brought:
+            if one.events:
+                known = runs(event.sequence for event in self._parted(stream, one)[1])
+                asked += [[stream, first, last] for first, last in known]
+            if one.events and one.before is not None:
+                row, before = self._streams[stream], one.events[0].sequence - 1
+                if before <= row.highest and (before != row.mark or row.tail is None):
+                    asked.append([stream, before, before])
+        await self._lives.read(asked)
+
+    def _parted(self, stream: int, one: Brought) -> tuple[Events, Events]:
+        """A batch's records that are not there yet, and those that are."""
+        first, last = one.events[0].sequence, one.events[-1].sequence
+        stored = self._ranges[stream].now.stored(first, last)
+        begun = self.blobs.with_record(stream, first, last)
+        if not stored and not begun:
+            return one.events, ()
+        new = [e for e in one.events if e.sequence not in begun and not _within(stored, e.sequence)]
+        there = set(map(id, new))
+        return new, [event for event in one.events if id(event) not in there]
+
+    async def _events(self, stream: Stream, one: Brought) -> bool:
+        """Store the records that are not there yet. False: the batch is of another life."""
         coverage = self._ranges[stream.id].now
-        events: Sequence[batch.Event] = one.events
-        first, last = events[0].sequence, events[-1].sequence
-        stored = coverage.stored(first, last)
-        begun = self.blobs.with_record(stream.id, first, last)
-        if stored or begun:
-            new = [e for e in events if e.sequence not in begun and not _within(stored, e.sequence)]
-            if len(new) < len(events):
-                there = set(map(id, new))
-                self._repeats.append((stream.id, one, [e for e in events if id(e) not in there]))
-            events = new
-        self.known += len(one.events) - len(events)
+        events, known = self._parted(stream.id, one)
+        self.known += len(known)
+        if conflict := self._lives.conflict(stream.id, one, known, (stream.mark, stream.tail)):
+            self.refusals.append(conflict)
+            return False
+        last = one.events[-1].sequence
         rows, events = self._fit(stream.id, one, events)
         self._rows += rows
+        self._lives.note(rows[-1:])
         self.new += len(rows)
         stream.records += len(rows)
         stream.size_bytes += sum(len(row[-1]) for row in rows)
@@ -180,6 +197,7 @@ class Intake:
             if event.blobsize:
                 blob = await self.blobs.expect(stream.id, event)
                 await self._settle(stream, blob, one)
+        return True
 
     def _fit(
         self, stream: int, one: Brought, events: Sequence[batch.Event]
@@ -229,8 +247,19 @@ class Intake:
     def _reached(self, stream: int, seq: int) -> None:
         self._streams[stream].highest = max(self._streams[stream].highest, seq)
 
+    async def _tails(self) -> dict[int, int | None]:
+        """Of each stream, the digest of the record at its mark."""
+        marks = {
+            stream: mark
+            for stream, row in self._streams.items()
+            if (mark := self._ranges[stream].now.mark) and (row.tail is None or row.mark != mark)
+        }
+        found = await self._lives.digests(marks)
+        return {stream: found.get(stream, row.tail) for stream, row in self._streams.items()}
+
     async def _save_ranges(self) -> None:
         spans_gone, spans_new, told_gone, told_new, saved = [], [], [], [], []
+        tails = await self._tails()
         for stream, row in self._streams.items():
             ranges = self._ranges[stream]
             gone, new = ranges.spans()
@@ -244,7 +273,7 @@ class Intake:
             saved.append(
                 (
                     *(stream, ranges.now.mark, row.highest, row.records, row.size_bytes),
-                    *(len(new) - len(gone), told, unsettled, self._now_us),
+                    *(len(new) - len(gone), told, unsettled, self._now_us, tails[stream]),
                 )
             )
         many = self._transaction.many
@@ -258,32 +287,12 @@ class Intake:
             await many("INSERT INTO told VALUES ($1, $2, $3, $4)", told_new)
         await many(_SAVE, saved)
 
-    async def _compare(self) -> None:
-        """A record that comes again with another body is not the same: keep that, and say it."""
-        asked = [
-            [stream, first, last]
-            for stream, _, events in self._repeats
-            for first, last in runs(event.sequence for event in events)
-        ]
-        if not asked:
-            return
-        rows = await self._transaction.fetch(_BODIES, asked)
-        bodies = {(stream, seq): bytes(body) for stream, seq, body in rows}
-        for stream, one, events in self._repeats:
-            for event in events:
-                body = bodies.get((stream, event.sequence))
-                if body is not None and body != bytes(event.data):
-                    cause = "it is stored already, with another body; the stored one stays"
-                    self.refusals.append(refusal(one, event, cause, known=True))
 
-
-def refusal(one: Brought, event: batch.Event, cause: str, *, known: bool = False) -> Refusal:
-    """Why one record of a batch is not stored; `known`: its seq is stored all the same."""
+def refusal(one: Brought, event: batch.Event, cause: str) -> Refusal:
+    """Why one record of a batch is not stored."""
     seq = event.sequence
     cause = f"{one.name[1]} {one.name[2]} #{seq}: {cause}"
     topic, payload, device = one.arrival.topic, bytes(event.data), one.name[0]
-    if known:
-        return Refusal(topic, cause, payload, device)
     return Refusal(topic, cause, payload, device, one.name, seq, seq)
 
 

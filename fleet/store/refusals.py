@@ -13,9 +13,11 @@ REFUSED_MAX = 10_000
 PAYLOAD_BYTES_MAX = 256 << 10
 CAUSE_CHARS_MAX = 1000
 _KEEP = """
-INSERT INTO refused (device, topic, cause, digest, first_us, last_us, stream, first, last, payload)
-VALUES ($1, $2, $3, $4, $5, $5, $6, $7, $8, $9) ON CONFLICT (topic, digest)
-DO UPDATE SET times = refused.times + 1, last_us = excluded.last_us
+INSERT INTO refused
+    (device, topic, cause, digest, first_us, last_us, stream, first, last, payload, conflict)
+VALUES ($1, $2, $3, $4, $5, $5, $6, $7, $8, $9, $10) ON CONFLICT (topic, digest)
+DO UPDATE SET times = refused.times + 1, last_us = excluded.last_us,
+    last = greatest(refused.last, excluded.last)
 """
 _BOUND = "DELETE FROM refused WHERE id <= (SELECT max(id) FROM refused) - $1"
 
@@ -32,6 +34,7 @@ async def keep(
             *(one.digest, now_us),
             *_place(one, ids),
             one.payload[:PAYLOAD_BYTES_MAX],
+            one.conflict,
         )
         for one in refused
     }

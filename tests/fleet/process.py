@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any, Self
 
+import msgspec
 import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
@@ -135,9 +136,9 @@ class Line:
         self.send(Arrival(f"{self.sender.root}/{door}", payload))
 
     def acked(self) -> StreamAck:
-        """The last word on the stream."""
+        """The last word on the stream, but for the digest of the record at the mark."""
         streams = self.acks[-1].epochs.get(self.sender.epoch, {}) if self.acks else {}
-        return streams.get(self.sender.stream, StreamAck())
+        return msgspec.structs.replace(streams.get(self.sender.stream, StreamAck()), tail=None)
 
     def marked(self, mark: int) -> None:
         """Wait for this mark."""

@@ -40,9 +40,11 @@ class Sender:
         drops: Sequence[tuple[int, int, str]] = (),
         *,
         live: bool = False,
+        before: int | None = None,
     ) -> Arrival:
         told = [Drop(*drop) for drop in drops]
-        payload = batch.encode(self.device, self.epoch, self.stream, records, told, live=live)
+        of = self.device, self.epoch, self.stream, records, told
+        payload = batch.encode(*of, live=live, before=before)
         return Arrival(f"{self.root}/up/{self.stream}", payload)
 
     def piece(self, seq: int, content: bytes, start: int, end: int) -> Arrival:

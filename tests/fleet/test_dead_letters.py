@@ -13,7 +13,7 @@ import pytest
 
 from agent import config
 from agent.clock import Clock
-from agent.protocol import batch
+from agent.protocol import ack, batch
 from agent.protocol.ack import StreamAck
 from agent.records import Range, RecordType
 from agent.store.intake import New
@@ -40,14 +40,20 @@ class Both:
 
     async def append(self) -> None:
         await self.store.intake.append(
-            "a", [New(RecordType.SEGMENT, b"{}")] * self.chance.randint(1, 6)
+            "a", [New(RecordType.SEGMENT, self.body()) for _ in range(self.chance.randint(1, 6))]
         )
+
+    def body(self) -> bytes:
+        """Each another."""
+        return b'{"n":%d}' % self.chance.getrandbits(40)
 
     async def lease(self) -> None:
         """What is leased may be sent, or lost with the connection."""
         if leased := await self.store.outbox.lease(self.chance.choice([1, 3, 50]), 1 << 20):
             self.out.append(leased)
-            payload = batch.encode("dev", *leased.name, leased.records, leased.drops)
+            payload = batch.encode(
+                "dev", *leased.name, leased.records, leased.drops, before=leased.before
+            )
             self.wire.append(Arrival(TOPIC, payload))
 
     async def arrive(self) -> None:
@@ -73,7 +79,8 @@ class Both:
         dead = {seq for one in word.dead for seq in range(one.first, one.last + 1)}
         sending = {record.seq for one in self.out for record in one.records} & dead
         known = [*([Range(1, word.mark)] if word.mark else []), *word.ranges]
-        await self.store.outbox.acknowledge(self.name, known, word.dead, lambda: sending)
+        tail = ack.tail_of(word)
+        await self.store.outbox.acknowledge(self.name, known, word.dead, lambda: sending, tail)
 
     async def bury(self) -> None:
         """What was under way is lost, perhaps: such a record ends the connection."""
@@ -116,7 +123,9 @@ class Both:
             await self.append()  # dropped ranges at the end wait for a record
             while leased := await self.store.outbox.lease(50, 1 << 20):
                 self.out.append(leased)
-                payload = batch.encode("dev", *leased.name, leased.records, leased.drops)
+                payload = batch.encode(
+                    "dev", *leased.name, leased.records, leased.drops, before=leased.before
+                )
                 await self.cloud.store([Arrival(TOPIC, payload)])
             await self.say()
             await self.take(self.acks[-1])

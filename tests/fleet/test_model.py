@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Struct
 
 from agent.protocol.ack import StreamAck
-from agent.records import Range
+from agent.records import Range, digest
 from fleet.store import database
 from fleet.store.cloud import Arrival, Cloud
 from fleet.store.coverage import runs
@@ -32,6 +32,10 @@ NUMBERS = itertools.count(1)
 def sound(seq: int) -> bytes:
     """A blob: every third record has one."""
     return random.Random(seq).randbytes(20 + seq) if seq % 3 == 0 else b""
+
+
+def body(seq: int) -> bytes:
+    return msgspec.json.encode({"n": seq, "sha256": hashlib.sha256(sound(seq)).hexdigest()})
 
 
 class Known(Struct):
@@ -53,7 +57,8 @@ class Known(Struct):
         above = [Range(a, b) for a, b in runs(sorted(there)) if a > mark]
         begun = {s: n for s, n in sorted(parts.items()) if n}
         dead = sorted(self.told - self.full - self.whole())
-        return StreamAck(mark, above, begun, dead=[Range(a, b) for a, b in runs(dead)])
+        tail = digest(body(mark)) if mark in self.records else None
+        return StreamAck(mark, above, begun, dead=[Range(a, b) for a, b in runs(dead)], tail=tail)
 
     def _ready(self, seq: int) -> int:
         return next(at for at in itertools.count() if at not in self.bytes[seq])
@@ -76,11 +81,9 @@ def arrival(chance: random.Random, known: Known) -> Arrival:
         known.told |= {a, a + 1, a + 2}
         known.full |= {a, a + 1, a + 2} if drops[0][2] == "full" else set()
     known.records |= set(kept)
-    records = []
-    for seq in kept:
-        body = {"n": seq, "sha256": hashlib.sha256(sound(seq)).hexdigest()}
-        records.append(sender.record(seq, len(sound(seq)), msgspec.json.encode(body)))
-    return sender.records(records, drops)
+    records = [sender.record(seq, len(sound(seq)), body(seq)) for seq in kept]
+    before = kept[0] - 1 if chance.random() < 0.5 else 0
+    return sender.records(records, drops, before=digest(body(before)) if before else None)
 
 
 def groups(chance: random.Random, known: Sequence[Known]) -> list[list[Arrival]]:

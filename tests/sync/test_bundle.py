@@ -1,5 +1,6 @@
 """Exports and ack bundles, on a real store."""
 
+import io
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
@@ -9,8 +10,9 @@ import pytest
 
 from agent import config
 from agent.errors import BundleError, EpochOver, NotNow, NotThere
-from agent.protocol import ack
-from agent.records import Drop, Range
+from agent.protocol import ack, batch, bundle
+from agent.records import Drop, Range, RecordType, digest
+from agent.store.intake import New
 from agent.store.slices import Slices
 from tests.store.shop import LARGE, RAW, made, stocked
 from tests.sync.bundles import (
@@ -303,6 +305,41 @@ async def test_an_ack_beyond_what_was_produced_is_contradicted(tmp_path: Path) -
         taken = await desk(store, tmp_path).take(ack_bundle(word))
         assert (taken["verdict"], taken["delivered"]) == ("contradiction", 0)
         assert "only 20 were ever produced" in taken["refused"][0]
+
+
+async def test_an_ack_of_another_life_of_this_epoch_is_contradicted(tmp_path: Path) -> None:
+    async with made(tmp_path) as store:
+        await stocked(store)
+        held = await store.outbox.lease(100, 1 << 20)
+        assert held is not None
+        (body,) = (record.body for record in held.records if record.seq == 10)
+        other = ack.StreamAck(10, refused=[Range(20, 20)], tail=digest(b"another"))
+        before = await store.ledger.by_epoch()
+        taken = await desk(store, tmp_path).take(ack_bundle(ack.Ack({store.epoch: {"a": other}})))
+        assert (taken["verdict"], taken["delivered"]) == ("contradiction", 0)
+        assert "another record is stored" in taken["refused"][0]
+        assert await store.ledger.by_epoch() == before
+        assert await store.outbox.buried() == []
+        right = ack.StreamAck(10, tail=digest(body))
+        taken = await desk(store, tmp_path).take(ack_bundle(ack.Ack({store.epoch: {"a": right}})))
+        assert (taken["verdict"], taken["delivered"]) == ("taken", 5)
+
+
+async def test_an_export_names_the_record_before_each_batch(tmp_path: Path) -> None:
+    async with made(tmp_path) as store:
+        made_of = [b'{"n":%d,"x":"%s"}' % (n, b"x" * 4000) for n in range(12)]
+        await store.intake.append("a", [New(RecordType.SEGMENT, body) for body in made_of])
+        befores = {}
+        bodies = {}
+        for part in await all_parts(await desk(store, tmp_path).begin(15_000)):
+            for kind, payload in bundle.frames(io.BytesIO(part)):
+                if kind == bundle.BATCH:
+                    header, events = batch.decode(payload)
+                    befores[header.first] = header.before
+                    bodies |= {event.sequence: bytes(event.data) for event in events}
+        told = {first: digest(bodies[first - 1]) for first in befores if first - 1 in bodies}
+        assert told, "more than one batch"
+        assert {first: before for first, before in befores.items() if before is not None} == told
 
 
 async def test_an_ack_bundle_that_is_not_for_us_changes_nothing(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from agent.protocol import ack, batch, blob
-from agent.records import Position, Range
+from agent.records import Position, Range, digest
 from agent.sync.mqtt.connection import Connection
 from tests.e2e.judge import Judge
 from tests.listener import Listener
@@ -109,6 +109,35 @@ async def test_a_wrong_ack_is_a_condition_and_harms_nothing(
         listener.client.publish("holdfast/v1/dev/ack", ack.encode(good), 1)
         await emptied(rig)
         await eventually(lambda: not rig.holds("ack_refused"), "the condition is over")
+
+
+async def test_an_ack_of_another_life_of_the_epoch_purges_nothing(
+    tmp_path: Path, broker: Mosquitto, listener: Listener
+) -> None:
+    """The store was put back from a copy: what the far side has as #2 is not what is held here."""
+
+    def said(tail: bytes) -> bytes:
+        word = ack.StreamAck(2, tail=digest(tail))
+        return ack.encode(ack.Ack({rig.store.epoch: {"x.segments": word}}))
+
+    rig = Rig(tmp_path, broker.url)
+    async with rig.store:
+        await rig.fill(3)
+        leased = await rig.store.outbox.lease(9, 1 << 20)
+        assert leased is not None
+        rig.store.outbox.rewind()
+        listener.client.publish("holdfast/v1/dev/ack", said(b"another"), 1, retain=True)
+        async with live(rig):
+            await eventually(lambda: rig.holds("ack_refused"), "the condition")
+            assert rig.says("another record is stored")
+            await eventually(lambda: sent(listener), "it is sent all the same")
+            assert await rig.held() == 3
+            word = said(leased.records[1].body)
+            listener.client.publish("holdfast/v1/dev/ack", word, 1, retain=True)
+            async with asyncio.timeout(DEADLINE_S):
+                while await rig.held() != 1:
+                    await asyncio.sleep(0.01)
+            await eventually(lambda: not rig.holds("ack_refused"), "the condition is over")
 
 
 async def test_a_blob_goes_on_at_the_byte_where_the_far_copy_ends(

@@ -80,7 +80,9 @@ class Bundles:
                 try:
                     name = epoch, stream
                     # An ack names every dead letter that is not stored: what it knows else came.
-                    settled = await self._outbox.acknowledge(name, spans, of.dead, carried=spans)
+                    settled = await self._outbox.acknowledge(
+                        name, spans, of.dead, carried=spans, tail=ack.tail_of(of)
+                    )
                     await self._bury(name, of.refused)
                 except ProtocolError as error:
                     refused.append(str(error))

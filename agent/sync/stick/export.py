@@ -197,7 +197,8 @@ class _Part:
         self._cover(stretch, len(records))
         if records or stretch.drops:
             of = (self._header.device, *stretch.name, records, stretch.drops)
-            payload = await asyncio.to_thread(batch.encode, *of)
+            before = stretch.before if records[:1] == stretch.records[:1] else None
+            payload = await asyncio.to_thread(batch.encode, *of, before=before)
             yield self._writer.frame(bundle.BATCH, payload)
 
     def _piece(self, name: Name, record: Record, start: int, data: bytes) -> bytes:

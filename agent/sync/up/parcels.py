@@ -9,7 +9,7 @@ from functools import cached_property
 
 from msgspec import Struct, structs
 
-from agent.records import Drop, Range, Record
+from agent.records import Drop, Range, Record, digest
 from agent.store.outbox import Batch, Name
 
 log = logging.getLogger("link")
@@ -19,7 +19,10 @@ RATIO_MIN = 1 / 50
 
 
 class Parcel(Struct, frozen=True, eq=False, dict=True):
-    """It speaks of every seq in `span`, as a lease does. `alone`: it is sent as a suspect."""
+    """It speaks of every seq in `span`, as a lease does. `alone`: it is sent as a suspect.
+
+    `before` is the digest of the record right before the first, if that is held.
+    """
 
     name: Name
     records: list[Record]
@@ -27,6 +30,7 @@ class Parcel(Struct, frozen=True, eq=False, dict=True):
     span: Range
     live: bool
     alone: bool = False
+    before: int | None = None
 
     @cached_property
     def body_bytes(self) -> int:
@@ -68,7 +72,8 @@ class Ratio:
 
 def cut(leased: Batch, *, alone: bool = False) -> list[Parcel]:
     """A lease as parcels, each with no more than BLOB_BYTES_MAX of blobs if it can be helped."""
-    whole = Parcel(leased.name, leased.records, leased.drops, leased.span, leased.live, alone)
+    of = leased.records, leased.drops, leased.span, leased.live
+    whole = Parcel(leased.name, *of, alone, leased.before)
     if whole.blob_bytes <= BLOB_BYTES_MAX:
         return [whole]
     ends, blob_bytes = [], 0
@@ -104,10 +109,20 @@ def _at(parcel: Parcel, records: list[Record], lasts: list[int]) -> list[Parcel]
         of = [record for record in records if first <= record.seq <= last]
         told = [drop for drop in parcel.drops if first <= drop.first <= last]
         if of or told or last == parcel.span.last:  # else all of it was delivered before
-            part = structs.replace(parcel, records=of, drops=told, span=Range(first, last))
-            parts.append(part)
+            before = _before(parcel, of[0]) if of else None
+            span = Range(first, last)
+            parts.append(structs.replace(parcel, records=of, drops=told, span=span, before=before))
             first = last + 1
     return parts
+
+
+def _before(parcel: Parcel, record: Record) -> int | None:
+    """The digest of the record right before one of the parcel's."""
+    at = parcel.records.index(record)
+    if at == 0:
+        return parcel.before
+    above = parcel.records[at - 1]
+    return digest(above.body) if above.seq == record.seq - 1 else None
 
 
 def tell_sent(parcel: Parcel, payload_bytes: int) -> None:

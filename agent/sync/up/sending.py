@@ -92,7 +92,7 @@ class Sender:
         """A parcel's batch. Raises TooLarge: the broker, or we, would not take it."""
         of, live = (parcel.records, parcel.drops), parcel.live
         try:
-            payload = batch.encode(self._device, *parcel.name, *of, live=live)
+            payload = batch.encode(self._device, *parcel.name, *of, live=live, before=parcel.before)
         except ProtocolError as error:
             raise TooLarge(str(error), error.hint) from error
         most = self._connection.payload_bytes_max

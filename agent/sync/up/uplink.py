@@ -248,7 +248,9 @@ class Uplink:
         for name, of in streams.items():
             try:
                 await self._suspects.refused(name, of.refused)
-                await self._acknowledge(name, of.mark, of.ranges, of.refused, of.dead)
+                await self._acknowledge(
+                    name, of.mark, of.ranges, of.refused, of.dead, ack.tail_of(of)
+                )
             except ProtocolError as error:
                 wrong = error
         if wrong:
@@ -266,9 +268,10 @@ class Uplink:
         ranges: list[Range],
         refused: Iterable[Range] = (),
         dead: Iterable[Range] = (),
+        tail: tuple[int, int] | None = None,
     ) -> None:
         """The far side has all up to `mark`, and `ranges`, but for the `dead`; it will not have
-        what it `refused`."""
+        what it `refused`. `tail` is as the outbox says."""
         dead = sorted(dead, key=lambda one: one.first)
 
         def sending() -> set[int]:
@@ -276,7 +279,7 @@ class Uplink:
             return self._waits.sending(name, dead)
 
         known = [*([Range(1, mark)] if mark else []), *ranges]
-        settled = await self._outbox.acknowledge(name, known, dead, sending)
+        settled = await self._outbox.acknowledge(name, known, dead, sending, tail=tail)
         now, mark = self._clock.monotonic(), max(mark, settled.mark)
         answered = self._waits.settle(
             name, mark, [*ranges, *refused], now, moved=settled.moved, sending=sending()
