@@ -23,8 +23,9 @@ SECONDS_MIN, SECONDS_MAX = 0.01, 31_536_000  # up to a year; below, it is no res
 Seconds = Annotated[float, Meta(ge=SECONDS_MIN, le=SECONDS_MAX)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 Count = Annotated[int, Meta(ge=1)]
-RATE_BYTES_PER_S_MIN = 1024
-Rate = Annotated[int, Meta(ge=RATE_BYTES_PER_S_MIN)]
+BYTES_MAX = 10**15  # so that no sum of numbers of bytes is more than SQLite takes
+RATE_BYTES_PER_S_MIN, RATE_BYTES_PER_S_MAX = 1024, 10**12
+Rate = Annotated[int, Meta(ge=RATE_BYTES_PER_S_MIN, le=RATE_BYTES_PER_S_MAX)]  # bytes in a second
 TimeOfDay = Annotated[
     str, Meta(pattern=r"^([01]\d|2[0-3]):[0-5]\d$", description="a time of day, 00:00 to 23:59")
 ]
@@ -170,7 +171,7 @@ class StreamRule(Part, frozen=True, kw_only=True):
 
     match: str
     priority: Annotated[int, Meta(ge=0, le=9)] = 5
-    bytes_max: Annotated[int, Meta(ge=65_536)] | None = None
+    bytes_max: Annotated[int, Meta(ge=65_536, le=BYTES_MAX)] | None = None
     age_s_max: Seconds | None = None
     thin_every: Annotated[int, Meta(ge=2, le=1000)] | None = None
     durability: Literal["sync", "group", "volatile"] = "group"
@@ -191,7 +192,7 @@ class Store(Part, frozen=True):
     """
 
     path: str = "var/holdfast.db"
-    bytes_max: Annotated[int, Meta(ge=1024**2)] = 2 * 1024**3
+    bytes_max: Annotated[int, Meta(ge=1024**2, le=BYTES_MAX)] = 2 * 1024**3
     when_full: Literal["refuse", "evict"] = "refuse"
     evict_at: Annotated[float, Meta(gt=0, le=1)] = 0.9
     volatile_s: Seconds = 2.0
@@ -251,7 +252,7 @@ class Link(Part, frozen=True, kw_only=True):
     heartbeat_s: Seconds = 5.0
     ack_timeout_s: Seconds = 30.0
     tries_max: Annotated[int, Meta(ge=2, le=100)] = 5
-    unacked_bytes_max: Annotated[int, Meta(ge=65_536)] = 8 * 1024**2
+    unacked_bytes_max: Annotated[int, Meta(ge=65_536, le=BYTES_MAX)] = 8 * 1024**2
     in_flight_max: Annotated[int, Meta(ge=1, le=1000)] = 20
     blobs_by: Literal["mqtt", "put"] = "mqtt"
     live_s: Seconds = 30.0
@@ -260,7 +261,7 @@ class Link(Part, frozen=True, kw_only=True):
     payload_bytes_max: Payload = 131_072
     rate_bytes_per_s_max: Rate | None = None
     hours: list[Hours] = field(default_factory=list)
-    quota_bytes_per_day: Annotated[int, Meta(ge=1024**2)] | None = None
+    quota_bytes_per_day: Annotated[int, Meta(ge=1024**2, le=BYTES_MAX)] | None = None
 
 
 class Bundle(Part, frozen=True):

@@ -17,6 +17,7 @@ COLOURS = {logging.WARNING: "\033[33m", logging.ERROR: "\033[31m", logging.CRITI
 PARTS = {"heard": "\033[32m", "link": "\033[36m"}
 PLAIN = "\033[0m"
 LINES_MAX = 1000
+QUOTED_CHARS_MAX = 200
 FLUSH_S = 1.0  # how long the end waits for the last lines to be written
 
 
@@ -80,6 +81,12 @@ def printable(text: str) -> str:
     """Text from outside as text that can be stored, sent and printed on one line."""
     text = text.encode(errors="surrogateescape").decode(errors="replace")
     return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
+
+
+def quoted(text: str, chars_max: int = QUOTED_CHARS_MAX) -> str:
+    """As `printable`, and no longer than that: what the other side says may be of any length."""
+    said = printable(text[: chars_max + 1])
+    return said if len(said) <= chars_max else f"{said[: chars_max - 3]}..."
 
 
 _LINES: "queue.Queue[logging.LogRecord]" = queue.Queue(LINES_MAX)

@@ -11,6 +11,10 @@ from typing import Any
 
 import paho.mqtt.client as mqtt
 
+from agent.logs import quoted
+
+READS_MAX = 100  # in one turn of the loop: a broker that never ends must not hold up the rest
+
 
 def _nothing() -> None: ...
 
@@ -36,6 +40,7 @@ class Driver:
         self._broken = broken
         self._received, self._sent = received, sent
         self._incoming_bytes_max = incoming_bytes_max
+        self._rest: asyncio.Handle | None = None
         self._loop = asyncio.get_running_loop()
 
     def begin(self) -> None:
@@ -54,7 +59,7 @@ class Driver:
         try:
             step()
         except Exception as error:  # noqa: BLE001 - whatever a broken packet makes paho raise
-            self._broken(f"the broker sent what cannot be read: {error!r}")
+            self._broken(f"the broker sent what cannot be read: {quoted(repr(error))}")
 
     def flush(self) -> None:
         """Write what there is, as far as it goes at once."""
@@ -67,12 +72,33 @@ class Driver:
 
     def _read(self) -> None:
         self._received()
-        self.drive(self._client.loop_read)
-        while isinstance(sock := self._client.socket(), ssl.SSLSocket) and sock.pending():
+        for _ in range(READS_MAX):
             self.drive(self._client.loop_read)
+            if not self._has_rest():
+                break
+        else:  # the loop does not see what TLS holds
+            self._rest = self._rest or self._loop.call_soon(self._read_rest)
+        if excess := self._excess():
+            self._broken(f"the broker sends {excess}")
+
+    def _has_rest(self) -> bool:
+        """Whether TLS has read more from the socket than was asked for."""
+        sock = self._client.socket()
+        return isinstance(sock, ssl.SSLSocket) and sock.pending() > 0
+
+    def _read_rest(self) -> None:
+        self._rest = None
+        if self._has_rest():
+            self._read()
+
+    def _excess(self) -> str:
+        """What of the broker's would fill the memory; paho keeps it all. Empty: nothing."""
         most = self._incoming_bytes_max
         if most is not None and self._client._in_packet["to_process"] > most:
-            self._broken(f"the broker sends more than {most} bytes in one packet")
+            return f"more than {most} bytes in one packet"
+        if self._client._in_messages:  # each until it is released, which it may never be
+            return "with QoS 2, which nobody asked for"
+        return ""
 
     def _write(self) -> None:
         self._sent()
@@ -91,6 +117,8 @@ class Driver:
         self._loop.remove_reader(sock)
 
     def _drop(self) -> None:
+        if self._rest:
+            self._rest.cancel()
         sock = self._client.socket()  # None once paho has closed it
         if sock is not None:
             self._loop.remove_reader(sock)

@@ -370,6 +370,11 @@ def test_a_name_that_begins_with_a_digit_is_not_taken_for_a_number_with_a_unit(
         ("audio: {segments: {margin_s: .inf}}", "audio.segments.margin_s"),
         ("audio: {segments: {margin_s: 9, length_s_max: 5}}", "audio.segments.margin_s"),
         ("audio: {segments: {hangover_s: .inf}}", "audio.segments.hangover_s"),
+        ("store: {bytes_max: 9223372036854775808}", "store.bytes_max"),
+        (
+            "store: {streams: [{match: x, bytes_max: 9223372036854775808}]}",
+            "store.streams[0].bytes_max",
+        ),
         (
             "domains: {audio: {model: speech, restart_s_min: 9, restart_s_max: 1}}",
             "domains.audio.restart_s_min",

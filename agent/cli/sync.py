@@ -35,7 +35,7 @@ def seconds(text: str) -> float:
 
 def rate(text: str) -> int | None:
     """`64k`, `1.5M`, `2048`: bytes in a second; `off`: none. Raises typer.BadParameter."""
-    from agent.config import RATE_BYTES_PER_S_MIN
+    from agent.config import RATE_BYTES_PER_S_MAX, RATE_BYTES_PER_S_MIN
 
     if text == "off":
         return None
@@ -46,12 +46,13 @@ def rate(text: str) -> int | None:
         raise typer.BadParameter(
             f"expected bytes in a second as 64k, 1.5M or 2048, or off, found {text!r}"
         )
-    found_bytes = round(float(match[1]) * BYTES[match[2]])
-    if found_bytes < RATE_BYTES_PER_S_MIN:
+    bytes_per_s = float(match[1]) * BYTES[match[2]]
+    if not RATE_BYTES_PER_S_MIN <= bytes_per_s <= RATE_BYTES_PER_S_MAX:  # or infinite: no int
         raise typer.BadParameter(
-            f"expected {RATE_BYTES_PER_S_MIN >> 10}k or more, in a second, found {text!r}"
+            f"expected {RATE_BYTES_PER_S_MIN >> 10}k to {RATE_BYTES_PER_S_MAX >> 30}g in a "
+            f"second, found {text!r}"
         )
-    return found_bytes
+    return round(bytes_per_s)
 
 
 For = Annotated[

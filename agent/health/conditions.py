@@ -6,9 +6,10 @@ from typing import Literal
 from msgspec import Struct
 
 from agent.clock import Clock
-from agent.logs import printable
+from agent.logs import quoted
 
 log = logging.getLogger("condition")
+TEXT_CHARS_MAX = 600  # of a cause, and of a remedy: all that hold go out in each heartbeat
 Severity = Literal["note", "warning", "critical"]
 
 
@@ -30,7 +31,8 @@ class Condition(Struct, frozen=True):
 class Conditions:
     """All that hold now, by (name, subject).
 
-    Bounded: both come from code, config, and what is bounded itself (streams, files put aside).
+    Bounded: both come from code, config, and what is bounded itself (streams, files put aside);
+    what they say is cut at TEXT_CHARS_MAX.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -39,7 +41,8 @@ class Conditions:
 
     def hold(self, name: str, subject: str, severity: Severity, cause: str, remedy: str) -> None:
         """This condition holds; repeated, it keeps its since and takes the new cause."""
-        cause, remedy = printable(cause), printable(remedy)  # they may quote a file's name
+        # They may quote a file's name, or what somebody else said.
+        cause, remedy = quoted(cause, TEXT_CHARS_MAX), quoted(remedy, TEXT_CHARS_MAX)
         held = self._held.get((name, subject))
         since_us, begun = (
             (held[0].since_us, held[1])

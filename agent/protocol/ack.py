@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from agent.errors import ProtocolError
+from agent.logs import quoted
 from agent.protocol.envelope import from_json
 from agent.records import Range
 
@@ -63,6 +64,8 @@ def decode(payload: bytes) -> Ack:
     count = sum(len(streams) for streams in ack.epochs.values())
     if count > STREAMS_MAX:
         raise ProtocolError(f"an ack of {count} streams; expected {STREAMS_MAX} at most")
+    if "" in ack.epochs or any("" in streams for streams in ack.epochs.values()):
+        raise ProtocolError("an ack of an epoch or a stream without a name")
     for streams in ack.epochs.values():
         for name, stream in streams.items():
             _check(name, stream)
@@ -72,7 +75,9 @@ def decode(payload: bytes) -> Ack:
 def _check(name: str, stream: StreamAck) -> None:
     lists = max(len(stream.ranges), len(stream.refused), len(stream.dead))
     if lists > RANGES_MAX or len(stream.parts) > PARTS_MAX:
-        raise ProtocolError(f"the ack of {name} lists too much", "fewer ranges, a higher mark")
+        raise ProtocolError(
+            f"the ack of {quoted(name)} lists too much", "fewer ranges, a higher mark"
+        )
     all_ranges = [*stream.ranges, *stream.refused, *stream.dead]
     if any(not 1 <= r.first <= r.last < 2**63 for r in all_ranges):
-        raise ProtocolError(f"the ack of {name} has a range that is none")
+        raise ProtocolError(f"the ack of {quoted(name)} has a range that is none")

@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from agent.errors import ProtocolError
+from agent.logs import quoted
 from agent.protocol.envelope import from_json
 
 BYTES_MAX = 16 << 10  # of an ask or a grant; a URL with a session token takes some 2 KiB
@@ -85,7 +86,8 @@ def decode_grant(payload: bytes) -> Grant:
         raise ProtocolError("a grant says one of stored, url and refused; this one does not")
     wrong = [name for name in grant.headers if name.lower() in _OURS or not name.isascii()]
     if wrong or len(grant.headers) > HEADERS_MAX:
-        raise ProtocolError(f"a grant must not set these headers: {', '.join(wrong) or 'so many'}")
+        named = quoted(", ".join(wrong)) or "so many"
+        raise ProtocolError(f"a grant must not set these headers: {named}")
     return grant
 
 

@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from agent.clock import Clock
 from agent.config import StreamRule
-from agent.errors import StoreDamaged
+from agent.errors import ProtocolError, StoreDamaged
 from agent.records import Key, Range, Record, Stamp
 from agent.store import blobs, streams
 from agent.store.age import Ages
@@ -273,7 +273,9 @@ class Outbox:
         return key.epoch == self._database.epoch and streams.holds(connection, key.stream, seq)
 
     def _row_name(self, name: Name) -> Name:
-        """A stream's name as its row has it."""
+        """A stream's name as its row has it. Raises ProtocolError: '' names no epoch out here."""
+        if not name[0]:
+            raise ProtocolError("an epoch without a name")
         return ("" if name[0] == self._database.epoch else name[0]), name[1]
 
     async def acknowledge(
@@ -294,8 +296,8 @@ class Outbox:
         lease goes on. `tail` is one of these seqs and the digest of what is stored as that.
 
         Nothing changes for an epoch of which nothing is held (a former life of this device). Raises
-        ProtocolError, and changes nothing, when a range goes beyond what was ever produced, or
-        another record is held as the `tail`: then somebody is wrong about us.
+        ProtocolError, and changes nothing, when a range goes beyond what was ever produced, or can
+        be, or another record is held as the `tail`: then somebody is wrong about us.
         """
         wanted = sorted(spans, key=lambda span: span.first)
         known, dead = self._leases.known(name, wanted), list(unstored)

@@ -8,6 +8,7 @@ Recovery: one transaction; a row leaves only in the one that counts it as delive
 import sqlite3
 
 from agent.errors import ProtocolError
+from agent.logs import quoted
 from agent.records import Range
 from agent.store import streams
 from agent.store.choice import UNSETTLED
@@ -46,17 +47,24 @@ def deliver(
     key, produced, sendable, before = row or (0, 0, 0, 0)
     if tail and streams.digest_of(connection, key, tail[0]) not in (None, tail[1]):
         raise ProtocolError(
-            f"an ack names {name[1]} #{tail[0]}, and another record is stored as that than the one "
-            "that is held here: nothing is purged by it",
+            f"an ack names {quoted(name[1])} #{tail[0]}, and another record is stored as that than"
+            " the one that is held here: nothing is purged by it",
             ANOTHER_LIFE,
         )
     beyond = max((span.last for span in spans), default=0)
+    if beyond > streams.SEQ_MAX:  # also of a saved epoch, of which anything else is believed
+        raise ProtocolError(
+            f"an ack names {quoted(name[1])} up to {beyond}; no stream goes beyond"
+            f" {streams.SEQ_MAX}",
+            "look at who may publish to ack on the broker",
+        )
     if beyond > produced and name[0]:  # the far side knows more of it than the damaged file did
         _learn(connection, key, produced, spans)
         sendable = beyond if sendable == produced else sendable
     elif beyond > produced:
         raise ProtocolError(
-            f"an ack names {name[1]} up to {beyond}, but only {produced} were ever produced",
+            f"an ack names {quoted(name[1])} up to {beyond}, but only {produced} were ever"
+            " produced",
             ANOTHER_LIFE,
         )
     _send_again(connection, key, before, unstored)

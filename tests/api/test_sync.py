@@ -113,6 +113,7 @@ async def test_an_order_is_handed_on_and_answered_with_the_state_after_it(
         ("/limit", "{}", "rate_bytes_per_s_max"),
         ("/limit", '{"rate_bytes_per_s_max": 1023}', "1024"),
         ("/limit", '{"rate_bytes_per_s_max": 1e400}', "rate_bytes_per_s_max"),
+        ("/limit", '{"rate_bytes_per_s_max": 9223372036854775808}', "<= 1000000000000"),
         ("/limit", '{"rate_bytes_per_s_max": null, "for_s": 5}', "for_s goes with a rate"),
         ("/now", '{"unlimited_s": "long"}', "unlimited_s"),
         ("/now?for=3", "{}", "for"),

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from agent.clock import Clock
-from agent.health.conditions import Conditions
+from agent.health.conditions import TEXT_CHARS_MAX, Conditions
 
 
 class Bent(Clock):
@@ -124,3 +124,11 @@ def test_a_cause_may_quote_any_name(conditions: Conditions) -> None:
     assert condition.cause == "caf\ufffd\\x0a.wav"
     assert condition.remedy == "x\\x1b[2J"
     msgspec.json.encode(conditions.all())
+
+
+def test_a_cause_of_any_length_is_cut(conditions: Conditions) -> None:
+    for text in ("n" * 900_000, "\x00" * 900_000, "\U0010ffff" * 900_000):
+        conditions.hold("a", "b", "warning", text, text)
+        (condition,) = conditions.all()
+        assert len(condition.cause) == len(condition.remedy) == TEXT_CHARS_MAX
+        assert condition.cause.endswith("...")

@@ -193,6 +193,8 @@ def test_an_ack_beyond_its_bounds_is_refused() -> None:
         ack.Ack({"e" * (1 << 20): {}}),
         ack.Ack({"e": {"x": ack.StreamAck(0, [Range(1, 2**63)])}}),
         ack.Ack({"e": {"x": ack.StreamAck(0, [], {1: 2**63})}}),
+        ack.Ack({"": {"x": ack.StreamAck(1)}}),
+        ack.Ack({"e": {"": ack.StreamAck(1)}}),
     ):
         with pytest.raises(ProtocolError):
             ack.decode(ack.encode(word))

@@ -155,6 +155,8 @@ async def test_an_ack_beyond_what_was_produced_is_refused_whole(store: Store) ->
         await store.outbox.acknowledge((store.epoch, "x.segments"), [Range(1, 2), Range(3, 9)])
     with pytest.raises(ProtocolError):
         await store.outbox.acknowledge((store.epoch, "unknown"), [Range(1, 1)])
+    with pytest.raises(ProtocolError, match="without a name"):
+        await store.outbox.acknowledge(("", "x.segments"), [Range(1, 2)])
     assert (await store.ledger.balances())["x.segments"].held == 2
 
 

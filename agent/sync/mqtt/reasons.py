@@ -4,6 +4,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 from agent.errors import LinkError
+from agent.logs import quoted
 from agent.sync.mqtt.faults import PATIENCE, BadClientId, NoRetain, Refused
 
 NOBODY = 16  # "No matching subscribers"
@@ -40,9 +41,9 @@ def words(code: ReasonCode, properties: Properties | None) -> str:
     if code.value == TAKEN_OVER:
         said += ", another connection with the same client id was made"
     if server := getattr(properties, "ServerReference", ""):
-        said += f", it names {server}"
+        said += f", it names {quoted(server)}"
     if reason := getattr(properties, "ReasonString", ""):
-        said += f" ({reason})"
+        said += f" ({quoted(reason)})"
     return said
 
 

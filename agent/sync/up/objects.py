@@ -19,6 +19,7 @@ from yarl import URL
 
 from agent.config import Link as Settings
 from agent.errors import LinkError
+from agent.logs import quoted
 from agent.sync.budget.pace import Pace
 from agent.sync.budget.progress import Progress
 from agent.threads import apart
@@ -54,14 +55,23 @@ class Body:
             async for piece in self._pieces():
                 for start in range(0, len(piece), STEP_BYTES):
                     step = piece[start : start + STEP_BYTES]
-                    deadline.reschedule(None)
+                    _move(deadline, None)
                     await self._pace.take(len(step), live=self._live)
                     self._progress.sent(len(step))
-                    deadline.reschedule(now() + patience_s)
+                    _move(deadline, now() + patience_s)
                     yield step
         except Exception as error:  # any: it goes on
             self.fault = error  # aiohttp tells of it only in words
             raise
+
+
+def _move(deadline: asyncio.Timeout, when: float | None) -> None:
+    """Raises TimeoutError where it is over: after a standstill its time may have run out before
+    the step that went on was seen."""
+    try:
+        deadline.reschedule(when)
+    except RuntimeError as error:
+        raise TimeoutError from error
 
 
 class Objects:
@@ -95,14 +105,15 @@ class Objects:
         try:
             return await self._exchange(where, said, body)
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-            if body.fault:
-                raise body.fault from error
-            if isinstance(error, TimeoutError):
+            fault = body.fault or error
+            if isinstance(fault, TimeoutError):
                 raise Stalled(
                     f"{where.host}: no answer in time",
                     "check the way from the device to the object store",
                 ) from error
-            return f"{where.host}: {error}"
+            if body.fault:
+                raise body.fault from error
+            return f"{where.host}: {_said(error)}"
 
     async def _exchange(self, where: URL, headers: CIMultiDict[str], body: Body) -> str:
         assert self._session, "used outside its `async with`"
@@ -122,19 +133,19 @@ class Objects:
                 return ""
             told = await answer.content.read(ANSWER_BYTES_MAX)
             code = re.search(rb"<Code>(\w{1,64})</Code>", told)
-            return (
-                f"{where.host} answered {answer.status} {code[1].decode() if code else ''}".strip()
-            )
+            named = code[1].decode() if code else ""
+            return f"{where.host} answered {answer.status} {named}".strip()
 
     def _safe(self, url: str) -> URL:
         try:
             scheme, where = urlsplit(url).scheme, URL(url, encoded=True)
+            named = where.host and where.port  # read here: not before is the port looked at
         except ValueError as error:
             raise Unsafe("the cloud granted what is no URL", "look at the ingest") from error
         plain = (self._settings.broker_url or "").startswith("mqtt:")
-        if not where.host or (scheme != "https" and not (plain and scheme == "http")):
+        if not named or (scheme != "https" and not (plain and scheme == "http")):
             raise Unsafe(
-                f"the cloud granted a URL with {scheme or 'no scheme'}; expected https",
+                f"the cloud granted a URL with {quoted(scheme) or 'no scheme'}; expected https",
                 "give the object store a certificate: it must not be weaker than the link",
             )
         return where
@@ -145,6 +156,17 @@ class Objects:
         if self._settings.ca_file:
             context.load_verify_locations(self._settings.ca_file)
         return context
+
+
+def _said(error: Exception) -> str:
+    """What an error says, but for the URL: who has that may write to the store."""
+    match error:
+        case aiohttp.ClientResponseError():
+            return quoted(" ".join(error.message.split()))
+        case aiohttp.InvalidURL():
+            return "what the cloud granted is no URL"
+        case _:
+            return quoted(str(error))
 
 
 class _Resolver(AbstractResolver):

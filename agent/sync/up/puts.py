@@ -22,6 +22,7 @@ from agent.clock import Clock
 from agent.config import Link as Settings
 from agent.errors import LinkError, ProtocolError
 from agent.health.conditions import Conditions
+from agent.logs import quoted
 from agent.protocol import grants
 from agent.protocol.grants import Ask, Grant
 from agent.protocol.topics import Topics
@@ -132,7 +133,7 @@ class Puts:
                 return
             if grant.refused:
                 remedy = "configure the cloud's object store, or set link.blobs_by to mqtt"
-                raise _NotPut(f"the cloud refused: {grant.refused}", remedy)
+                raise _NotPut(f"the cloud refused: {quoted(grant.refused)}", remedy)
             if tries_left:
                 fault = await self._send(grant, record, live)
             if fault and tries_left > 1:

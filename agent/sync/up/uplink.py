@@ -40,6 +40,7 @@ log = logging.getLogger("link")
 FIRST_ACK_S = 2.0  # so long the backlog waits, after connecting, for what the ingest has
 BACKLOG_SENDING_MAX = 2  # leases of which not all is handed over; the next is read meanwhile
 LIVE_SENDING_MAX = 32
+WORD_BYTES_MAX = 4 * ack.BYTES_MAX  # of acks that wait to be taken
 LOOK_S = 1.0  # how often what may have changed unheard is looked at
 DOTTED = (
     "; if the broker is RabbitMQ, set a device_id without dots: it makes slashes of them, and the "
@@ -78,6 +79,7 @@ class Uplink:
         self._gathering = Gathering(settings.batch_s, outbox, clock)
         self._suspects = Suspects(*(settings, outbox, conditions, clock, self._waits, self._taken))
         self._word: ack.Ack | None = None  # the newest of the ingest, until it is taken
+        self._word_bytes = 0  # of all that is in it
         self._told = asyncio.Event()
         self._begun = asyncio.Event()  # the first ack was taken, or has been waited for
         self._sending = {True: 0, False: 0}  # leases, by whether they are live
@@ -129,7 +131,11 @@ class Uplink:
         except ProtocolError as error:
             self._refuse(error)
             return
-        self._word = ack.Ack({**self._word.epochs, **word.epochs} if self._word else word.epochs)
+        before = self._word.epochs if self._word else {}
+        self._word_bytes = (self._word_bytes if before else 0) + len(payload)
+        if self._word_bytes > WORD_BYTES_MAX:  # of epochs without end; this one comes again
+            before, self._word_bytes = {}, len(payload)
+        self._word = ack.Ack({**before, **word.epochs})
         self._told.set()
 
     async def _next(self, sender: Sender) -> Batch:
