@@ -16,7 +16,8 @@ import typer
 
 from agent.clock import Clock
 from agent.errors import BundleError
-from agent.protocol import bundle, signing
+from agent.logs import printable
+from agent.protocol import signing
 from agent.words import counted
 from fleet.stick import stick
 from fleet.stick.bundle import Imported, Sticks
@@ -124,12 +125,11 @@ def check(
     identities = stick.identities(identity)
     try:
         with tempfile.TemporaryFile() as copy:
-            stick.copied(file, copy, identities)
-            sealed = bundle.verify(copy)
+            sealed = stick.verified(file, copy, identities)
         found = {"verdict": "whole", "digest": sealed.digest, "size_bytes": sealed.size_bytes}
         found |= msgspec.to_builtins(sealed.header) | msgspec.to_builtins(sealed.footer)
     except BundleError as error:
-        found = {"verdict": error.verdict, "error": str(error), "hint": error.hint}
+        found = _said(error)
     if as_json:
         print(json.dumps({"file": str(file), **found}))
     else:
@@ -147,8 +147,7 @@ async def _import_all(
         try:
             imported = await sticks.take(path)
         except BundleError as error:
-            said = {"verdict": error.verdict, "error": str(error), "hint": error.hint}
-            results.append({"file": str(path), **said})
+            results.append({"file": str(path), **_said(error)})
             continue
         results.append(msgspec.to_builtins(imported))
         done[imported.device, imported.export] = imported, ack_dir or path.parent
@@ -156,8 +155,17 @@ async def _import_all(
         last = done.get((one.get("device", ""), one.get("export", "")))
         if last:
             one["missing"], one["last_known"] = last[0].missing, last[0].last_known
-    acks = [str(await sticks.answer(one, folder, key)) for one, folder in done.values()]
+    acks = []
+    for last_one, folder in done.values():
+        try:
+            acks.append(str(await sticks.answer(last_one, folder, key)))
+        except BundleError as error:  # the others are answered
+            results.append({"file": last_one.file, **_said(error)})
     return results, acks
+
+
+def _said(error: BundleError) -> dict[str, Any]:
+    return {"verdict": error.verdict, "error": str(error), "hint": error.hint}
 
 
 def _code(results: list[dict[str, Any]]) -> int:
@@ -173,29 +181,36 @@ def _lacks(one: dict[str, Any]) -> bool:
 def _show(results: list[dict[str, Any]], acks: list[str]) -> None:
     for one in results:
         if "error" in one:
-            typer.echo(f"{one['file']}: NOT TAKEN ({one['verdict']}): {one['error']}")
-            typer.echo(f"  try: {one['hint']}")
+            word = "NOT ANSWERED" if one["verdict"] == "no_ack" else "NOT TAKEN"
+            _echo(f"{one['file']}: {word} ({one['verdict']}): {one['error']}")
+            _echo(f"  try: {one['hint']}")
             continue
-        typer.echo(
+        _echo(
             f"{one['file']}: {one['verdict']}: part {one['part']} of export {one['export']} of "
             f"{one['device']}, {counted(one['records_new'], 'record')} new, "
             f"{one['records_known']:,} known"
         )
         for note in one["notes"]:
-            typer.echo(f"  {note}")
+            _echo(f"  {note}")
     for path in acks:
-        typer.echo(f"{path}: take it back to the device (`holdfast bundle import`)")
+        _echo(f"{path}: take it back to the device (`holdfast bundle import`)")
 
 
 def _show_checked(file: Path, found: dict[str, Any]) -> None:
     if "error" in found:
-        typer.echo(f"{file}: {found['verdict']}: {found['error']}\n  try: {found['hint']}")
+        _echo(f"{file}: {found['verdict']}: {found['error']}")
+        _echo(f"  try: {found['hint']}")
         return
-    typer.echo(
+    _echo(
         f"{file}: whole: {found['kind']}, device {found['device']}, export {found['export']}, "
-        f"part {found['part']}{', more follow' if found['more'] else ''}\n"
-        f"  {counted(found['records'], 'record')}, signed by {found['by']}"
+        f"part {found['part']}{', more follow' if found['more'] else ''}"
     )
+    _echo(f"  {counted(found['records'], 'record')}, signed by {found['by']}")
+
+
+def _echo(line: str) -> None:
+    """A line; the name of a file on a stick may hold anything."""
+    typer.echo(printable(line))
 
 
 def _bundles(paths: list[Path]) -> list[Path]:

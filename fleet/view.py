@@ -3,8 +3,10 @@
 import time
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
+from agent.logs import printable
 from agent.words import counted
 from fleet.store.gaps import Conflict, Device, Report
 
@@ -20,9 +22,9 @@ def devices(found: list[Device]) -> None:
     for one in found:
         heard = max(filter(None, (one.presence_us, one.heartbeat_us, one.stored_us)), default=None)
         table.add_row(
-            one.device,
+            _plain(one.device),
             _PRESENCE[one.online],
-            one.status or "",
+            _plain(one.status or ""),
             _age(heard),
             f"{one.records:,}",
             _size(one.size_bytes),
@@ -44,7 +46,8 @@ def gaps(found: Report) -> None:
         table = _table("device", "epoch", "stream", ">first", ">last", ">records", ">since")
         for one in found.gaps:
             table.add_row(
-                *(one.device, one.epoch, one.stream, str(one.first), str(one.last)),
+                *map(_plain, (one.device, one.epoch, one.stream)),
+                *(str(one.first), str(one.last)),
                 *(f"{one.last - one.first + 1:,}", _age(one.since_us)),
             )
         console.print(table)
@@ -57,7 +60,7 @@ def gaps(found: Report) -> None:
         for each in found.differences:
             told = (each.produced, each.delivered, each.held, each.dropped, each.unexplained)
             counts = (f"{n:,}" for n in (*told, each.stored, each.lost))
-            table.add_row(each.device, each.epoch, each.stream, *counts)
+            table.add_row(*map(_plain, (each.device, each.epoch, each.stream)), *counts)
         console.print(table)
     if found.conflicts:
         _conflicts(console, found.conflicts)
@@ -72,7 +75,8 @@ def _conflicts(console: Console, found: list[Conflict]) -> None:
     table = _table("device", "epoch", "stream", ">first", ">last", ">batches", ">since", ">last")
     for one in found:
         table.add_row(
-            *(one.device, one.epoch, one.stream, str(one.first), str(one.last)),
+            *map(_plain, (one.device, one.epoch, one.stream)),
+            *(str(one.first), str(one.last)),
             *(f"{one.batches:,}", _age(one.since_us), _age(one.last_us)),
         )
     console.print(table)
@@ -90,6 +94,11 @@ def _table(*columns: str) -> Table:
             overflow="fold",
         )
     return table
+
+
+def _plain(text: str) -> str:
+    """Text from outside: neither markup nor what bends a terminal."""
+    return escape(printable(text))
 
 
 def _age(then_us: int | None) -> str:

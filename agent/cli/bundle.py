@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from agent import plain_file
 from agent.cli.options import DEFAULT, Config, Json
 from agent.errors import BundleError, BundleUnfinished, HoldfastError
 from agent.words import counted
@@ -57,9 +58,9 @@ def export(
     settings = _settings(config)
     to = stick.recipients(settings.bundle.recipients)
     client = _client(settings)
+    stick.free_bytes(folder)  # whether it can be written to at all, before anything is done
     stick.tidy(folder)
     if go_on:
-        stick.free_bytes(folder)
         state = client.get(EXPORT)
     else:
         state = _begin(client, folder, part_size << 20, partial=partial)
@@ -294,7 +295,7 @@ def _ack_bundles(paths: list[Path]) -> list[tuple[Path, bool]]:
 
 def _content(path: Path) -> bytes:
     try:
-        with path.open("rb") as file:
+        with plain_file.opened(path) as file:
             return file.read(ACK_BYTES_MAX)
     except OSError as error:
         raise BundleError(

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from agent import plain_file
 from agent.config import Config
 from agent.errors import BundleError, ConfigError
 from agent.protocol import bundle, signing
@@ -16,7 +17,7 @@ from agent.protocol import bundle, signing
 def checked(path: Path, settings: Config) -> dict[str, Any]:
     """A file's verdict, `whole` or why it is not, and what it is."""
     try:
-        with path.open("rb") as file:
+        with plain_file.opened(path) as file:
             sealed = bundle.verify(file)
     except BundleError as error:
         said = {"verdict": error.verdict, "error": str(error), "hint": error.hint}

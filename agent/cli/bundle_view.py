@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.text import Text
 
 from agent.cli.units import size
+from agent.logs import printable
 from agent.words import counted
 
 WORDS = {"taken": "green", "nothing_new": "green", "whole": "green"}
@@ -62,11 +63,11 @@ def imported(results: list[dict[str, Any]]) -> None:
     """`import`."""
     console = Console(highlight=False, soft_wrap=True)
     for one in results:
-        head = Text(one["file"] + ": ")
+        head = Text(printable(one["file"]) + ": ")
         head.append(one["verdict"].replace("_", " "), style=WORDS.get(one["verdict"], "red"))
         console.print(head)
         if "error" in one:
-            console.print(Text(f"  {one['error']}\n  try: {one['hint']}"))
+            _say_why(console, one)
             continue
         console.print(
             Text(f"  {counted(one['delivered'], 'record')} acknowledged and deleted here")
@@ -75,22 +76,28 @@ def imported(results: list[dict[str, Any]]) -> None:
             console.print(Text(f"  {why}"), style="red")
 
 
+def _say_why(console: Console, found: dict[str, Any]) -> None:
+    """An error may name the file, whose name may hold anything."""
+    console.print(Text("  " + printable(found["error"])))
+    console.print(Text("  try: " + printable(found["hint"])))
+
+
 def checked(found: dict[str, Any]) -> None:
     """`check`."""
     console = Console(highlight=False, soft_wrap=True)
-    head = Text(found["file"] + ": ")
+    head = Text(printable(found["file"]) + ": ")
     head.append(found["verdict"].replace("_", " "), style=WORDS.get(found["verdict"], "red"))
     console.print(head)
     if "error" in found:
-        console.print(Text(f"  {found['error']}\n  try: {found['hint']}"))
+        _say_why(console, found)
         return
     kind = "acks for" if found["kind"] == "ack" else "data of"
     more = "more parts follow" if found["more"] else "the last part"
     console.print(Text(f"  {kind} device {found['device']}, export {found['export']}"))
-    console.print(Text(f"  part {found['part']}, {more}, made {found['created']}"))
+    console.print(Text(f"  part {found['part']}, {more}, made {printable(found['created'])}"))
     console.print(Text(f"  signed by {found['by']} ({found['signer']})"))
     for epoch, streams in found["covers"].items():
         for stream, (first, last) in streams.items():
-            console.print(Text(f"  {stream} #{first} to #{last}  epoch {epoch}"))
+            console.print(Text(printable(f"  {stream} #{first} to #{last}  epoch {epoch}")))
     records = counted(found["records"], "record")
     console.print(Text(f"  {records}, {size(found['blob_bytes'])} of audio"))

@@ -42,6 +42,12 @@ def recipients(texts: list[str]) -> list[Any]:
 def free_bytes(folder: Path) -> int:
     """How much room there is. Raises BundleUnfinished when the folder cannot be written to."""
     try:
+        if folder.is_dir() and os.statvfs(folder).f_flag & os.ST_RDONLY:
+            raise BundleUnfinished(
+                f"{folder}: it is mounted read-only, so nothing can be written there",
+                "look for a switch on the stick, and mount it anew; a damaged file system is "
+                "mounted so, too: then take another stick",
+            )
         if not os.access(folder, os.W_OK | os.X_OK) or not folder.is_dir():
             raise BundleUnfinished(
                 f"{folder}: not a folder that this user may write to",
@@ -66,10 +72,11 @@ def is_away(folder: Path, store: Path) -> bool:
 
 
 def tidy(folder: Path) -> None:
-    """Remove what an export that was interrupted left behind. Raises BundleUnfinished."""
+    """Remove what an export that was interrupted left behind: files. Raises BundleUnfinished."""
     try:
         for left in folder.glob(".holdfast-*.part"):
-            left.unlink(missing_ok=True)
+            if left.is_file() and not left.is_symlink():
+                left.unlink(missing_ok=True)
     except OSError as error:
         raise lost(folder, error) from error
 

@@ -25,7 +25,7 @@ import hashlib
 import struct
 import zlib
 from collections.abc import Iterator
-from typing import Annotated, BinaryIO, Literal, TypeVar
+from typing import Annotated, Literal, Protocol, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
@@ -42,12 +42,20 @@ FRAME_BYTES_MAX = 64 << 20
 ACK_BUNDLE_BYTES_MAX = 4 << 20
 HEADER, SEAL, BATCH, PIECE, ACK, FOOTER = (bytes([letter]) for letter in b"HSBPAF")
 PART_BYTES_MIN, PART_BYTES_MAX = 1 << 20, 4_000_000_000  # FAT32 ends below 4 GiB
+PARTS_MAX = 1_000_000  # of an export
 _STEP_BYTES = 1 << 20
 _PREFIX = struct.Struct("!cII")
 _CONTENT: dict[str, tuple[bytes, ...]] = {"data": (BATCH, PIECE), "ack": (ACK,)}
 
 T = TypeVar("T")
 Frame = tuple[bytes, bytes]  # its kind and its content
+
+
+class Source(Protocol):
+    """What a bundle is read from, from its beginning: a file, or what reads as one."""
+
+    def read(self, size: int, /) -> bytes:
+        """As a file's."""
 
 
 class Header(Struct, frozen=True, kw_only=True):
@@ -61,11 +69,11 @@ class Header(Struct, frozen=True, kw_only=True):
     kind: Literal["data", "ack"]
     device: DeviceId
     export: Annotated[str, Meta(pattern="^[0-9a-f]{16}$")]
-    part: Annotated[int, Meta(ge=1)]
+    part: Annotated[int, Meta(ge=1, le=PARTS_MAX)]
     by: str
     created: str
     epochs: list[str] = []
-    follows: str = ""
+    follows: Annotated[str, Meta(pattern="^([0-9a-f]{64})?$")] = ""
 
 
 class Footer(Struct, frozen=True, kw_only=True):
@@ -135,12 +143,12 @@ class Writer:
         self._digest.update(made)
 
 
-def opened(file: BinaryIO) -> Header:
+def opened(file: Source) -> Header:
     """The header alone, from the file's beginning; its own seal is right. Raises as `verify`."""
     return _Reader(file).header()
 
 
-def verify(file: BinaryIO) -> Sealed:
+def verify(file: Source) -> Sealed:
     """Read a bundle from its beginning to its end, and say what it is.
 
     Whose key `header.by` is, and whether it is believed, is the caller's to judge. Raises
@@ -161,7 +169,7 @@ def verify(file: BinaryIO) -> Sealed:
     return Sealed(header, footer, reader.digest(), reader.read_bytes)
 
 
-def frames(file: BinaryIO) -> Iterator[Frame]:
+def frames(file: Source) -> Iterator[Frame]:
     """The content of a bundle that `verify` found whole, from the file's beginning.
 
     Raises BundleError if it is not what it was then.
@@ -175,7 +183,7 @@ def frames(file: BinaryIO) -> Iterator[Frame]:
 class _Reader:
     """Reads frame after frame; `read_bytes` are the bytes taken so far."""
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: Source) -> None:
         self.read_bytes = 0
         self._file = file
         self._digest = hashlib.sha256()

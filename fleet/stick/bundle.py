@@ -1,7 +1,8 @@
 """Bundles at the cloud's end: what a stick brings is stored, and an ack bundle goes back.
 
 Limits  : STEP_BYTES of a bundle in one transaction; a copy of each file lies in the folder for
-          temporary files while it is imported, without a name, decrypted if need be.
+          temporary files while it is imported, without a name, decrypted if need be; MISSING_MAX
+          missing parts of an export are told.
 Format  : agent/protocol/bundle.py; tables bundle_keys, bundle_parts (sql/0002.sql).
 Recovery: a file is copied and verified to its end before anything of it is stored, so that a stick
           may be pulled at any time. What was stored before a crash is known when the file is
@@ -13,6 +14,7 @@ import asyncio
 import tempfile
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -24,10 +26,12 @@ from agent.protocol import ack, bundle, envelope, signing
 from agent.protocol.topics import Topics
 from agent.records import Range
 from agent.words import counted
-from fleet.stick.stick import copied, write
+from fleet.stick.stick import verified, write
 from fleet.store.cloud import Arrival, Cloud, Verdict
+from fleet.store.database import Unfit
 
 STEP_BYTES = 8 << 20
+MISSING_MAX = 1000  # that are told, of an export
 
 
 class Origin(Struct, frozen=True):
@@ -41,8 +45,8 @@ class Imported(Struct, frozen=True):
     """What became of a file.
 
     `verdict` is `stored`, or `known` when the same file came before. `missing` are parts of its
-    export that have not come yet, `last_known` whether its last part has come. `notes` are for
-    people.
+    export that have not come yet, the lowest if they are many, `last_known` whether its last part
+    has come. `notes` are for people.
     """
 
     file: str
@@ -89,11 +93,24 @@ class Sticks:
         return bool(found)
 
     async def take(self, path: Path) -> Imported:
-        """Import a file. Raises BundleError, with nothing of it stored; StoreError."""
+        """Import a file. Raises BundleError, with nothing of it stored; StoreError.
+
+        Of one whose verdict is `unfit`, as the database cannot take it, some may be stored.
+        """
         with tempfile.TemporaryFile() as copy:
             sealed = await asyncio.to_thread(self._verified, path, copy)
-            await self._check_key(sealed.header)
-            verdict = await self._store(sealed.header, copy)
+            try:
+                return await self._take(path, sealed, copy)
+            except Unfit as error:
+                raise BundleError(
+                    f"the database cannot take what it says: {error}",
+                    "it is not acknowledged, and stays on the device; look at that device",
+                    "unfit",
+                ) from error
+
+    async def _take(self, path: Path, sealed: bundle.Sealed, copy: BinaryIO) -> Imported:
+        await self._check_key(sealed.header)
+        verdict = await self._store(sealed.header, copy)
         known = await self._note(sealed)
         missing, last_known = await self._missing(sealed.header)
         return Imported(
@@ -114,8 +131,7 @@ class Sticks:
 
     def _verified(self, path: Path, copy: BinaryIO) -> bundle.Sealed:
         """Copy a file, and read the copy to its end."""
-        copied(path, copy, self._identities)
-        sealed = bundle.verify(copy)
+        sealed = verified(path, copy, self._identities)
         if sealed.header.kind != "data":
             raise BundleError(
                 f"the bundle carries acks for device {sealed.header.device}, not records",
@@ -173,7 +189,7 @@ class Sticks:
         return [digest for (digest,) in before] == [sealed.digest]
 
     async def _missing(self, header: bundle.Header) -> tuple[list[int], bool]:
-        """The parts of an export that have not come, as far as is known, and if its last has.
+        """The lowest parts of an export that have not come, as far as known, and if its last has.
 
         A part whose successor follows another digest than its own has come in a former form.
         """
@@ -186,9 +202,12 @@ class Sticks:
         digests = {part: digest for part, digest, _, _ in rows}
         wanted = {part - 1: follows for part, _, follows, _ in rows if part > 1}
         lasts = [part for part, _, _, more in rows if not more]
-        missing = set(range(1, max(digests) + 1)) - set(digests)
-        missing |= {part for part, follows in wanted.items() if digests.get(part) != follows}
-        return sorted(missing), bool(lasts)
+        missing = (
+            part
+            for part in range(1, max(digests) + 1)
+            if part not in digests or wanted.get(part, digests[part]) != digests[part]
+        )
+        return list(islice(missing, MISSING_MAX)), bool(lasts)
 
     async def answer(self, done: Imported, folder: Path, key: signing.Key) -> Path:
         """Write the ack bundle of a device, as the database has it now; where it is.
@@ -203,7 +222,7 @@ class Sticks:
         except OSError as error:
             raise BundleError(
                 f"{path}: the ack bundle cannot be written: {error.strerror or error}",
-                "what came is stored; import it again with --ack-dir",
+                "what came is stored; make room there, or import it again with --ack-dir FOLDER",
                 "no_ack",
             ) from error
         return path

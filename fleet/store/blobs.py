@@ -1,6 +1,9 @@
 """The blobs of one transaction: pieces in any order, repeated, cut elsewhere than before.
 
-Limits  : UNSETTLED_MAX blobs of a stream may be without all their bytes or without their record.
+Limits  : UNSETTLED_MAX blobs of a stream may be without all their bytes or without their record;
+          of one, ISLANDS_MAX ranges may lie apart from its start. A piece that would make one more
+          is not kept, which is said: a device sends pieces in order, and again until they are
+          acknowledged.
 Format  : `pieces` of a blob never overlap; `ready` bytes are there from its start, `received` in
           all. Of one that was put into the object store there are none: `put` is the sha256 that
           was seen there, `place` its URL. A blob is settled when it is whole and its record is
@@ -10,6 +13,7 @@ Recovery: where the record tells the blob's sha256 it is checked; pieces that do
 """
 
 import hashlib
+import logging
 
 import msgspec
 from msgspec import Struct
@@ -19,7 +23,9 @@ from fleet.store.arrivals import Put
 from fleet.store.coverage import Seqs, minus
 from fleet.store.database import Transaction
 
+log = logging.getLogger("ingest")
 UNSETTLED_MAX = 100_000
+ISLANDS_MAX = 256
 STEP = 64  # pieces that are read at once
 _READ = """
 SELECT b.stream, b.seq, b.size_bytes, b.ready, b.received, b.record, b.settled, b.sha256,
@@ -170,15 +176,18 @@ class Blobs:
     async def _keep(self, begun: Blob, start: int, content: bytes) -> None:
         """Of a piece, the bytes that are not there yet."""
         islands = await self._islands(begun)
+        new = minus([(start, start + len(content) - 1)], [(0, begun.ready - 1), *islands])
+        islands = _together([(0, begun.ready - 1), *islands, *new])
+        if len(islands) > 1 + ISLANDS_MAX:
+            word = "stream %d: a piece of the blob of record #%d is not kept: too much is missing"
+            log.warning(f"{word} before it", begun.stream, begun.seq)
+            return
         pending = self._pieces.setdefault((begun.stream, begun.seq), {})
-        for a, b in minus([(start, start + len(content) - 1)], [(0, begun.ready - 1), *islands]):
+        for a, b in new:
             pending[a] = content[a - start : b - start + 1]
             begun.received += b - a + 1
-            islands.append((a, b))
-        for a, b in sorted(islands):
-            if a <= begun.ready:
-                begun.ready = max(begun.ready, b + 1)
-        begun.islands = [(a, b) for a, b in sorted(islands) if a > begun.ready]
+        begun.ready = islands[0][1] + 1
+        begun.islands = islands[1:]
 
     async def _islands(self, begun: Blob) -> Seqs:
         """The ranges of its bytes that lie beyond what is contiguous."""
@@ -186,7 +195,7 @@ class Blobs:
             begun.islands = []
             if begun.received > begun.ready:
                 rows = await self._transaction.fetch(_PLACES, begun.stream, begun.seq, begun.ready)
-                begun.islands = [(start, start + size - 1) for start, size in rows]
+                begun.islands = _together([(start, start + size - 1) for start, size in rows])
         return begun.islands
 
     async def _digest(self, whole: Blob) -> str:
@@ -219,6 +228,17 @@ class Blobs:
         self._pieces.clear()
         if rows:
             await self._transaction.copy("pieces", _PIECES, rows)
+
+
+def _together(ranges: Seqs) -> Seqs:
+    """Ranges that do not overlap, in order; those without a gap between them are one."""
+    found: Seqs = []
+    for first, last in sorted(ranges):
+        if found and first == found[-1][1] + 1:
+            found[-1] = (found[-1][0], last)
+        else:
+            found.append((first, last))
+    return found
 
 
 def _sha256(body: bytes) -> str:

@@ -175,7 +175,8 @@ def _words(sql: str) -> str:
     """The same in SQLite's words."""
     sql = re.sub(r"= ANY\(\$(\d+)\)", r"IN (SELECT value FROM json_each(?\1))", sql)
     sql = re.sub(r"ROWS\(\$(\d+)\)", r"json_each(?\1)", sql)
-    sql = sql.replace("FOR UPDATE", "").replace("greatest(", "max(").replace("least(", "min(")
+    sql = re.sub("FOR UPDATE( SKIP LOCKED)?", "", sql)
+    sql = sql.replace("greatest(", "max(").replace("least(", "min(")
     return re.sub(r"\$(\d+)", r"?\1", sql)
 
 

@@ -122,6 +122,15 @@ def test_an_export_has_all_that_waits_and_says_so(agent: Device, tmp_path: Path)
     assert document(agent, "check", "/nix", code=7)["verdict"] == "unreadable"
 
 
+def test_a_folder_that_is_called_like_a_left_over_is_passed_over(
+    agent: Device, tmp_path: Path
+) -> None:
+    planted = tmp_path / ".holdfast-x.part"
+    planted.mkdir()
+    assert document(agent, "export", str(tmp_path))["verdict"] == "done"
+    assert planted.is_dir()
+
+
 def test_parts_stay_below_their_size(agent: Device, tmp_path: Path) -> None:
     found = document(agent, "export", str(tmp_path), "--part-size", "1")
     assert (found["verdict"], found["records"]) == ("done", 60)
@@ -192,6 +201,15 @@ def test_too_small_a_stick_takes_what_fits_and_another_the_rest(
     rest = document(agent, "export", str(other), "--continue")
     assert rest["verdict"] == "done"
     assert sorted(here + seqs(other)) == ALL
+
+
+def test_a_stick_that_is_read_only_is_told_as_such(agent: Device, tmp_path: Path) -> None:
+    with small("tmpfs", tmp_path) as stick:
+        (stick / ".holdfast-old.part").touch()
+        subprocess.run(["mount", "-o", "remount,ro", str(stick)], check=True)
+        for more in ([], ["--continue"], ["--partial"]):
+            done = call(agent, "export", str(stick), *more)
+            assert (done.returncode, "mounted read-only" in done.stderr) == (8, True)
 
 
 # A stick that is pulled
@@ -399,3 +417,16 @@ def test_ack_bundles_are_taken_or_refused_with_a_verdict(tmp_path: Path) -> None
         assert document(device, "import", "/nix", code=7)["files"][0]["verdict"] == "unreadable"
         ledger = device.ledger(STREAM)
         assert (ledger["delivered"], ledger["held"]) == (10, 50)
+
+
+def test_what_is_no_file_is_told(agent: Device, tmp_path: Path) -> None:
+    pipe, link = tmp_path / "a\x1b[2J.ack.hfb", tmp_path / "b.ack.hfb"
+    os.mkfifo(pipe)
+    link.symlink_to("/dev/zero")
+    for path, what in ((pipe, "a pipe"), (link, "a link")):
+        found = document(agent, "check", str(path), code=7)
+        assert f"it is {what}, not a file" in found["error"]
+    done = call(agent, "import", str(tmp_path))
+    assert done.returncode == 7
+    assert done.stdout.count("unreadable") == 2
+    assert "\x1b" not in done.stdout

@@ -4,6 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from agent.records import Balance
+from fleet.store import database
+from fleet.store.cloud import Cloud
+from tests.fleet.sender import Sender
 from tests.fleet.test_gaps import fleet
 
 BROKER = "mqtt://127.0.0.1:1"
@@ -51,3 +55,20 @@ def test_a_database_that_is_not_there_is_said(tmp_path: Path) -> None:
     assert f"{tmp_path}/none.db: there is no such database" in done.stderr, "slashes are no host"
     done = fleet("gaps", "--database", "postgresql://127.0.0.1:1/none")
     assert (done.returncode, "try:" in done.stderr) == (73, True)
+
+
+async def test_what_a_device_says_is_shown_as_it_is(tmp_path: Path) -> None:
+    """Neither markup, which would end the command for all devices, nor a terminal's commands."""
+    url = f"sqlite:///{tmp_path}/f.db"
+    sender = Sender("[b]", "[e]", "[s]")
+    async with Cloud(database.open(url)) as cloud:
+        await cloud.store([sender.batch([1, 3])])
+        wrong = Balance(produced=9, delivered=9, held=0, dropped={})
+        await cloud.note([], {sender.device: sender.heartbeat(wrong, "[/x] \x1b[2J")})
+    done = fleet("devices", "--database", url)
+    assert done.returncode == 0, done.stderr
+    assert "[b]" in done.stdout
+    assert "[/x] ?[2J" in done.stdout
+    done = fleet("gaps", "--database", url)
+    assert done.stdout.count("[b]") == 2, "a gap, and a ledger that differs"
+    assert done.stdout.count("[e]") == done.stdout.count("[s]") == 2

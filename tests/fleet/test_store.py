@@ -130,6 +130,24 @@ async def test_a_blob_that_is_not_what_its_record_says_is_thrown_away(
     assert await content(cloud, 1) == sound
 
 
+async def test_a_blob_in_too_many_ranges_is_kept_when_it_comes_in_order(
+    cloud: Cloud, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("fleet.store.blobs.ISLANDS_MAX", 3)
+    sound = bytes(range(100))
+    apart = [SENDER.piece(1, sound, at, at + 1) for at in range(1, 20, 2)]
+    for some in (apart[:5], apart[5:]):  # in one transaction, and from the table in the next
+        assert (await cloud.store(some)).refused == 0
+    kept = "SELECT start FROM pieces ORDER BY start"
+    assert await rows(cloud, kept) == [(1,), (3,), (5,)]
+    assert "a piece of the blob of record #1 is not kept" in caplog.text
+    await cloud.store([SENDER.piece(1, sound, 6, 8), SENDER.piece(1, sound, 8, 9)])
+    assert len(await rows(cloud, kept)) == 5, "next to one that is there"
+    await cloud.store([SENDER.piece(1, sound, at, at + 10) for at in range(0, 100, 10)])
+    assert (await cloud.store([SENDER.batch([1], blob_bytes=100)])).records_new == 1
+    assert await content(cloud, 1) == sound
+
+
 async def test_pieces_of_another_size_give_way_to_the_record(cloud: Cloud) -> None:
     await cloud.store([SENDER.piece(1, b"a" * 90, 0, 90)])
     await cloud.store([SENDER.batch([1], blob_bytes=100)])
@@ -229,6 +247,32 @@ async def test_the_table_of_what_was_refused_is_bounded(
         (b"8",),
         (b"9",),
     ]
+
+
+async def test_what_is_refused_often_does_not_drive_out_what_is_refused_once(
+    cloud: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fleet.store.refusals.REFUSED_MAX", 20)
+    await cloud.store([Arrival("holdfast/v1/victim/up/a", b"evidence")])
+    for _ in range(30):
+        await cloud.store([Arrival("holdfast/v1/press-7/up/a", b"noise")])
+    await cloud.store([Arrival("holdfast/v1/press-7/up/a", b"other")])
+    found = await rows(cloud, "SELECT payload, times FROM refused ORDER BY id")
+    assert found == [(b"evidence", 1), (b"noise", 30), (b"other", 1)]
+
+
+async def test_a_device_has_its_share_of_what_was_refused(
+    cloud: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fleet.store.refusals.REFUSED_MAX", 20)
+    monkeypatch.setattr("fleet.store.refusals.DEVICE_MAX", 5)
+    await cloud.store([Arrival("holdfast/v1/victim/up/a", b"evidence")])
+    for number in range(60):
+        await cloud.store([Arrival("holdfast/v1/press-7/up/a", b"%d" % number)])
+    (oldest, *others) = await rows(cloud, "SELECT device, payload FROM refused ORDER BY id")
+    assert oldest == ("victim", b"evidence")
+    assert 5 <= len(others) <= 5 + 2, "its share, and what may come until it is bounded again"
+    assert others[-1] == ("press-7", b"59")
 
 
 async def test_streams_without_end_are_refused(

@@ -217,3 +217,13 @@ def test_of_two_that_make_the_key_at_once_one_wins(
     assert mine.public == signing.Key.kept(path).public
     assert [one.name for one in tmp_path.iterdir()] == ["key"]
     assert path.stat().st_nlink == 1
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"part": 0}, {"part": bundle.PARTS_MAX + 1}, {"follows": "\0"}, {"follows": "0" * 63}],
+)
+def test_a_header_that_makes_no_sense_is_refused(wrong: dict[str, object]) -> None:
+    assert verdict(made([], header(**wrong))) == "damaged"
+    last = header(part=bundle.PARTS_MAX, follows="0" * 64)
+    assert bundle.verify(io.BytesIO(made([], last))).header == last
