@@ -28,8 +28,10 @@ class StreamAck(Struct, frozen=True, omit_defaults=True):
     `parts` says of blobs that are begun how many bytes from their start are there. `refused` are
     ranges that came and cannot be stored: the device keeps them as dead letters. `dead` are those
     up to the mark, or in `ranges`, that the device told to be dead letters, and that never came:
-    all of them, else the mark is lower. `tail` is the digest (records.digest) of the record stored
-    at the mark, where there is one: a device that holds another there takes nothing of the ack.
+    all of them. Where there are too many, `mark` and `ranges` say less than is stored: they speak
+    of the stretches in `listed` alone, which differ from ack to ack (empty: of every seq). `tail`
+    is the digest (records.digest) of the record stored at the mark, where there is one: a device
+    that holds another there takes nothing of the ack.
     """
 
     mark: Number = 0
@@ -38,6 +40,7 @@ class StreamAck(Struct, frozen=True, omit_defaults=True):
     refused: list[Range] = []
     dead: list[Range] = []
     tail: Digest | None = None
+    listed: list[Range] = []
 
 
 def tail_of(stream: StreamAck) -> tuple[int, int] | None:
@@ -73,11 +76,10 @@ def decode(payload: bytes) -> Ack:
 
 
 def _check(name: str, stream: StreamAck) -> None:
-    lists = max(len(stream.ranges), len(stream.refused), len(stream.dead))
-    if lists > RANGES_MAX or len(stream.parts) > PARTS_MAX:
+    all_lists = [stream.ranges, stream.refused, stream.dead, stream.listed]
+    if max(map(len, all_lists)) > RANGES_MAX or len(stream.parts) > PARTS_MAX:
         raise ProtocolError(
             f"the ack of {quoted(name)} lists too much", "fewer ranges, a higher mark"
         )
-    all_ranges = [*stream.ranges, *stream.refused, *stream.dead]
-    if any(not 1 <= r.first <= r.last < 2**63 for r in all_ranges):
+    if any(not 1 <= r.first <= r.last < 2**63 for ranges in all_lists for r in ranges):
         raise ProtocolError(f"the ack of {quoted(name)} has a range that is none")

@@ -10,7 +10,7 @@ Recovery: reads alone.
 """
 
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from msgspec import Struct
 
@@ -41,7 +41,8 @@ class Batch(Struct, frozen=True):
     It speaks of every seq in `span`: one of its records, in one of its drops, or known to the far
     side before. No seq of it is in another lease. A batch of dropped ranges alone has no records.
     `live`: its records are fresh, and were leased before older ones. `before` is the digest of the
-    record right before the first, if that is held.
+    record right before the first, if that is held. `again`: those of its records that are dead
+    letters.
     """
 
     epoch: str
@@ -51,6 +52,7 @@ class Batch(Struct, frozen=True):
     span: Range
     live: bool = False
     before: int | None = None
+    again: Sequence[int] = ()
 
     @property
     def name(self) -> Name:
@@ -212,8 +214,14 @@ class Choice:
         elif not drops or (of.grows and last == of.through and not self._waited(of.key)):
             return None  # ranges alone wait for the next record, unless there are too many of them
         told = [drop for drop in drops if drop.first <= last]
-        before = streams.digest_of(connection, of.key, records[0].seq - 1) if records else None
-        return Batch(*of.name, records, told, Range(gap.first, last), of.live, before)
+        if not records:
+            return Batch(*of.name, records, told, Range(gap.first, last), of.live)
+        span, before = Range(gap.first, last), records[0].seq - 1
+        return Batch(
+            *(*of.name, records, told, span, of.live),
+            before=streams.digest_of(connection, of.key, before),
+            again=_again(connection, of.key, span),
+        )
 
     def _waited(self, key: int) -> bool:
         """Whether ranges at the end of a stream have waited long enough."""
@@ -320,3 +328,13 @@ def _dead(connection: sqlite3.Connection, key: int, gap: Range, limit: int) -> l
     )
     spans = Spans(Range(seq, seq) for (seq,) in rows.fetchall())
     return [Drop(span.first, span.last, DEAD) for span in spans]
+
+
+def _again(connection: sqlite3.Connection, key: int, span: Range) -> list[int]:
+    """Dead letters of the link that are sent again."""
+    rows = connection.execute(
+        "SELECT seq FROM dead INDEXED BY dead_again WHERE stream = ? AND seq BETWEEN ? AND ?"
+        " AND unsent AND retry",
+        (key, span.first, span.last),
+    )
+    return [seq for (seq,) in rows.fetchall()]

@@ -77,11 +77,12 @@ def _last(span: Range) -> int:
 
 
 class _Stream:
-    """Of one stream: what is out, what is held back, what of it the far side knows above its mark,
-    and which lease of all was its last."""
+    """Of one stream: what is out, and what of that is dead letters that are sent again; what is
+    held back, what of it the far side knows above its mark, and which lease of all was its last."""
 
     def __init__(self) -> None:
         self.out, self.held_back, self.known = Spans(), Spans(), Spans()
+        self.again = Spans()
         self.turn = 0
 
 
@@ -99,14 +100,17 @@ class Leases:
         """What `take` needs to know of the time when a lease was asked for."""
         return self._ended
 
-    def take(self, name: Name, span: Range, moment: int) -> bool:
-        """Note a lease; False, and nothing is noted, where leases were ended since `moment`."""
+    def take(self, name: Name, span: Range, moment: int, again: Iterable[int] = ()) -> bool:
+        """Note a lease, in which dead letters are sent `again`; False, and nothing is noted, where
+        leases were ended since `moment`."""
         with self._lock:
             if moment != self._ended:
                 return False
             self.count += 1
             of = self._streams.setdefault(name, _Stream())
             of.out.add(span)
+            for seq in again:
+                of.again.add(Range(seq, seq))
             of.turn = self.count
             return True
 
@@ -134,6 +138,12 @@ class Leases:
         with self._lock:
             return list(self._streams[name].out) if name in self._streams else []
 
+    def again(self, name: Name) -> set[int]:
+        """The dead letters that are out."""
+        with self._lock:
+            found = self._streams[name].again if name in self._streams else ()
+            return {seq for span in found for seq in range(span.first, span.last + 1)}
+
     def turn(self, name: Name) -> int:
         """The number of the stream's last lease among all; 0: it had none."""
         return self._streams[name].turn if name in self._streams else 0
@@ -143,6 +153,7 @@ class Leases:
         with self._lock:
             if of := self._streams.get(name):
                 of.out.remove(span)
+                of.again.remove(span)
 
     def rewind(self, name: Name | None) -> None:
         """Nothing is out any more, of one stream or of all, and nothing known above the mark."""
@@ -150,7 +161,7 @@ class Leases:
             self._ended += 1
             for one, of in self._streams.items():
                 if name in (None, one):
-                    of.out, of.known = Spans(), Spans()
+                    of.out, of.known, of.again = Spans(), Spans(), Spans()
 
     def hold_back(self, name: Name, span: Range) -> None:
         """Lease these seqs no more."""
@@ -173,16 +184,27 @@ class Leases:
             return list(known)
 
     def settle(
-        self, name: Name, known: Iterable[Range], mark: int, sending: Iterable[Range] = ()
+        self,
+        name: Name,
+        known: Iterable[Range],
+        mark: int,
+        sending: Iterable[Range] = (),
+        said: Iterable[Range] | None = None,
     ) -> None:
         """The far side knows all up to `mark`, and these spans: they are out no more.
 
-        But `sending` are, if they were: it knows that they are dead, and may get them yet.
+        But `sending` are, if they were: it knows that they are dead, and may get them yet. So are
+        dead letters of which it did not speak now (`said`; None: it spoke of all).
         Of a stream that was never leased nothing is noted: its name may be anything.
         """
         with self._lock:
             if of := self._streams.get(name):
                 stay = [one for one in sending if one.first in of.out]
+                letters = Spans(of.again if said is not None else ())
+                for span in said or ():
+                    letters.remove(span)
+                of.again = Spans([*letters, *(one for one in stay if one.first in of.again)])
+                stay += letters
                 for span in known:
                     of.known.add(span)
                     of.out.remove(span)

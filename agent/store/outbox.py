@@ -148,7 +148,7 @@ class Outbox:
             batch = choose(connection)
             # Noted here, in the store's thread: what is leased is not evicted. Not noted where
             # leases were ended: who asked may be gone, and would never send it.
-            taken = batch and self._leases.take(batch.name, batch.span, moment)
+            taken = batch and self._leases.take(batch.name, batch.span, moment, batch.again)
             return batch if taken else None
 
         while True:
@@ -167,6 +167,10 @@ class Outbox:
     def out(self, epoch: str, stream: str) -> list[Range]:
         """What of the stream is leased, ascending. For any thread."""
         return self._leases.out((epoch or self._database.epoch, stream))
+
+    def again(self, name: Name) -> set[int]:
+        """The dead letters of the stream that are leased."""
+        return self._leases.again(name)
 
     def release(self, name: Name, span: Range) -> None:
         """End the lease of this span: what of it is not settled can be leased again."""
@@ -293,7 +297,8 @@ class Outbox:
         `carried` there by another way than the link; `unstored` names those
         of them that the far side knows to be dead and has not stored: they are kept, whatever they
         are here. Those of them that are `sending` when all this is written are on their way: their
-        lease goes on. `tail` is one of these seqs and the digest of what is stored as that.
+        lease goes on, and so does that of the dead letters of which these spans do not speak.
+        `tail` is one of these seqs and the digest of what is stored as that.
 
         Nothing changes for an epoch of which nothing is held (a former life of this device). Raises
         ProtocolError, and changes nothing, when a range goes beyond what was ever produced, or can
@@ -309,7 +314,7 @@ class Outbox:
 
         delivered, before, settled, sendable = await self._database.write(operation)
         stay = [Range(seq, seq) for seq in sending()]
-        self._leases.settle(name, within(known, sendable), settled, stay)
+        self._leases.settle(name, within(known, sendable), settled, stay, said=wanted)
         return Settled(delivered, settled, moved=settled > before)
 
 

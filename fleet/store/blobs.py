@@ -8,12 +8,14 @@ Format  : `pieces` of a blob never overlap; `ready` bytes are there from its sta
           all. Of one that was put into the object store there are none: `put` is the sha256 that
           was seen there, `place` its URL. A blob is settled when it is whole and its record is
           there.
+          One whose seq the device dropped before its record came is forgotten.
 Recovery: where the record tells the blob's sha256 it is checked; pieces that do not fit it, or come
           with another size, are thrown away, which is said, and the device sends them again.
 """
 
 import hashlib
 import logging
+from collections.abc import Sequence
 
 import msgspec
 from msgspec import Struct
@@ -44,6 +46,13 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) ON CONFLICT (stream, seq) DO UP
 SET size_bytes = excluded.size_bytes, ready = excluded.ready, received = excluded.received,
 record = excluded.record, settled = excluded.settled, sha256 = excluded.sha256,
 put = excluded.put, place = excluded.place
+"""
+_ABANDONED = """
+DELETE FROM blobs WHERE (stream, seq) IN (
+    SELECT b.stream, b.seq FROM ROWS($1) q JOIN blobs b ON b.stream = CAST(q.value->>0 AS bigint)
+    AND b.seq BETWEEN CAST(q.value->>1 AS bigint) AND CAST(q.value->>2 AS bigint)
+    WHERE NOT b.settled AND NOT b.record
+) RETURNING stream, seq
 """
 _PIECES = ("stream", "seq", "start", "size_bytes", "content")
 
@@ -165,6 +174,19 @@ class Blobs:
         whole.settled = True
         self.done += 1
         return ""
+
+    async def abandon(self, spans: Sequence[tuple[int, int, int]]) -> dict[int, int]:
+        """After `save`: the records of these seqs, by stream, first and last, will not come. Forget
+        what of their blobs is there; how many that were, by stream."""
+        gone: dict[int, int] = {}
+        if spans:
+            rows = await self._transaction.fetch(_ABANDONED, [list(span) for span in spans])
+            await self._transaction.many(
+                "DELETE FROM pieces WHERE stream = $1 AND seq = $2", [tuple(row) for row in rows]
+            )
+            for stream, _ in rows:
+                gone[stream] = gone.get(stream, 0) + 1
+        return gone
 
     async def save(self) -> None:
         """Write what is new."""

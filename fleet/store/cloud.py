@@ -7,6 +7,7 @@ Recovery: one transaction holds all that a call of `store` brings. What raised i
 """
 
 import logging
+import random
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Self
@@ -65,12 +66,17 @@ class Cloud:
     """
 
     def __init__(
-        self, database: Database, prefix: str = "holdfast/v1", clock: Clock | None = None
+        self,
+        database: Database,
+        prefix: str = "holdfast/v1",
+        clock: Clock | None = None,
+        chance: random.Random | None = None,
     ) -> None:
-        """`prefix` is the devices' `link.topic_prefix`."""
+        """`prefix` is the devices' `link.topic_prefix`; `chance` draws what acks list."""
         self.database = database
         self.prefix = prefix
         self._clock = clock or Clock()
+        self._chance = chance or random.Random()
         self._registry = Registry(database)
 
     async def __aenter__(self) -> Self:
@@ -178,7 +184,7 @@ class Cloud:
     async def acks(self, devices: Sequence[str]) -> dict[str, Ack]:
         """What is stored of each of these devices, from the database. Raises StoreError."""
         async with self.database.begin() as transaction:
-            return await acks.of(transaction, devices)
+            return await acks.of(transaction, devices, self._chance)
 
     async def note(
         self, presences: Sequence[Presence], heartbeats: Mapping[str, Heartbeat]

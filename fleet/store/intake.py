@@ -14,7 +14,7 @@ from msgspec import Struct
 from agent.protocol import batch
 from fleet.store.arrivals import BLOB_BYTES_MAX, NAME_CHARS_MAX, Brought, Refusal
 from fleet.store.blobs import Blob, Blobs
-from fleet.store.coverage import Coverage, Seqs, Span, Told, runs
+from fleet.store.coverage import DEAD, Coverage, Seqs, Span, Told, runs
 from fleet.store.database import Transaction
 from fleet.store.lives import Events, Lives
 
@@ -93,6 +93,7 @@ class Intake:
         self._ranges: dict[int, Ranges] = {}
         self._rows: list[Record] = []
         self._lives = Lives(transaction, self._rows)
+        self._dropped: list[tuple[int, int, int]] = []
         self.blobs = Blobs(transaction)
 
     async def take(self, brought: Sequence[tuple[int, Brought]]) -> None:
@@ -110,12 +111,15 @@ class Intake:
                 coverage = self._ranges[stream].now
                 coverage.tell(drop.first, drop.last, drop.reason, self._now_us)
                 self._reached(stream, drop.last)
+                if drop.reason != DEAD:  # a dead letter may come after all
+                    self._dropped.append((stream, drop.first, drop.last))
 
     async def save(self) -> None:
         """Write what is new and what changed."""
         if self._rows:
             await self._transaction.copy("records", _RECORDS, self._rows)
         await self.blobs.save()
+        await self._abandon()
         await self._save_ranges()
 
     async def _lock(self, ids: set[int]) -> None:
@@ -256,6 +260,16 @@ class Intake:
         }
         found = await self._lives.digests(marks)
         return {stream: found.get(stream, row.tail) for stream, row in self._streams.items()}
+
+    async def _abandon(self) -> None:
+        """Of what was dropped, the blobs that are begun will not go on."""
+        unsettled = {
+            stream: row.unsettled + self.blobs.opened(stream)
+            for stream, row in self._streams.items()
+        }
+        dropped = [span for span in self._dropped if unsettled[span[0]]]
+        for stream, count in (await self.blobs.abandon(dropped)).items():
+            self._streams[stream].unsettled -= count
 
     async def _save_ranges(self) -> None:
         spans_gone, spans_new, told_gone, told_new, saved = [], [], [], [], []

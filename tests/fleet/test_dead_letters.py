@@ -4,6 +4,7 @@ Batches come late, again and in any order, acks too; lists of dead letters are c
 seed with HOLDFAST_SEED=n; HOLDFAST_LONG=1 takes more of them.
 """
 
+import asyncio
 import os
 import random
 import sqlite3
@@ -79,8 +80,10 @@ class Both:
         dead = {seq for one in word.dead for seq in range(one.first, one.last + 1)}
         sending = {record.seq for one in self.out for record in one.records} & dead
         known = [*([Range(1, word.mark)] if word.mark else []), *word.ranges]
-        tail = ack.tail_of(word)
-        await self.store.outbox.acknowledge(self.name, known, word.dead, lambda: sending, tail)
+        tail, letters = ack.tail_of(word), self.store.outbox.again(self.name)
+        await self.store.outbox.acknowledge(self.name, known, word.dead, lambda: sending, tail=tail)
+        unheard = {seq for seq in letters if not any(r.first <= seq <= r.last for r in known)}
+        assert unheard <= self.store.outbox.again(self.name), "a letter is not heard of, and is out"
 
     async def bury(self) -> None:
         """What was under way is lost, perhaps: such a record ends the connection."""
@@ -97,6 +100,18 @@ class Both:
     async def reconnect(self) -> None:
         self.store.outbox.rewind()
         self.out.clear()
+
+    async def send(self, rounds: int = 100) -> int:
+        """What is leased is stored, until all of it is acknowledged; how many acks that took."""
+        while leased := await self.store.outbox.lease(60, 1 << 20):
+            payload = batch.encode("dev", *leased.name, leased.records, leased.drops)
+            await self.cloud.store([Arrival(TOPIC, payload)])
+        for count in range(1, rounds + 1):
+            await self.say()
+            await self.take(self.acks[-1])
+            if not self.store.outbox.waits(self.name):
+                return count
+        raise AssertionError("something is out for ever")
 
     def stored(self) -> set[int]:
         with sqlite3.connect(self.copy) as db:
@@ -138,9 +153,10 @@ class Both:
 async def test_a_dead_letter_is_delivered_only_if_it_is_stored(
     tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(acks, "RANGES_MAX", 1)  # the list of dead letters is cut, and the mark
     chance, copy = random.Random(seed), tmp_path / "fleet.db"
-    cloud = Cloud(database.open(f"sqlite:///{copy}"))
+    monkeypatch.setattr(acks, "DEAD_MAX", chance.choice([1, 1, 2, 3]))
+    monkeypatch.setattr(acks, "RANGES_MAX", chance.choice([1, 2, 1000]))
+    cloud = Cloud(database.open(f"sqlite:///{copy}"), chance=random.Random(seed))
     async with Store(config.Store(path=str(tmp_path / "s.db")), Clock()) as store, cloud:
         both = Both(store, cloud, copy, chance)
         await both.append()
@@ -150,4 +166,30 @@ async def test_a_dead_letter_is_delivered_only_if_it_is_stored(
             await chance.choice(steps)()
             await both.judge()
         await both.end()
+        assert await store.ledger.faults() == []
+
+
+async def test_thousands_of_dead_letters_apart_hold_up_nothing(url: str, tmp_path: Path) -> None:
+    """Three times as many as an ack lists; told, acknowledged page by page, retried, stored."""
+    chance = random.Random(SEED)
+    cloud = Cloud(database.open(url), chance=chance)
+    async with Store(config.Store(path=str(tmp_path / "s.db")), Clock()) as store, cloud:
+        both = Both(store, cloud, tmp_path / "none", chance)
+        await store.intake.append("a", [New(RecordType.SEGMENT, b"{}")] * 6000)
+        dead = list(range(1, 6001, 2))
+        await asyncio.gather(*(store.outbox.bury(both.name, seq, "poison") for seq in dead))
+        await both.send()
+        balance = (await store.ledger.balances())["a"]
+        assert (balance.delivered, balance.held) == (3000, 3000), "in the first rounds of acks"
+        assert await store.outbox.lease(50, 1 << 20) is None, "nothing is sent again"
+
+        await store.intake.append("a", [New(RecordType.SEGMENT, b"{}")] * 10)
+        assert await both.send(rounds=1) == 1, "what is new is acknowledged at once"
+        assert (await store.ledger.balances())["a"].delivered == 3010
+
+        await store.decisions.retry(both.name, dead[:5] + dead[1500:1505])
+        await both.send()
+        balance = (await store.ledger.balances())["a"]
+        assert (balance.delivered, balance.held) == (3020, 2990)
+        assert await store.outbox.lease(50, 1 << 20) is None
         assert await store.ledger.faults() == []

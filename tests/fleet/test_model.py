@@ -76,10 +76,13 @@ def arrival(chance: random.Random, known: Known) -> Arrival:
     kept = [seq for seq in range(first, last + 1) if chance.random() < 0.8] or [first]
     drops = []
     if chance.random() < 0.3:
-        a = chance.randrange(1, SEQS)
-        drops = [(a, a + 2, chance.choice(["dead", "full"]))]
-        known.told |= {a, a + 1, a + 2}
-        known.full |= {a, a + 1, a + 2} if drops[0][2] == "full" else set()
+        a, reason = chance.randrange(1, SEQS), chance.choice(["dead", "full"])
+        if reason == "full":  # of no blob: what is there of one is forgotten, so the order counts
+            a -= (a - 1) % 3
+        drops = [(a, a + (1 if reason == "full" else 2), reason)]
+        told = set(range(a, drops[0][1] + 1))
+        known.told |= told
+        known.full |= told if reason == "full" else set()
     known.records |= set(kept)
     records = [sender.record(seq, len(sound(seq)), body(seq)) for seq in kept]
     before = kept[0] - 1 if chance.random() < 0.5 else 0

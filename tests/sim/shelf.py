@@ -101,6 +101,10 @@ class Shelf:
         """As Outbox's."""
         return self._leases.out((epoch or EPOCH, stream))
 
+    def again(self, name: Name) -> set[int]:
+        """As Outbox's: none."""
+        return self._leases.again(name)
+
     def release(self, name: Name, span: Range) -> None:
         """As Outbox's."""
         self._leases.release(name, span)

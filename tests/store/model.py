@@ -41,6 +41,7 @@ class Stream:
         self.produced = 0
         self.settled = 0
         self.out: set[int] = set()
+        self.letters: set[int] = set()  # those that were dead letters when they went out
         self.known: set[int] = set()  # above the mark, as acks have said
         self.thinned = 0
         self.held_back: set[int] = set()
@@ -118,9 +119,11 @@ class Stream:
     ) -> Settled:
         """Held records of `spans` are delivered; the mark passes what is known to the far side.
 
-        What is `dead` there is not; `sending` of these stay out.
+        What is `dead` there is not; `sending` of these stay out, and so do dead letters elsewhere.
         """
         before, stay = self.settled, sending & self.out
+        said = {seq for span in spans for seq in range(span.first, span.last + 1)}
+        stay |= (self.letters & self.out) - said
         found = {seq for seq in dead & self.held.keys() - self.unsent if seq > before}
         self.unsent |= found
         self.again |= found
@@ -139,6 +142,7 @@ class Stream:
             self.known = {seq for seq in known if seq > self.settled}
         self.out -= known | set(range(1, self.settled + 1))
         self.out |= stay
+        self.letters &= stay
         return Settled(len(gone), self.settled, moved=self.settled > before)
 
 
@@ -204,7 +208,9 @@ class Model:
     def _leased(self, batch: Batch, free: list[int], records_max: int, bytes_max: int) -> None:
         self._is_whole(batch, free, records_max, bytes_max)
         self.leases += 1
-        self.streams[batch.stream].out |= set(range(batch.span.first, batch.span.last + 1))
+        of = self.streams[batch.stream]
+        of.letters = of.letters & of.out | {one.seq for one in batch.records} & of.again
+        of.out |= set(range(batch.span.first, batch.span.last + 1))
         self.turns = [*(name for name in self.turns if name != batch.stream), batch.stream]
 
     def _in_turn(self, batch: Batch, free: dict[str, list[int]], fresh_ns: int, boot: str) -> None:

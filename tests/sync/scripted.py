@@ -29,6 +29,7 @@ class Copy:
         self.told: dict[int, str] = {}
         self.refused: set[int] = set()
         self.times: dict[int, int] = defaultdict(int)  # how often each record came
+        self.silent = 0  # an ack does not speak of the seqs up to this one
 
     def whole(self, seq: int) -> bool:
         return len(self.blob(seq)) == self.sizes[seq]
@@ -47,7 +48,13 @@ class Copy:
         ranges = [Range(seq, seq) for seq in sorted(known) if seq > mark]
         parts = {seq: len(self.blob(seq)) for seq in self.blobs if seq not in known}
         refused = [Range(seq, seq) for seq in sorted(self.refused - known)]
-        return ack.StreamAck(mark, ranges, parts, refused, self.dead())
+        if not self.silent:
+            return ack.StreamAck(mark, ranges, parts, refused, self.dead())
+        above = [Range(self.silent + 1, mark), *ranges]
+        dead = [one for one in self.dead() if one.first > self.silent]
+        rest = Range(self.silent + 1, 2**63 - 1)
+        spans = [one for one in above if self.silent < one.first <= one.last]
+        return ack.StreamAck(0, spans, parts, refused, dead, listed=[rest])
 
     def dead(self) -> list[Range]:
         told = {seq for seq, reason in self.told.items() if reason == "dead"}

@@ -164,6 +164,34 @@ async def test_an_ack_that_was_on_its_way_does_not_answer_for_a_dead_letter_sent
             await eventually(lambda: dead(rig), "it is a dead letter again")
 
 
+async def test_a_dead_letter_of_which_acks_do_not_speak_is_sent_again_once_and_waits(
+    tmp_path: Path,
+) -> None:
+    """They have no room for it; others get through, and no ack of those answers it."""
+    async with Scripted(lambda *_: "take") as broker:
+        rig = Rig(tmp_path, broker.url)
+        async with rig.store:
+            name, copy = (rig.store.epoch, STREAM), broker.copies[rig.store.epoch, STREAM]
+            await add(rig, *[b"{}"] * 5)
+            await rig.store.outbox.bury(name, 3, "poison")
+        async with linked(Rig(tmp_path, broker.url)) as rig:
+            waits = rig.uplink._waits
+            await eventually(lambda: copy.word().mark == 5 and not waits.of(name), "it is told")
+            copy.silent = 3
+            await rig.store.decisions.retry(name)
+            await eventually(lambda: 3 in copy.records, "it is stored")
+            for seq in range(6, 16):
+                await add(rig, b"{}")
+                await eventually(lambda seq=seq: seq in copy.records, "another gets through")
+                await eventually(lambda: len(waits.of(name)) == 1, "and is answered")
+                assert waits.of(name)[0].parcel.span == Range(3, 3), "the letter is not"
+            assert copy.times[3] == 1
+            copy.silent = 0
+            await add(rig, b"{}")
+            await emptied(rig)
+            assert copy.times[3] == 1
+
+
 async def test_a_topic_that_is_refused_makes_no_dead_letters(tmp_path: Path) -> None:
     """Others get through, but not one of that stream: it is not the records' fault."""
 

@@ -344,6 +344,20 @@ def test_of_a_stream_that_goes_on_only_what_was_overtaken_is_overdue() -> None:
     assert [one.out for one in waits.overdue(120.0)] == [again]
 
 
+def test_only_acks_that_would_have_spoken_of_a_parcel_say_that_it_was_overtaken() -> None:
+    waits = Waits(30.0)
+    outs = [waits.add(parcel) for parcel in cut(a_batch(*[BLOB_BYTES_MAX] * 3))]
+    for at, out in enumerate(outs):
+        waits.taken(out, float(at))
+    name, newest = ("e", STREAM), [Range(3, 99)]
+    found = waits.settle(name, 0, [Range(3, 3)], 29.0, moved=False, listed=newest)
+    assert found == [outs[2]]
+    assert waits.overdue(34.0) == [], "nothing is known of them"
+    assert waits.settle(name, 0, [], 35.0, moved=False, listed=[Range(2, 9)]) == []
+    assert [(one.out, one.overtaken) for one in waits.overdue(36.0)] == [(outs[1], True)]
+    assert [(one.out, one.overtaken) for one in waits.overdue(59.0)] == [(outs[0], False)]
+
+
 def test_halves_leave_no_seq_out() -> None:
     drops = (Drop(1, 2, "full"), Drop(4, 5, "full"))
     leased = Batch("e", STREAM, [], list(drops), Range(1, 6))

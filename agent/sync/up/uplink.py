@@ -12,7 +12,7 @@ What is out without an ack is bounded by `unacked_bytes_max`; what is not answer
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 
 from agent.clock import Clock
@@ -255,7 +255,9 @@ class Uplink:
             try:
                 await self._suspects.refused(name, of.refused)
                 await self._acknowledge(
-                    name, of.mark, of.ranges, of.refused, of.dead, ack.tail_of(of)
+                    *(name, of.mark, of.ranges, of.refused, of.dead),
+                    tail=ack.tail_of(of),
+                    listed=of.listed,
                 )
             except ProtocolError as error:
                 wrong = error
@@ -274,10 +276,13 @@ class Uplink:
         ranges: list[Range],
         refused: Iterable[Range] = (),
         dead: Iterable[Range] = (),
+        *,
         tail: tuple[int, int] | None = None,
+        listed: Sequence[Range] = (),
     ) -> None:
         """The far side has all up to `mark`, and `ranges`, but for the `dead`; it will not have
-        what it `refused`. `tail` is as the outbox says."""
+        what it `refused`. It spoke of the seqs `listed` alone, if there are any; `tail` is as the
+        outbox says."""
         dead = sorted(dead, key=lambda one: one.first)
 
         def sending() -> set[int]:
@@ -288,7 +293,10 @@ class Uplink:
         settled = await self._outbox.acknowledge(name, known, dead, sending, tail=tail)
         now, mark = self._clock.monotonic(), max(mark, settled.mark)
         answered = self._waits.settle(
-            name, mark, [*ranges, *refused], now, moved=settled.moved, sending=sending()
+            *(name, mark, [*ranges, *refused], now),
+            moved=settled.moved,
+            sending=sending() | self._outbox.again(name),
+            listed=listed,
         )
         self._suspects.through(name, known, dead, answered)
         if answered or settled.moved:

@@ -7,7 +7,7 @@ later one is sent again after the first patience, alone.
 """
 
 from bisect import bisect_left
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 
 from msgspec import Struct
 
@@ -27,6 +27,8 @@ class Out(Struct, eq=False):
     size_bytes: int
     since: float | None = None
     turn: int = 0  # in which order the broker answered
+    unheard: list[Range] | None = None  # of which no ack spoke since (None: all of it)
+    passed: int = 0  # the highest turn that got through, by the acks that spoke of it
     refused: str = ""  # what it said, if that was a no
 
 
@@ -103,10 +105,12 @@ class Waits:
         *,
         moved: bool,
         sending: Collection[int] = (),
+        listed: Sequence[Range] = (),
     ) -> list[Out]:
         """The far side knows all up to `mark`, and these: the parcels that this answers.
 
-        `moved`: the mark did. `sending`: records that are out, and are not stored yet.
+        `moved`: the mark did. `sending`: records that are out, and are not stored yet. `listed`:
+        the seqs of which the far side spoke, if not of all.
         """
         of = self._streams.get(name)
         if of is None:
@@ -128,6 +132,8 @@ class Waits:
             of.turn = max(of.turn, *(out.turn for out in answered))
         for out in answered:
             self._count(out, -1)
+        for out in of.outs:
+            _heard(out, of.turn, listed)
         return answered
 
     def overdue(self, now: float) -> list[Overdue]:
@@ -141,7 +147,7 @@ class Waits:
         if not late:
             return []
         waiting_since = max(of.heard_at, min(out.since for out in late if out.since is not None))
-        overtaken = [out for out in late if out.turn < of.turn]
+        overtaken = [out for out in late if out.turn < out.passed]
         if now - waiting_since >= of.patience_s:
             of.missed, of.heard_at = True, now
             of.patience_s = min(of.patience_s * 2, RETRY_S_MAX)
@@ -165,3 +171,16 @@ class Waits:
     def _count(self, out: Out, sign: int) -> None:
         self.bytes += sign * out.size_bytes
         self._live_bytes += sign * out.size_bytes if out.parcel.live else 0
+
+
+def _heard(out: Out, turn: int, listed: Sequence[Range]) -> None:
+    """An ack came that does not answer it: it was overtaken, if the ack would have said so."""
+    if out.since is None:
+        return
+    if not listed:
+        out.passed = turn
+        return
+    unheard = [out.parcel.span] if out.unheard is None else out.unheard
+    out.unheard = [left for span in unheard for left in without(span, listed)]
+    if not out.unheard:
+        out.passed = turn
