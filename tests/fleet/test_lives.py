@@ -135,6 +135,7 @@ async def test_what_contradicts_is_stored_no_part_of(second: Life, cloud: Cloud,
     second.store.outbox.rewind()
     await second.send()
     assert [one.batches for one in (await cloud.gaps()).conflicts] == [1], "the same once more"
+    await cloud.store([Sender("another").batch([1])])
     assert (await cloud.gaps("another")).conflicts == []
     said = fleet("gaps", "--database", url)
     assert (said.returncode, "given out twice" in said.stdout) == (6, True)

@@ -141,12 +141,12 @@ async def test_an_ack_that_was_on_its_way_does_not_answer_for_a_dead_letter_sent
         acknowledge, waits = rig.store.outbox.acknowledge, rig.uplink._waits
         late = 0
 
-        async def slowly(*given: Any) -> Settled:
+        async def slowly(*given: Any, **named: Any) -> Settled:
             nonlocal late
             if retried and not late and rig.holds("held_back") and not alone():
                 await eventually(alone, "it is sent again, alone")
                 late += 1
-            return await acknowledge(*given)
+            return await acknowledge(*given, **named)
 
         def alone() -> bool:
             return any(out.parcel.alone for out in waits.of(name))
