@@ -6,6 +6,8 @@ from enum import StrEnum
 from msgspec import Struct
 
 RATE_HZ = 16_000  # every sample inside Holdfast: 16 kHz, mono, signed 16 bit
+SEQ_BITS = 40
+SEQ_MAX = (1 << SEQ_BITS) - 1  # of a stream: a thousand a second for 34 years
 
 
 class Stamp(Struct, frozen=True, gc=False):

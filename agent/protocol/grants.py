@@ -15,6 +15,7 @@ from msgspec import Meta, Struct
 from agent.errors import ProtocolError
 from agent.logs import quoted
 from agent.protocol.envelope import from_json
+from agent.records import SEQ_MAX
 
 BYTES_MAX = 16 << 10  # of an ask or a grant; a URL with a session token takes some 2 KiB
 HEADERS_MAX = 20
@@ -22,7 +23,7 @@ SIZE_BYTES_MAX = 5 << 30  # what an S3 store takes in one PUT
 _OURS = {"host", "content-length", "transfer-encoding", "connection", "expect"}
 _LEVEL = re.compile(r"[^/+#\x00-\x1f\x7f]{1,200}")  # one level of a topic, and of a key
 
-Seq = Annotated[int, Meta(ge=1, le=2**63 - 1)]
+Seq = Annotated[int, Meta(ge=1, le=SEQ_MAX)]
 Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$", description="64 hexadecimal digits")]
 
 

@@ -1,7 +1,6 @@
 """Appending to a stream and dropping from it, with the ledger in the same transaction.
 
-Limits : seq is gap-free from 1 in each (epoch, stream), up to SEQ_MAX (a thousand a second for 34
-         years).
+Limits : seq is gap-free from 1 in each (epoch, stream), up to SEQ_MAX.
 Format : tables streams, records, drops, dropped (sql/). A record's key is stream << 40 | seq. A
          stream's counters, `bytes` among them, are those of its rows at every commit; so are
          `later` and `later_bytes`, of what it holds above `sendable`.
@@ -16,12 +15,11 @@ from typing import Any
 
 from msgspec import Struct
 
-from agent.records import Range, RecordType, Stamp, digest
+from agent.records import SEQ_BITS, Range, RecordType, Stamp, digest
+from agent.records import SEQ_MAX as SEQ_MAX
 from agent.store import blobs
 
 CORRUPTION = "corruption"  # why what the disk does not give back was dropped
-_SEQ_BITS = 40
-SEQ_MAX = (1 << _SEQ_BITS) - 1
 COLUMNS = "records.id, type, boot, mono_ns, wall_us, crc, blob, blob_bytes, body"
 # As COLUMNS, for many rows at once: SQLite calls `text` for each text, and `known_text` is faster.
 RAW_COLUMNS = COLUMNS.replace("type, boot", "CAST(type AS BLOB), CAST(boot AS BLOB)")
@@ -40,12 +38,12 @@ Item = tuple[str, Stamp, Sequence[New]]  # what one call brings: stream, when, w
 
 def key(stream: int, seq: int) -> int:
     """The key of a record in `records`."""
-    return stream << _SEQ_BITS | seq
+    return stream << SEQ_BITS | seq
 
 
 def parts(key: int) -> tuple[int, int]:
     """The stream and the seq of a record's key."""
-    return key >> _SEQ_BITS, key & SEQ_MAX
+    return key >> SEQ_BITS, key & SEQ_MAX
 
 
 def keys(stream: int, span: Range) -> tuple[int, int]:

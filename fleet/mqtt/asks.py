@@ -92,6 +92,10 @@ class Asks:
                 self._metrics.faults.inc()
                 log.error("%s (%s); %s will ask again", error, error.hint, device)
                 continue
+            except ProtocolError as error:
+                self._metrics.asks.labels("failed").inc()
+                log.warning("an ask of %s: %s", device, error)
+                continue
             topic = Topics(self._cloud.prefix, device).grant
             answer = await connection.publish(topic, word, retain=False)
             answer.add_done_callback(partial(self._answered, connection, device))

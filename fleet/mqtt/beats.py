@@ -1,6 +1,7 @@
 """Heartbeats: only the newest of a device counts, so they wait, and are written together.
 
-Limits  : BEATS_MAX devices between two writes; those beyond are left out, and counted.
+Limits  : BEATS_MAX devices between two writes; those beyond are left out, and counted. So is one
+          that the database cannot take.
 """
 
 import asyncio
@@ -10,6 +11,7 @@ from agent.errors import StoreError
 from agent.protocol.presence import Heartbeat
 from fleet.mqtt.metrics import Metrics
 from fleet.store.cloud import Cloud
+from fleet.store.database import Unfit
 
 log = logging.getLogger("ingest")
 BEATS_MAX = 100_000
@@ -44,9 +46,23 @@ class Beats:
             devices = [device for device, _ in zip(self._newest, range(AT_ONCE), strict=False)]
             beats = {device: self._newest.pop(device) for device in devices}
             try:
-                await self._cloud.note([], beats)
+                await self._note(beats)
             except StoreError as error:
                 self._newest = {**beats, **self._newest}  # unless a newer one came
                 self._metrics.faults.inc()
                 log.error("%s (%s); the heartbeats wait", error, error.hint)
                 return
+
+    async def _note(self, beats: dict[str, Heartbeat]) -> None:
+        """Write these; what the database cannot take is found by halving. Raises StoreError."""
+        try:
+            await self._cloud.note([], beats)
+        except Unfit as error:
+            devices = list(beats)
+            if len(devices) == 1:
+                self._metrics.heartbeats_left_out.inc()
+                log.warning("the heartbeat of %r is left out: %s", devices[0], error)
+                return
+            middle = len(devices) // 2
+            for some in (devices[:middle], devices[middle:]):
+                await self._note({device: beats[device] for device in some})

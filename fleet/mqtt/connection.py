@@ -26,6 +26,7 @@ MQTT5, MQTT311 = MQTTProtocolVersion.MQTTv5, MQTTProtocolVersion.MQTTv311
 MISC_S = 1.0  # how often paho looks at its keep-alive
 NAMED_S, NAMELESS_S = 3600, 10  # how long the broker keeps a session, unless told
 ACKS_OUT_MAX = 1000  # published and not answered
+FRAME_BYTES = 16  # of a PUBLISH beside its topic and its payload, at most
 
 
 class Broker(Struct, frozen=True, kw_only=True):
@@ -60,11 +61,15 @@ class Broker(Struct, frozen=True, kw_only=True):
 
 
 class Message(Struct, frozen=True):
-    """A message; `take` acknowledges it to the broker, as long as its connection lives."""
+    """A message; `take` acknowledges it to the broker, as long as its connection lives.
+
+    What came with `qos` 0 is not acknowledged, so the broker does not hold back the next.
+    """
 
     topic: str
     payload: bytes
     take: Callable[[], None]
+    qos: int = 1
 
 
 class Unspoken(LinkError):
@@ -95,6 +100,7 @@ class Connection:
         self._accepted: asyncio.Future[None] = self._loop.create_future()
         self._answers: dict[int, asyncio.Future[None]] = {}
         self._room = asyncio.Semaphore(ACKS_OUT_MAX)
+        self._packet_bytes_max = PACKET_BYTES_MAX
         self._misc: asyncio.TimerHandle | None = None
         try:
             self._client = self._made(client_id)
@@ -190,12 +196,23 @@ class Connection:
         except TimeoutError as error:
             raise LinkError("no answer to SUBSCRIBE", "look into the broker's log") from error
 
+    def room_bytes(self, topic: str) -> int:
+        """The largest payload to this topic that the broker says it takes."""
+        return self._packet_bytes_max - FRAME_BYTES - len(topic.encode())
+
     async def publish(
         self, topic: str, payload: bytes, *, retain: bool = True
     ) -> "asyncio.Future[None]":
-        """With QoS 1; the future of the broker's answer. Raises LinkError, as it does."""
+        """With QoS 1; the future of the broker's answer. Raises LinkError, as it does.
+
+        What is larger than the broker takes is not sent: it would end the connection.
+        """
         if self.ended.done():
             raise LinkError(f"the connection ended: {self.ended.result()}")
+        if len(payload) > self.room_bytes(topic):
+            refused: asyncio.Future[None] = self._loop.create_future()
+            refused.set_exception(LinkError(f"the broker takes no {len(payload)} bytes at {topic}"))
+            return refused
         await self._room.acquire()
         info = self._client.publish(topic, payload, 1, retain=retain)
         answer = self._expected(info.rc, info.mid)
@@ -231,6 +248,8 @@ class Connection:
             self.shares &= bool(getattr(properties, "SharedSubscriptionAvailable", 1))
             limit = getattr(properties, "ReceiveMaximum", ACKS_OUT_MAX)
             self._room = asyncio.Semaphore(min(limit, ACKS_OUT_MAX))
+            most = getattr(properties, "MaximumPacketSize", PACKET_BYTES_MAX)
+            self._packet_bytes_max = min(most, PACKET_BYTES_MAX)
             self._accepted.set_result(None)
         elif "protocol" in str(code).lower():
             self._accepted.set_exception(Unspoken(f"the broker refused: {code}"))
@@ -249,7 +268,7 @@ class Connection:
             topic = message.topic
         except UnicodeDecodeError:
             topic = repr(message._topic)
-        self._on_message(Message(topic, bytes(message.payload), lambda: self._take(mid, qos)))
+        self._on_message(Message(topic, bytes(message.payload), lambda: self._take(mid, qos), qos))
 
     def _take(self, mid: int, qos: int) -> None:
         if not self.ended.done():

@@ -1,7 +1,7 @@
 """Answers to devices that would put a blob into the object store (protocol/grants.py).
 
-Limits  : any ingest can answer any ask; after a fault the store is left alone for REST_S, and all
-          who ask are refused meanwhile: a HEAD that hangs would hold up each of them.
+Limits  : any ingest can answer any ask; while the store is away it is left alone for REST_S, and
+          all who ask are refused meanwhile: a HEAD that hangs would hold up each of them.
 Recovery: an object counts only once `noted` has committed that it was seen, and only then is a
           device told `stored`. Whatever breaks before that, the device asks again.
 """
@@ -13,7 +13,7 @@ from agent.clock import Clock
 from agent.errors import ProtocolError
 from agent.protocol import grants
 from agent.protocol.grants import Ask, Grant
-from fleet.mqtt.s3 import EXPIRES_S_MAX, Bucket, BucketError
+from fleet.mqtt.s3 import EXPIRES_S_MAX, Bucket, BucketAway, BucketError
 
 log = logging.getLogger("grants")
 EXPIRES_S = 900
@@ -53,14 +53,15 @@ class Grants:
             return _of(ask, refused="no object store is configured")
         if self._clock.monotonic() < self._rests_until:
             return _of(ask, refused=self._fault)
-        place = self._bucket.url(device, ask.epoch, ask.stream, ask.seq)
         try:
+            place = self._bucket.url(device, ask.epoch, ask.stream, ask.seq)
             seen = await self._bucket.sees(place, ask.size, ask.sha256)
         except BucketError as error:
             log.warning("%s is sent back to pieces: %s; %s", device, error, error.hint)
-            self._fault = str(error)
-            self._rests_until = self._clock.monotonic() + REST_S
-            return _of(ask, refused=self._fault)
+            if isinstance(error, BucketAway):
+                self._fault = str(error)
+                self._rests_until = self._clock.monotonic() + REST_S
+            return _of(ask, refused=str(error))
         if seen and not await self._noted(device, ask, place):
             return _of(ask, refused="the object is not what the record says of its blob")
         if seen:

@@ -6,7 +6,8 @@ touched is told what the database holds of it, at most each `ack_s`, the last st
 number of ingests of one group share the work, without a word between them: what two of them do
 twice, the database keeps once. Who asks where to put a blob is answered beside that (asks.py).
 
-Limits  : `in_flight_max` messages wait here, the broker keeps the others.
+Limits  : `in_flight_max` messages wait here, the broker keeps the others; those with QoS 0 it does
+          not keep, and they are left out while too many wait (waiting.py).
 Recovery: the database is away: nothing is PUBACKed, the same transaction is tried until it goes
           through. The broker is away: connect again; what was not PUBACKed comes again.
 """
@@ -19,7 +20,7 @@ from contextlib import suppress
 from typing import Any
 
 from agent.clock import Clock
-from agent.errors import LinkError, ProtocolError, StoreError
+from agent.errors import ConfigError, LinkError, ProtocolError, StoreError
 from agent.protocol.envelope import from_json
 from agent.protocol.presence import Heartbeat, Presence
 from fleet.mqtt.asks import Asks
@@ -29,7 +30,7 @@ from fleet.mqtt.metrics import Metrics
 from fleet.mqtt.replies import Replies
 from fleet.mqtt.s3 import Bucket
 from fleet.mqtt.waiting import Waiting
-from fleet.store.arrivals import Arrival, Brought, Refusal, door_of, take_apart
+from fleet.store.arrivals import Arrival, Brought, Refusal, door_of, plain, take_apart
 from fleet.store.cloud import Cloud, Verdict, device_of
 
 log = logging.getLogger("ingest")
@@ -37,6 +38,8 @@ BACKOFF_S_MIN, BACKOFF_S_MAX = 0.2, 15.0
 STOP_S = 10.0  # how long the end waits for the database and the broker
 UNSPOKEN_MAX = 2  # CONNECTs without an answer before the other protocol version is tried
 CENSUS_S = 60.0
+LASTED_S = 10.0  # a connection that did was a good one
+LEFT_OUT_TOLD_S = 60.0
 What = Brought | Refusal | Presence | None  # of a message: None is an ask
 DOORS = ("up", "blob", "blob-ask", "presence", "heartbeat")
 
@@ -72,6 +75,7 @@ class Ingest:
         self._more = asyncio.Event()
         self._stopping = asyncio.Event()
         self._connection: Connection | None = None
+        self._connected_at = self._tell_at = clock.monotonic()
 
     def stop(self) -> None:
         """Take nothing more, store what is here, say so, and end."""
@@ -118,7 +122,8 @@ class Ingest:
                 await self._one_connection()
             except LinkError as error:
                 log.warning("%s%s", error, f" ({error.hint})" if error.hint else "")
-            if self._connection is not None:
+            lasted_s = self._clock.monotonic() - self._connected_at
+            if self._connection is not None and lasted_s >= LASTED_S:
                 backoff_s = BACKOFF_S_MIN
             self._connection = None
             self._metrics.connected.set(0)
@@ -129,9 +134,7 @@ class Ingest:
         # 3.1.1 knows no end of a session: one without a name would stay with the broker for ever.
         resumes = self._met and self._version == MQTT5
         fresh = not self._broker.client_id and not resumes
-        connection = Connection(
-            self._broker, self._client_id, self._version, self._heard, fresh=fresh
-        )
+        connection = self._made(fresh=fresh)
         try:
             await connection.__aenter__()
         except Unspoken:
@@ -145,6 +148,17 @@ class Ingest:
         finally:
             await connection.__aexit__()
 
+    def _made(self, *, fresh: bool) -> Connection:
+        """Raises ConfigError at the start; later, a file that is being changed is there again."""
+        try:
+            return Connection(
+                self._broker, self._client_id, self._version, self._heard, fresh=fresh
+            )
+        except ConfigError as error:
+            if not self._met:
+                raise
+            raise LinkError(str(error), error.hint) from error
+
     async def _serve(self, connection: Connection) -> None:
         self._met, self._unspoken = True, 0
         root = f"{self._broker.prefix}/+"
@@ -154,7 +168,7 @@ class Ingest:
         await connection.subscribe(
             {f"{share}{door}": qos for door, qos in {**doors, f"{root}/heartbeat": 0}.items()}
         )
-        self._connection = connection
+        self._connection, self._connected_at = connection, self._clock.monotonic()
         self._metrics.connected.set(1)
         self._metrics.shared.set(connection.shares)
         log.info("connected to %s as %s", self._broker.url, self._client_id)
@@ -208,9 +222,22 @@ class Ingest:
         message.take()
 
     def _wait(self, message: Message) -> None:
+        if message.qos == 0 and self._waiting.full:  # a device sends with QoS 1: it is none of ours
+            self._leave_out(message)
+            return
         self._waiting.add(message)
         self._metrics.waiting.set(len(self._waiting))
         self._more.set()
+
+    def _leave_out(self, message: Message) -> None:
+        self._metrics.left_out.inc()
+        if self._clock.monotonic() >= self._tell_at:
+            self._tell_at = self._clock.monotonic() + LEFT_OUT_TOLD_S
+            log.warning(
+                "too many messages wait, and those with QoS 0 are left out, now one at %s; "
+                "devices send with QoS 1",
+                plain(message.topic),
+            )
 
     def _opened(self, message: Message) -> tuple[What, int]:
         """What is in a message, and its bytes; nothing in an ask, which is answered beside this."""

@@ -59,8 +59,15 @@ class Metrics:
             "Transactions that failed and are tried again.",
             registry=registry,
         )
+        self.left_out = Counter(
+            f"{prefix}messages_left_out",
+            "Messages with QoS 0 that came while too many waited.",
+            registry=registry,
+        )
         self.heartbeats_left_out = Counter(
-            f"{prefix}heartbeats_left_out", "Too many at once to be kept.", registry=registry
+            f"{prefix}heartbeats_left_out",
+            "Too many at once to be kept, or not fit for the database.",
+            registry=registry,
         )
         self._gauges(registry, prefix)
 

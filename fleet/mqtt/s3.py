@@ -1,6 +1,7 @@
 """An S3-compatible store: URLs that let a device put one object, and a look at what is there.
 
-Limits  : one PUT for an object, so 5 GiB at most (protocol/grants.py); a URL lives a week at most.
+Limits  : one PUT for an object, so 5 GiB at most (protocol/grants.py); a URL lives a week at most;
+          a key has KEY_BYTES_MAX.
 Format  : key DEVICE/EPOCH/STREAM/SEQ, each part percent-encoded, below an optional prefix.
 Recovery: nothing is kept here; the store's own word (`sees`) is asked anew each time.
 
@@ -16,7 +17,7 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, unquote_to_bytes, urlsplit
 
 import aiohttp
 from msgspec import Struct
@@ -26,8 +27,10 @@ from agent.errors import ConfigError, HoldfastError
 from agent.protocol.grants import fits_key
 
 EXPIRES_S_MAX = 604_800
+KEY_BYTES_MAX = 1024  # of an object, in UTF-8
 LOOK_S = 10.0  # for a HEAD, all in all
 _LOOK_EXPIRES_S = 60
+_AWAY = (401, 403, 429)  # what any other HEAD would be answered, too
 CHECKSUM = "x-amz-checksum-sha256"
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _ALGORITHM = "AWS4-HMAC-SHA256"
@@ -36,6 +39,10 @@ _UNSIGNED = "UNSIGNED-PAYLOAD"  # the body is guarded by the checksum, a signed 
 
 class BucketError(HoldfastError):
     """The store does not answer, or not as it should; it may later."""
+
+
+class BucketAway(BucketError):
+    """It does not answer, does not let us in, or is overrun: so it is for whoever asks next."""
 
 
 class Keys(Struct, frozen=True):
@@ -171,12 +178,21 @@ class Bucket:
         self._wall = wall
 
     def url(self, device: str, epoch: str, stream: str, seq: int) -> str:
-        """Where the object of a record lies, unsigned. Raises ValueError for what is no name."""
+        """Where the object of a record lies, unsigned.
+
+        Raises ValueError for what is no name, BucketError for a key that no store takes.
+        """
         names = (device, epoch, stream)
         if not all(map(fits_key, names)):
             raise ValueError(f"not the names of a device, an epoch and a stream: {names}")
-        key = "/".join(quote(part, "-_.~") for part in (*names, str(seq)))
-        return f"{self._root}/{self._prefix}{key}"
+        key = self._prefix + "/".join(quote(part, "-_.~") for part in (*names, str(seq)))
+        many = len(unquote_to_bytes(key))
+        if many > KEY_BYTES_MAX:
+            raise BucketError(
+                f"the object's key would have {many} bytes; expected {KEY_BYTES_MAX} at most",
+                "give the device and its streams shorter names",
+            )
+        return f"{self._root}/{key}"
 
     def grant(self, url: str, sha256: str, expires_s: int) -> tuple[str, dict[str, str]]:
         """A URL that takes this content alone, for so long, and the headers to send with it."""
@@ -196,11 +212,12 @@ class Bucket:
                 status, told = answer.status, answer.headers
         except (aiohttp.ClientError, TimeoutError) as error:
             reason = str(error) or type(error).__name__
-            raise BucketError(f"the object store does not answer: {reason}") from error
+            raise BucketAway(f"the object store does not answer: {reason}") from error
         if status == 404:
             return False
         if status != 200:
-            raise BucketError(
+            kind = BucketAway if status >= 500 or status in _AWAY else BucketError
+            raise kind(
                 f"the object store answered {status} to a HEAD",
                 "check its keys (they must allow to read and to list), its region and both clocks",
             )

@@ -13,13 +13,12 @@ from collections.abc import Sequence
 
 from agent.protocol import ack
 from agent.protocol.ack import PARTS_MAX, RANGES_MAX, STREAMS_MAX, Ack, StreamAck
-from agent.records import Range
+from agent.records import SEQ_MAX, Range
 from fleet.store.coverage import Seqs
 from fleet.store.database import Row, Transaction
 
 ACK_BYTES_MAX = 120_000
 DEAD_MAX = RANGES_MAX
-SEQ_MAX = 2**63 - 1
 _STREAMS = """
 SELECT s.id, s.epoch, s.name, s.mark, s.spans, s.unsettled, s.refused, s.tail, d.name
 FROM streams s JOIN devices d ON d.id = s.device WHERE d.name = ANY($1) ORDER BY s.touched_us DESC
@@ -71,12 +70,17 @@ class _Found:
 
 
 async def of(
-    transaction: Transaction, devices: Sequence[str], chance: random.Random
+    transaction: Transaction,
+    devices: Sequence[str],
+    chance: random.Random,
+    bytes_max: int = ACK_BYTES_MAX,
 ) -> dict[str, Ack]:
     """What is stored of each device; of one that never came, nothing.
 
-    `chance` draws which dead letters are listed, where not all can be.
+    `chance` draws which dead letters are listed, where not all can be. Each ack has `bytes_max` at
+    most, and never more than ACK_BYTES_MAX.
     """
+    bytes_max = min(bytes_max, ACK_BYTES_MAX)
     rows = await transaction.fetch(_STREAMS, list(devices))
     found = _Found()
     found.spans = await _pairs(transaction, _RANGES, [r[0] for r in rows if r[4]], RANGES_MAX)
@@ -94,15 +98,18 @@ async def of(
     of: dict[str, list[Row]] = {device: [] for device in devices}
     for row in rows:
         of[row[-1]].append(row)
-    return {device: _bounded(some[:STREAMS_MAX], found, chance) for device, some in of.items()}
+    return {
+        device: _bounded(some[:STREAMS_MAX], found, chance, bytes_max)
+        for device, some in of.items()
+    }
 
 
-def _bounded(rows: Sequence[Row], found: _Found, chance: random.Random) -> Ack:
+def _bounded(rows: Sequence[Row], found: _Found, chance: random.Random, bytes_max: int) -> Ack:
     """With as much as there is room for: fewer ranges and dead letters, then fewer streams."""
     many = RANGES_MAX
     while True:
         word = _ack(rows, found, many, chance)
-        if len(ack.encode(word)) <= ACK_BYTES_MAX:
+        if len(ack.encode(word)) <= bytes_max or not rows:
             return word
         if many > 1:  # with none listed, what lies among dead letters would never be told
             many //= 2

@@ -13,11 +13,10 @@ from msgspec import Struct
 from agent.errors import ProtocolError
 from agent.protocol import batch, blob, grants
 from agent.protocol.grants import Ask
-from agent.records import Drop
+from agent.records import SEQ_MAX, Drop
 
 NAME_CHARS_MAX = 200
 BLOB_BYTES_MAX = 1 << 30
-SEQ_MAX = 2**63 - 1
 EVENT_BYTES = 1000  # of an event in memory beside its data, as measured
 DROP_BYTES = 300  # of a dropped range
 
@@ -104,6 +103,8 @@ def take_apart(prefix: str, arrival: Arrival) -> Brought | Refusal:
 def asked(prefix: str, topic: str, payload: bytes) -> tuple[str, Ask]:
     """The device, and what it asks, at its door `blob-ask`. Raises ProtocolError."""
     device, ask = device_of(prefix, topic), grants.decode_ask(payload)
+    if not grants.fits_key(device):
+        raise ProtocolError(f"the device {device!r} asks where a blob goes; no key can begin so")
     for name in (ask.epoch, ask.stream):
         _check_name(name)
     _check_blob(ask)
@@ -173,7 +174,9 @@ def _batch(arrival: Arrival, device: str, stream: str) -> Brought:
     name = _check_origin(header, device, stream)
     seqs = [event.sequence for event in events]
     if seqs and not (seqs[0] >= 1 and seqs[-1] <= SEQ_MAX and seqs == sorted(set(seqs))):
-        raise ProtocolError("the batch's records are not in ascending order of seq")
+        raise ProtocolError(
+            f"the batch's records are not in ascending order of seq, from 1 to {SEQ_MAX}"
+        )
     for drop in header.dropped:
         if not 1 <= drop.first <= drop.last <= SEQ_MAX:
             raise ProtocolError(f"the dropped range {drop.first} to {drop.last} is none")
@@ -194,5 +197,5 @@ def _check_blob(of: blob.Header | Ask) -> None:
     if not 1 <= of.seq <= SEQ_MAX or of.size > BLOB_BYTES_MAX:
         raise ProtocolError(
             f"a blob of {of.size} bytes for seq {of.seq}; "
-            f"expected {BLOB_BYTES_MAX} bytes at most and a seq from 1 on"
+            f"expected {BLOB_BYTES_MAX} bytes at most and a seq of 1 to {SEQ_MAX}"
         )

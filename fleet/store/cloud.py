@@ -9,6 +9,7 @@ Recovery: one transaction holds all that a call of `store` brings. What raised i
 import logging
 import random
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Self
 
@@ -25,11 +26,12 @@ from fleet.store import acks, gaps, notes, refusals
 from fleet.store.arrivals import Arrival, Brought, Name, Put, Refusal, device_of, take_apart
 from fleet.store.database import Database, Unfit
 from fleet.store.gaps import Census, Device, Report
-from fleet.store.intake import Gone, Intake, refusal
+from fleet.store.intake import Gone, Intake, refusal, refusals_of
 from fleet.store.registry import Registry
 
 __all__ = ["Arrival", "Cloud", "Name", "Verdict", "device_of"]
 log = logging.getLogger("ingest")
+UNFIT_MAX = 20  # records of one batch that are looked for one by one
 ATTEMPTS = 3  # to find rows that somebody removes at the same time
 
 
@@ -114,18 +116,19 @@ class Cloud:
     async def _stored(self, brought: list[Brought], refused: list[Refusal]) -> Verdict:
         """As `store`; what the database cannot take is found by halving, and refused."""
         try:
-            for attempt in range(ATTEMPTS):
-                try:
-                    return await self._transact(brought, refused)
-                except Gone:
-                    self._registry.forget()
-                    if attempt + 1 == ATTEMPTS:
-                        raise
-            raise AssertionError
+            return await self._tried(brought, refused)
         except Unfit as error:
             if len(brought) + len(refused) == 0:
                 raise
             return await self._halved(brought, refused, error)
+
+    async def _tried(self, brought: list[Brought], refused: list[Refusal]) -> Verdict:
+        """As `store`; raises Unfit where the database cannot take something of it."""
+        for _ in range(ATTEMPTS - 1):
+            with suppress(Gone):
+                return await self._transact(brought, refused)
+            self._registry.forget()
+        return await self._transact(brought, refused)
 
     async def _halved(
         self, brought: list[Brought], refused: list[Refusal], error: Unfit
@@ -139,19 +142,34 @@ class Cloud:
             return told.plus(await self._stored(brought[half:], []))
         if not brought:
             raise error  # refusals are made so that every database takes them
-        one = brought[0]
-        if len(one.events) > 1:
-            half = len(one.events) // 2
-            first = structs.replace(one, events=one.events[:half], drops=())
-            rest = structs.replace(one, events=one.events[half:], before=_before(one, half))
-            return (await self._stored([first], [])).plus(await self._stored([rest], []))
-        if one.events:
-            word = refusal(one, one.events[0], f"the database cannot take it: {error}")
-        else:
-            cause = f"the database cannot take it: {error}"
-            word = Refusal(one.arrival.topic, cause, one.arrival.payload, one.name[0])
-        drops = [structs.replace(one, events=())] if one.events and one.drops else []
-        return await self._stored(drops, [word])
+        if brought[0].events:
+            return await self._picked(brought[0])
+        return await self._stored([], [_unfit(brought[0], error)])
+
+    async def _picked(self, one: Brought) -> Verdict:
+        """One batch: the records that the database cannot take are refused, the others stored.
+
+        Where there are more than UNFIT_MAX of them, all that is not stored by then is refused with
+        them: to look for each of thousands would hold up everybody else.
+        """
+        told, parts = Verdict(), [(0, len(one.events))]  # from the first on, as they are popped
+        words: list[Refusal] = []
+        while parts:
+            at, end = parts.pop()
+            try:
+                told = told.plus(await self._tried([_part(one, at, end)], []))
+            except Unfit as error:
+                cause = f"the database cannot take it: {error}"
+                if len(words) == UNFIT_MAX:
+                    words += refusals_of(one, one.events[at:], cause)
+                    break
+                if end - at > 1:
+                    half = (at + end) // 2
+                    parts += [(half, end), (at, half)]
+                else:
+                    words.append(refusal(one, one.events[at], cause))
+        drops = [structs.replace(one, events=())] if one.drops else []
+        return told.plus(await self._stored(drops, words))
 
     async def _transact(self, brought: list[Brought], refused: list[Refusal]) -> Verdict:
         now_us = self._now_us()
@@ -181,10 +199,15 @@ class Cloud:
         """What is stored of a device, from the database. Raises StoreError."""
         return (await self.acks([device]))[device]
 
-    async def acks(self, devices: Sequence[str]) -> dict[str, Ack]:
-        """What is stored of each of these devices, from the database. Raises StoreError."""
+    async def acks(
+        self, devices: Sequence[str], bytes_max: int = acks.ACK_BYTES_MAX
+    ) -> dict[str, Ack]:
+        """What is stored of each of these devices, from the database. Raises StoreError.
+
+        An ack has `bytes_max` at most, whatever has to be left out for that.
+        """
         async with self.database.begin() as transaction:
-            return await acks.of(transaction, devices, self._chance)
+            return await acks.of(transaction, devices, self._chance, bytes_max)
 
     async def note(
         self, presences: Sequence[Presence], heartbeats: Mapping[str, Heartbeat]
@@ -224,14 +247,22 @@ class Cloud:
         return int(self._clock.wall() * 1e6)
 
 
-def _before(one: Brought, at: int) -> int | None:
-    """As batch.Header has it, of the records of a batch from this one on."""
-    above, first = one.events[at - 1 : at + 1]
-    return digest(bytes(above.data)) if above.sequence == first.sequence - 1 else None
+def _part(one: Brought, at: int, end: int) -> Brought:
+    """Some of a batch's records, without its dropped ranges."""
+    before = one.before
+    if at:
+        above, first = one.events[at - 1 : at + 1]
+        before = digest(bytes(above.data)) if above.sequence == first.sequence - 1 else None
+    return structs.replace(one, events=one.events[at:end], drops=(), before=before)
 
 
 def _one_too_many(one: Brought) -> Refusal:
     cause = f"{one.name[1]} {one.name[2]}: the device has too many streams and epochs already"
+    return Refusal(one.arrival.topic, cause, one.arrival.payload, one.name[0])
+
+
+def _unfit(one: Brought, error: Unfit) -> Refusal:
+    cause = f"the database cannot take it: {error}"
     return Refusal(one.arrival.topic, cause, one.arrival.payload, one.name[0])
 
 

@@ -3,6 +3,9 @@
 A gap is a range of seqs below one that is known, neither stored whole nor told. Only streams with a
 gap have spans, so asking costs by gaps, not by devices.
 
+Sums are made as floating point, or as numeric: numbers that are nonsense, and too large to be added
+up, must not end the question for all others. A double is exact up to 2**53.
+
 By its ledger, a device has `delivered` what it has purged: all of that must be stored here, or it
 is `lost`. What it counts as dropped it tells with the next batch of that stream, and of a stream
 that is never sent (raw audio that became segments) not at all: the ledger is its word for that.
@@ -36,14 +39,15 @@ SELECT * FROM (
     SELECT d.name AS device, s.epoch, s.name AS stream, s.said_produced AS produced,
         s.said_delivered AS delivered, s.said_held AS held, s.said_dropped AS dropped, s.told,
         s.mark - s.told + coalesce((
-            SELECT sum(p.last - p.first + 1) FROM spans p WHERE p.stream = s.id), 0) AS stored
+            SELECT sum(CAST(p.last - p.first + 1 AS double precision))
+            FROM spans p WHERE p.stream = s.id), 0) AS stored
     FROM streams s JOIN devices d ON d.id = s.device WHERE s.said_produced IS NOT NULL {and_where}
-) AS ledger WHERE delivered > stored OR produced <> delivered + held + dropped
+) AS ledger WHERE delivered > stored OR produced <> CAST(delivered AS numeric) + held + dropped
 ORDER BY device, epoch, stream LIMIT $1
 """
 _KNOWN = "SELECT 1 FROM devices WHERE name = $1"
 _COUNT = """
-SELECT count(*), coalesce(sum(g.first - 1 - g.below), 0) FROM (
+SELECT count(*), coalesce(sum(CAST(g.first - 1 - g.below AS double precision)), 0) FROM (
     SELECT p.first, lag(p.last, 1, s.mark)
         OVER (PARTITION BY p.stream ORDER BY p.first) AS below
     FROM spans p JOIN streams s ON s.id = p.stream JOIN devices d ON d.id = s.device {where}

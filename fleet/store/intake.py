@@ -41,6 +41,7 @@ _RECORDS = (
     *("stream", "seq", "type", "time_us", "timebound"),
     *("boot", "mono_ns", "blob_bytes", "stored_us", "body"),
 )
+INTEGER_MAX = 2**63 - 1  # of a database
 _EPOCH, _US = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
 # SQLite is given a bytearray as it is; of bytes it first asks whether somebody adapts them.
 Record = tuple[int, int, str, int, bool, str, int, int, int, bytearray]
@@ -310,6 +311,17 @@ def refusal(one: Brought, event: batch.Event, cause: str) -> Refusal:
     return Refusal(topic, cause, payload, device, one.name, seq, seq)
 
 
+def refusals_of(one: Brought, events: Sequence[batch.Event], cause: str) -> list[Refusal]:
+    """As `refusal`, of many records of a batch: one for each run of seqs. The first has all that
+    came."""
+    topic, device, payload, told = one.arrival.topic, one.name[0], one.arrival.payload, []
+    for first, last in runs(event.sequence for event in events):
+        word = f"{one.name[1]} {one.name[2]} #{first} to #{last}: {cause}"
+        told.append(Refusal(topic, word, payload, device, one.name, first, last))
+        payload = b""
+    return told
+
+
 def _rows(stream: int, events: Sequence[batch.Event], now_us: int) -> list[Record]:
     """The records as the table has them. Raises ValueError, TypeError, OverflowError."""
     for word in {event.type for event in events} | {event.boot for event in events}:
@@ -333,6 +345,8 @@ def _rows(stream: int, events: Sequence[batch.Event], now_us: int) -> list[Recor
     b"".join([row[-1] for row in rows]).decode()  # else it is not JSON
     if not all(0 <= e.blobsize <= BLOB_BYTES_MAX for e in events):
         raise ValueError(f"a blob has 0 to {BLOB_BYTES_MAX} bytes")
+    if not all(-INTEGER_MAX <= e.monotonic <= INTEGER_MAX for e in events):
+        raise ValueError("a monotonic time has 64 bits at most")
     return rows
 
 

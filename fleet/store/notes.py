@@ -1,6 +1,7 @@
 """What devices say of themselves: presence, and the heartbeat's status and ledger.
 
-Limits  : CONDITIONS_MAX conditions of a device; counts up to COUNT_MAX. What is beyond is left out.
+Limits  : CONDITIONS_MAX conditions of a device; counts up to SEQ_MAX, and sums of them, too:
+          a stream has no more records. What is beyond is left out.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -8,13 +9,12 @@ from collections.abc import Iterator, Mapping, Sequence
 import msgspec
 
 from agent.protocol.presence import Heartbeat, Presence
-from agent.records import Balance
+from agent.records import SEQ_MAX, Balance
 from fleet.store.arrivals import Name, is_name, plain
 from fleet.store.database import Transaction
 
 CONDITIONS_MAX = 100
 FRESH_US = 120_000_000  # a heartbeat that comes so long after "offline" was sent after it, too
-COUNT_MAX = 2**53
 
 _PRESENCE = """
 INSERT INTO devices (name, first_us, online, presence_us, epoch, version, ack_from)
@@ -42,9 +42,15 @@ def balances(said: Mapping[str, Heartbeat]) -> Iterator[tuple[Name, Balance]]:
     for device, beat in said.items():
         for epoch, streams in beat.ledger.items():
             for stream, of in streams.items():
-                counts = (of.produced, of.delivered, of.held, *of.dropped.values())
-                if is_name(epoch) and is_name(stream) and all(0 <= n <= COUNT_MAX for n in counts):
+                if is_name(epoch) and is_name(stream) and _may_be(of):
                     yield (device, epoch, stream), of
+
+
+def _may_be(of: Balance) -> bool:
+    """Whether these can be the counts of a stream; they need not add up."""
+    dropped = of.dropped.values()
+    counts = (of.produced, of.delivered, of.held, *dropped, sum(dropped))
+    return all(0 <= count <= SEQ_MAX for count in counts)
 
 
 async def presences(transaction: Transaction, said: Sequence[Presence], now_us: int) -> None:

@@ -31,6 +31,9 @@ _UNFIT = (
     OverflowError,
     UnicodeEncodeError,
 )
+# Nobody knows what state such a connection is in; or it began when the server was read-only, and
+# would stay so.
+_SPOILT = (asyncpg.InternalClientError, asyncpg.ReadOnlySQLTransactionError)
 _VERSION = "SELECT coalesce(max(version), 0) FROM holdfast_schema"
 
 
@@ -48,6 +51,7 @@ class Postgres:
         self._url = url
         self._reads_only = reads_only
         self._pool: Any = None
+        self._served = False  # it has been open once: what is wrong now may pass
 
     async def __aenter__(self) -> Self:
         with self._typed():
@@ -64,6 +68,7 @@ class Postgres:
         except BaseException:  # a cancellation too: nobody would close the pool
             await self.__aexit__()
             raise
+        self._served = True
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -94,11 +99,13 @@ class Postgres:
     async def begin(self) -> AsyncIterator["_Transaction"]:
         """As Database says; as many at once as there are connections."""
         with self._typed():
-            async with (
-                self._pool.acquire(timeout=CONNECT_S) as connection,
-                connection.transaction(readonly=self._reads_only),
-            ):
-                yield _Transaction(connection)
+            async with self._pool.acquire(timeout=CONNECT_S) as connection:
+                try:
+                    async with connection.transaction(readonly=self._reads_only):
+                        yield _Transaction(connection)
+                except _SPOILT:
+                    connection.terminate()
+                    raise
 
     @contextmanager
     def _typed(self) -> Iterator[None]:
@@ -112,8 +119,13 @@ class Postgres:
             asyncpg.InvalidCatalogNameError,
             asyncpg.exceptions.ClientConfigurationError,
         ) as error:
-            raise ConfigError(f"{self.name}: {error}", "check --database") from error
-        except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            kind = StoreError if self._served else ConfigError
+            raise kind(f"{self.name}: {error}", "check --database") from error
+        except (
+            asyncpg.PostgresError,
+            asyncpg.InterfaceError,
+            asyncpg.InternalClientError,
+        ) as error:
             raise StoreError(f"{self.name}: {error}", "look into PostgreSQL's log") from error
         except (OSError, TimeoutError) as error:
             reason = str(error) or "no answer in time"

@@ -78,6 +78,29 @@ async def test_what_a_device_dropped_and_never_told_is_no_difference(cloud: Clou
     assert (await cloud.gaps()).differences == []
 
 
+async def test_nonsense_of_one_device_is_no_end_of_the_question(cloud: Cloud) -> None:
+    """Numbers that were stored before they were bounded."""
+    await cloud.store([PRESS.batch([1, 2, 4])])
+    await cloud.store([Sender("bad", stream=f"{name}.x").batch([1, 3, 5]) for name in "abc"])
+    bad = "stream IN (SELECT id FROM streams WHERE name <> 'a.segments')"
+    async with cloud.database.begin() as transaction:
+        for change in (
+            f"DELETE FROM spans WHERE first = 3 AND {bad}",
+            f"UPDATE spans SET first = {2**62}, last = {2**63 - 1} WHERE {bad}",
+            f"INSERT INTO spans SELECT id, {2**61}, {2**62 - 2}, 1 FROM streams WHERE name = 'a.x'",
+            f"INSERT INTO spans SELECT id, 3, {2**61 - 2}, 1 FROM streams WHERE name = 'a.x'",
+            f"UPDATE streams SET said_produced = 1, said_delivered = {2**62}, "
+            f"said_held = {2**62}, said_dropped = {2**62} WHERE name <> 'a.segments'",
+        ):
+            await transaction.execute(change)
+    assert [gap.first for gap in (await cloud.gaps("press-7")).gaps] == [3]
+    everybody = await cloud.gaps()
+    assert [gap.first for gap in everybody.gaps if gap.device == "press-7"] == [3]
+    assert {one.device for one in everybody.differences} == {"bad"}
+    census = await cloud.census()
+    assert census.gaps == 6 and census.missing >= 2**63
+
+
 async def test_devices_are_listed_as_they_say_they_are(cloud: Cloud) -> None:
     await cloud.note_presence(PRESS.presence())
     await cloud.note_heartbeat(PRESS.heartbeat(Balance(1, 0, 1, {}), "degraded"))

@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.request import urlopen
 
+from paho.mqtt import publish
+
 from agent.records import Balance
+from fleet.mqtt.waiting import WAITING_MAX
 from fleet.store import database
 from fleet.store.cloud import Cloud
 from tests.fleet.cluster import Cluster
@@ -150,6 +153,55 @@ def test_nothing_is_lost_while_sqlite_is_locked(tmp_path: Path) -> None:
             line.send(sender.batch([2]))
             until(lambda: ingest.said("trying again") >= 1, "it says that it tries again")
         line.marked(2)
+
+
+def test_what_comes_with_qos_0_does_not_wait_without_bound(tmp_path: Path) -> None:
+    broker, sender = Mosquitto(tmp_path), Sender()
+    path = tmp_path / "fleet.db"
+    ingest = IngestProcess(tmp_path, broker.url, f"sqlite:///{path}")
+    with running(broker, ingest), Line(broker.port, sender) as line:
+        line.send(sender.batch([1]))
+        line.marked(1)
+        with closing(sqlite3.connect(path, isolation_level=None)) as other:
+            other.execute("BEGIN EXCLUSIVE")
+            topic = f"{Sender('noise').root}/up/x"
+            noise: Any = [(topic, b"%d" % number, 0, False) for number in range(1000)]
+
+            def left_out() -> bool:
+                publish.multiple(noise, "127.0.0.1", broker.port)
+                return metric(ingest, "holdfast_fleet_messages_left_out_total") > 0
+
+            until(left_out, "some are left out")
+            assert metric(ingest, "holdfast_fleet_waiting") <= WAITING_MAX
+            line.send(sender.batch([2]))
+        line.marked(2)
+        assert ingest.said("are left out") == 1
+
+
+def test_a_password_file_that_is_away_is_waited_for(tmp_path: Path) -> None:
+    broker, sender, file = Mosquitto(tmp_path), Sender(), tmp_path / "password"
+    url = f"sqlite:///{tmp_path}/fleet.db"
+    ingest = IngestProcess(
+        tmp_path, broker.url, url, "--username", "u", "--password-file", str(file)
+    )
+    with running(broker):
+        ingest.begin()
+        until(ingest.dead, "without it, it does not start")
+        file.write_text("secret")
+        with running(ingest):
+            file.unlink()
+            before = ingest.said("No such file")
+            broker.kill()
+            broker.start()
+            until(
+                lambda: ingest.dead() or ingest.said("No such file") > before,
+                "it says what is away",
+            )
+            file.write_text("secret")
+            until(lambda: ingest.said("connected to") == 2, "it connects again")
+            with Line(broker.port, sender) as line:
+                line.send(sender.batch([1]))
+                line.marked(1)
 
 
 def test_two_ingests_share_the_work(tmp_path: Path, cluster: Cluster) -> None:

@@ -211,8 +211,10 @@ def test_an_ask_that_makes_no_sense_is_refused_and_holds_up_nobody(tmp_path: Pat
         wrong.append(msgspec.json.encode(question()).replace(b"10240", b"%d" % (2 << 30)))
         for one in wrong:
             line.say("blob-ask", one)
+        with Line(broker.port, Sender("..")) as nobody:
+            nobody.say("blob-ask", msgspec.json.encode(question()))
         assert line.ask(question()).refused
-        until(lambda: metric(ingest, "holdfast_fleet_refused_total") == len(wrong), "refused")
+        until(lambda: metric(ingest, "holdfast_fleet_refused_total") == len(wrong) + 1, "refused")
         assert not ingest.dead()
 
 

@@ -2,10 +2,11 @@
 
 import asyncio
 import hashlib
+import itertools
 import random
 import struct
 import zlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,9 @@ import zstandard
 from agent.errors import ConfigError, StoreError, StoreLocked
 from agent.protocol import ack, batch, envelope
 from agent.protocol.ack import StreamAck
-from agent.records import Balance, Range
+from agent.records import SEQ_MAX, Balance, Range
 from fleet.store import database, registry
-from fleet.store.cloud import Arrival, Cloud, Verdict
+from fleet.store.cloud import UNFIT_MAX, Arrival, Cloud, Verdict
 from tests.fleet.look import content, rows, seqs
 from tests.fleet.sender import Sender
 from tests.fleet.test_model import SEED
@@ -181,6 +182,9 @@ NONSENSE = {
     "an odd epoch": Sender(epoch="a/b").batch([1]),
     "seq 0": SENDER.batch([0, 1]),
     "a huge seq": SENDER.batch([1, 2**63]),
+    "a seq that no device makes": SENDER.batch([1, SEQ_MAX + 1]),
+    "a drop that no device makes": SENDER.batch([1], [(5, SEQ_MAX + 1, "full")]),
+    "a blob that no device makes": SENDER.piece(SEQ_MAX + 1, b"abc", 0, 3),
     "an odd order": SENDER.batch([1, 3, 2, 4]),
     "a seq twice": SENDER.batch([1, 2, 2, 3]),
     "a drop that is none": SENDER.batch([1], [(9, 5, "full")]),
@@ -234,6 +238,68 @@ async def test_one_record_that_cannot_be_stored_holds_up_no_other(cloud: Cloud, 
     assert await acked(cloud) == StreamAck(5, dead=[Range(2, 2)]), (
         "its device has told that it is dead"
     )
+
+
+async def test_a_record_beyond_64_bits_costs_no_transaction_of_its_own(
+    cloud: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count = counted(cloud, monkeypatch)
+    verdict = await cloud.store([monotonic(dict.fromkeys(range(1, 501), 2**63), 500)])
+    assert (verdict.refused, count()) == (500, 1)
+    assert [one.first for one in (await acked(cloud)).refused] == list(range(1, 501))
+
+
+@pytest.mark.parametrize("unfit", [3, 20, 21, 1000])
+async def test_many_records_that_the_database_does_not_take_are_refused_together(
+    cloud: Cloud, monkeypatch: pytest.MonkeyPatch, unfit: int
+) -> None:
+    """They are looked for one by one, but not without end: all others wait meanwhile."""
+    monkeypatch.setattr("fleet.store.intake.INTEGER_MAX", 2**80)  # so that nobody looks before
+    count = counted(cloud, monkeypatch)
+    bad = range(901, 901 + unfit)
+    arrival = monotonic(dict.fromkeys(bad, 2**70), 2000, [(2001, 2005, "full")])
+    verdict = await cloud.store([arrival, Sender("other").batch([1])])
+    fits = [seq for seq in range(1, 2001) if seq not in bad]
+    if unfit <= UNFIT_MAX:
+        assert (verdict.refused, verdict.records_new) == (unfit, len(fits) + 1)
+        assert await seqs(cloud, SENDER.device) == fits
+    else:
+        assert verdict.refused == UNFIT_MAX + 1
+        assert await seqs(cloud, SENDER.device) == list(range(1, 901))
+        assert any("#921 to #2000" in cause for cause in await refused(cloud))
+    word = await acked(cloud)
+    assert word.mark == 900
+    there = {
+        seq for span in (*word.ranges, *word.refused) for seq in range(span.first, span.last + 1)
+    }
+    assert there == set(range(901, 2006))
+    assert await seqs(cloud, "other") == [1]
+    assert count() < 300
+    again = await cloud.store([arrival])
+    assert (again.records_new, again.refused) == (0, verdict.refused)
+
+
+def counted(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
+    """How many transactions bring what came."""
+    ours, count = cloud._transact, itertools.count()
+
+    def transact(*what: Any) -> Any:
+        next(count)
+        return ours(*what)
+
+    monkeypatch.setattr(cloud, "_transact", transact)
+    return lambda: next(count)
+
+
+def monotonic(
+    said: dict[int, int], last: int, drops: Sequence[tuple[int, int, str]] = ()
+) -> Arrival:
+    """Records 1 to `last`, some of them with another monotonic time."""
+    records = [SENDER.record(seq) for seq in range(1, last + 1)]
+    for seq, mono_ns in said.items():
+        stamp = msgspec.structs.replace(records[seq - 1].stamp, mono_ns=mono_ns)
+        records[seq - 1] = msgspec.structs.replace(records[seq - 1], stamp=stamp)
+    return SENDER.records(records, drops)
 
 
 async def test_the_table_of_what_was_refused_is_bounded(
@@ -297,6 +363,9 @@ async def test_an_ack_is_bounded_and_tells_the_lowest_ranges(
     assert len(ack.encode(word)) <= 2000
     few = word.epochs["e1"]["a.segments"].ranges
     assert len(few) > 0 and few == ranges[: len(few)]
+    for bytes_max in (1000, 1):  # what the broker takes; an ack of nothing has more than 1
+        word = (await cloud.acks([SENDER.device], bytes_max))[SENDER.device]
+        assert len(ack.encode(word)) <= bytes_max or word.epochs == {}
 
 
 async def test_a_device_that_never_came_has_an_empty_ack(cloud: Cloud) -> None:

@@ -7,6 +7,26 @@ from fleet.mqtt.waiting import Waiting
 BIG = waiting.OPEN_BYTES_MAX // 4 + 1
 
 
+def test_it_is_full_when_many_wait_or_much_that_is_not_opened() -> None:
+    many = Waiting(lambda message: (None, 0))
+    for _ in range(waiting.WAITING_MAX):
+        assert not many.full
+        many.add(message(1))
+    assert many.full
+    many.taken()
+    assert not many.full
+    large = Waiting(lambda message: (None, waiting.OPEN_BYTES_MAX))
+    content = Message("t", bytes(waiting.CLOSED_BYTES_MAX // 2), lambda: None)
+    for _ in range(3):  # the first is opened
+        assert not large.full
+        large.add(content)
+    assert large.full
+    large.taken()
+    assert large.full, "nothing was opened since"
+    large.taken()
+    assert not large.full
+
+
 def message(number: int) -> Message:
     return Message("t", b"%d" % number, lambda: None)
 

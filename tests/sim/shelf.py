@@ -7,7 +7,7 @@ of devices fit into one process. Nothing of it lies on a disk.
 import asyncio
 import random
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import msgspec
 
@@ -157,7 +157,9 @@ class Shelf:
         name: Name,
         spans: Iterable[Range],
         unstored: Iterable[Range] = (),
-        sending: Iterable[int] = (),
+        sending: Callable[[], Iterable[int]] = tuple,
+        carried: Iterable[Range] = (),
+        tail: tuple[int, int] | None = None,
     ) -> Settled:
         """As Outbox's; nothing is ever dead here."""
         if name != self.name:
