@@ -18,6 +18,7 @@ from fleet.store.coverage import Seqs
 from fleet.store.database import Row, Transaction
 
 ACK_BYTES_MAX = 120_000
+RANGE_BYTES_MIN = len("[1,2],")
 DEAD_MAX = RANGES_MAX
 _STREAMS = """
 SELECT s.id, s.epoch, s.name, s.mark, s.spans, s.unsettled, s.refused, s.tail, d.name
@@ -81,11 +82,19 @@ async def of(
     most, and never more than ACK_BYTES_MAX.
     """
     bytes_max = min(bytes_max, ACK_BYTES_MAX)
-    rows = await transaction.fetch(_STREAMS, list(devices))
+    of: dict[str, list[Row]] = {device: [] for device in devices}
+    for row in await transaction.fetch(_STREAMS, list(devices)):
+        if len(of[row[-1]]) < STREAMS_MAX:
+            of[row[-1]].append(row)
+    rows = [row for some in of.values() for row in some]
+    rooms: dict[int, list[Row]] = {}  # nearly always all in one
+    for some in of.values():
+        rooms.setdefault(_room(len(some), bytes_max), []).extend(some)
     found = _Found()
-    found.spans = await _pairs(transaction, _RANGES, [r[0] for r in rows if r[4]], RANGES_MAX)
+    for many, some in rooms.items():
+        found.spans |= await _pairs(transaction, _RANGES, [r[0] for r in some if r[4]], many)
+        found.refused |= await _pairs(transaction, _REFUSED, [r[0] for r in some if r[6]], many)
     found.parts = await _pairs(transaction, _PARTS, [r[0] for r in rows if r[5]], PARTS_MAX)
-    found.refused = await _pairs(transaction, _REFUSED, [r[0] for r in rows if r[6]], RANGES_MAX)
     # Each query sees what was committed before it (READ COMMITTED), so this one comes last, and for
     # all streams: what the marks and spans read above cover is by now dead, and listed, or stored.
     # Read before them, it could lack a letter that they cover. In one statement, since two would
@@ -95,18 +104,17 @@ async def of(
         for stream, *one in await transaction.fetch(_DEAD, streams, page, chance.getrandbits(31)):
             a, b, below = one
             found.dead.setdefault(stream, []).append((a, b, below))
-    of: dict[str, list[Row]] = {device: [] for device in devices}
-    for row in rows:
-        of[row[-1]].append(row)
-    return {
-        device: _bounded(some[:STREAMS_MAX], found, chance, bytes_max)
-        for device, some in of.items()
-    }
+    return {device: _bounded(some, found, chance, bytes_max) for device, some in of.items()}
+
+
+def _room(streams: int, bytes_max: int) -> int:
+    """How many ranges of each of so many streams there can be room for; more are not looked up."""
+    return min(RANGES_MAX, 1 + bytes_max // (RANGE_BYTES_MIN * max(1, streams)))
 
 
 def _bounded(rows: Sequence[Row], found: _Found, chance: random.Random, bytes_max: int) -> Ack:
     """With as much as there is room for: fewer ranges and dead letters, then fewer streams."""
-    many = RANGES_MAX
+    many = _room(len(rows), bytes_max)
     while True:
         word = _ack(rows, found, many, chance)
         if len(ack.encode(word)) <= bytes_max or not rows:

@@ -3,6 +3,7 @@
 import os
 import random
 from collections.abc import AsyncIterator
+from typing import Any
 
 import msgspec
 import pytest
@@ -100,3 +101,25 @@ async def test_a_record_whose_blob_never_came_is_not_forgotten_when_it_is_droppe
     await cloud.store([SENDER.batch([2], [(1, 1, "evicted")])])
     verdict = await cloud.store([SENDER.batch([1], blob_bytes=100)])
     assert (verdict.records_new, verdict.records_known, verdict.refused) == (0, 1, 0)
+
+
+async def test_no_more_is_looked_up_than_there_is_room_for(
+    cloud: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A device of many streams with many gaps would cost seconds for each of its acks."""
+    monkeypatch.setattr(acks, "ACK_BYTES_MAX", 6000)
+    loud = [Sender("loud", stream=f"s{n}") for n in range(50)]
+    await cloud.store([one.batch(range(2, 2 + 2 * 100, 2)) for one in [*loud, SENDER]])
+    asked: list[tuple[int, int]] = []
+    pairs = acks._pairs
+
+    async def counting(given: Any, sql: str, streams: list[int], count: int) -> Any:
+        found = await pairs(given, sql, streams, count)
+        asked.append((len(streams), sum(map(len, found.values()))))
+        return found
+
+    monkeypatch.setattr(acks, "_pairs", counting)
+    word = await cloud.acks(["loud", SENDER.device])
+    assert len(word[SENDER.device].epochs["e1"]["a.segments"].ranges) == 100, "one has all its room"
+    assert min(len(of.ranges) for of in word["loud"].epochs["e1"].values()) > 1
+    assert sum(rows for _, rows in asked) < 100 + 50 * 30
