@@ -26,8 +26,9 @@ from fleet.store import acks, gaps, notes, refusals
 from fleet.store.arrivals import Arrival, Brought, Name, Put, Refusal, device_of, take_apart
 from fleet.store.database import Database, Unfit
 from fleet.store.gaps import Census, Device, Report
-from fleet.store.intake import Gone, Intake, refusal, refusals_of
+from fleet.store.intake import Gone, Intake
 from fleet.store.registry import Registry
+from fleet.store.rows import refusal, refusals_of
 
 __all__ = ["Arrival", "Cloud", "Name", "Verdict", "device_of"]
 log = logging.getLogger("ingest")

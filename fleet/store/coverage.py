@@ -153,6 +153,22 @@ class Coverage:
         self.spans[at] = [Span(first, last, min([now_us, *below]))]
 
 
+class Ranges:
+    """The coverage of a stream, and what it was when it was read."""
+
+    def __init__(self, mark: int, spans: list[Span], told: list[Told]) -> None:
+        self.now = Coverage(mark, spans, told)
+        self._spans, self._told = set(spans), set(told)
+
+    def spans(self) -> tuple[set[Span], set[Span]]:
+        """Those that went, and those that came."""
+        return self._spans - set(self.now.spans), set(self.now.spans) - self._spans
+
+    def told(self) -> tuple[set[Told], set[Told]]:
+        """Those that went, and those that came."""
+        return self._told - set(self.now.told), set(self.now.told) - self._told
+
+
 def _outside(told: Iterable[Told], first: int, last: int) -> list[Told]:
     """What of these does not lie in first..last."""
     parts = [

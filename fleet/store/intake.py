@@ -7,16 +7,15 @@ there: it reads the ranges near what came, stores what is new, and writes back w
 
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime, timedelta
 
 from msgspec import Struct
 
-from agent.protocol import batch
-from fleet.store.arrivals import BLOB_BYTES_MAX, NAME_CHARS_MAX, Brought, Refusal
+from fleet.store.arrivals import Brought, Refusal
 from fleet.store.blobs import Blob, Blobs
-from fleet.store.coverage import DEAD, Coverage, Seqs, Span, Told, runs
+from fleet.store.coverage import DEAD, Ranges, Seqs, Span, Told, runs
 from fleet.store.database import Transaction
 from fleet.store.lives import Events, Lives
+from fleet.store.rows import COLUMNS, Record, fit
 
 _LOCK = """
 SELECT id, mark, highest, records, size_bytes, spans, told, unsettled, tail FROM streams
@@ -37,14 +36,6 @@ _SAVE = """
 UPDATE streams SET mark = $2, highest = $3, records = $4, size_bytes = $5, spans = spans + $6,
 told = told + $7, unsettled = $8, touched_us = $9, tail = $10 WHERE id = $1
 """
-_RECORDS = (
-    *("stream", "seq", "type", "time_us", "timebound"),
-    *("boot", "mono_ns", "blob_bytes", "stored_us", "body"),
-)
-INTEGER_MAX = 2**63 - 1  # of a database
-_EPOCH, _US = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
-# SQLite is given a bytearray as it is; of bytes it first asks whether somebody adapts them.
-Record = tuple[int, int, str, int, bool, str, int, int, int, bytearray]
 
 
 class Gone(Exception):
@@ -63,22 +54,6 @@ class Stream(Struct):
     told: int
     unsettled: int
     tail: int | None
-
-
-class Ranges:
-    """The coverage of a stream, and what it was when it was read."""
-
-    def __init__(self, mark: int, spans: list[Span], told: list[Told]) -> None:
-        self.now = Coverage(mark, spans, told)
-        self._spans, self._told = set(spans), set(told)
-
-    def spans(self) -> tuple[set[Span], set[Span]]:
-        """Those that went, and those that came."""
-        return self._spans - set(self.now.spans), set(self.now.spans) - self._spans
-
-    def told(self) -> tuple[set[Told], set[Told]]:
-        """Those that went, and those that came."""
-        return self._told - set(self.now.told), set(self.now.told) - self._told
 
 
 class Intake:
@@ -118,7 +93,7 @@ class Intake:
     async def save(self) -> None:
         """Write what is new and what changed."""
         if self._rows:
-            await self._transaction.copy("records", _RECORDS, self._rows)
+            await self._transaction.copy("records", COLUMNS, self._rows)
         await self.blobs.save()
         await self._abandon()
         await self._save_ranges()
@@ -189,7 +164,8 @@ class Intake:
             self.refusals.append(conflict)
             return False
         last = one.events[-1].sequence
-        rows, events = self._fit(stream.id, one, events)
+        rows, events, refused = fit(stream.id, one, events, self._now_us)
+        self.refusals += refused
         self._rows += rows
         self._lives.note(rows[-1:])
         self.new += len(rows)
@@ -203,22 +179,6 @@ class Intake:
                 blob = await self.blobs.expect(stream.id, event)
                 await self._settle(stream, blob, one)
         return True
-
-    def _fit(
-        self, stream: int, one: Brought, events: Sequence[batch.Event]
-    ) -> tuple[list[Record], Sequence[batch.Event]]:
-        """The rows of all records that can be stored; the others are refused."""
-        try:
-            return _rows(stream, events, self._now_us), events
-        except (ValueError, TypeError, OverflowError):
-            rows, fit = [], []
-        for event in events:
-            try:
-                rows += _rows(stream, [event], self._now_us)
-                fit.append(event)
-            except (ValueError, TypeError, OverflowError) as error:
-                self.refusals.append(refusal(one, event, str(error)))
-        return rows, fit
 
     async def _blob(self, stream: Stream, one: Brought) -> None:
         """Keep what is new of a piece of a blob; or that the object store has all of it."""
@@ -301,53 +261,6 @@ class Intake:
         if told_new:
             await many("INSERT INTO told VALUES ($1, $2, $3, $4)", told_new)
         await many(_SAVE, saved)
-
-
-def refusal(one: Brought, event: batch.Event, cause: str) -> Refusal:
-    """Why one record of a batch is not stored."""
-    seq = event.sequence
-    cause = f"{one.name[1]} {one.name[2]} #{seq}: {cause}"
-    topic, payload, device = one.arrival.topic, bytes(event.data), one.name[0]
-    return Refusal(topic, cause, payload, device, one.name, seq, seq)
-
-
-def refusals_of(one: Brought, events: Sequence[batch.Event], cause: str) -> list[Refusal]:
-    """As `refusal`, of many records of a batch: one for each run of seqs. The first has all that
-    came."""
-    topic, device, payload, told = one.arrival.topic, one.name[0], one.arrival.payload, []
-    for first, last in runs(event.sequence for event in events):
-        word = f"{one.name[1]} {one.name[2]} #{first} to #{last}: {cause}"
-        told.append(Refusal(topic, word, payload, device, one.name, first, last))
-        payload = b""
-    return told
-
-
-def _rows(stream: int, events: Sequence[batch.Event], now_us: int) -> list[Record]:
-    """The records as the table has them. Raises ValueError, TypeError, OverflowError."""
-    for word in {event.type for event in events} | {event.boot for event in events}:
-        if not word.isprintable() or len(word) > NAME_CHARS_MAX:
-            raise ValueError(f"{word[:NAME_CHARS_MAX]!r} is no type and no boot id")
-    rows = [
-        (
-            stream,
-            e.sequence,
-            e.type,
-            (datetime.fromisoformat(e.time) - _EPOCH) // _US,
-            e.timebound,
-            e.boot,
-            e.monotonic,
-            e.blobsize,
-            now_us,
-            bytearray(e.data),
-        )
-        for e in events
-    ]
-    b"".join([row[-1] for row in rows]).decode()  # else it is not JSON
-    if not all(0 <= e.blobsize <= BLOB_BYTES_MAX for e in events):
-        raise ValueError(f"a blob has 0 to {BLOB_BYTES_MAX} bytes")
-    if not all(-INTEGER_MAX <= e.monotonic <= INTEGER_MAX for e in events):
-        raise ValueError("a monotonic time has 64 bits at most")
-    return rows
 
 
 def _touched(one: Brought) -> Iterable[tuple[int, int]]:

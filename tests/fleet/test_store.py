@@ -254,7 +254,7 @@ async def test_many_records_that_the_database_does_not_take_are_refused_together
     cloud: Cloud, monkeypatch: pytest.MonkeyPatch, unfit: int
 ) -> None:
     """They are looked for one by one, but not without end: all others wait meanwhile."""
-    monkeypatch.setattr("fleet.store.intake.INTEGER_MAX", 2**80)  # so that nobody looks before
+    monkeypatch.setattr("fleet.store.rows.INTEGER_MAX", 2**80)  # so that nobody looks before
     count = counted(cloud, monkeypatch)
     bad = range(901, 901 + unfit)
     arrival = monotonic(dict.fromkeys(bad, 2**70), 2000, [(2001, 2005, "full")])
