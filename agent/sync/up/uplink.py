@@ -6,29 +6,28 @@ parcel the blobs go first, piece by piece, then the batch.
 Who counts is `ack_from`: `broker`, then a parcel is done when the broker has taken all of it;
 `ingest`, then it is done when the far database says so (ack.py), and the lease runs until then.
 What is out without an ack is bounded by `unacked_bytes_max`; what is not answered is sent again
-(waits.py), and what never is, though others are, is a matter of its own (suspects.py).
+(waits.py), and what never is, though others are, is a matter of its own (suspects.py). Acks are
+taken in hearing.py.
 """
 
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Iterable, Sequence
 from contextlib import suppress
 
 from agent.clock import Clock
 from agent.config import Link as Settings
-from agent.errors import LinkError, ProtocolError
+from agent.errors import LinkError
 from agent.health.conditions import Conditions
-from agent.protocol import ack
 from agent.protocol.topics import Topics
-from agent.records import Range
-from agent.store.outbox import Batch, Name, Outbox
+from agent.store.outbox import Batch, Outbox
 from agent.sync.budget.pace import Pace
 from agent.sync.budget.progress import Progress
 from agent.sync.mqtt.connection import Connection
 from agent.sync.mqtt.faults import TooLarge
 from agent.sync.up.gate import Gate
 from agent.sync.up.gathering import Gathering
+from agent.sync.up.hearing import Hearing
 from agent.sync.up.parcels import Ratio, cut, halves, tell_sent
 from agent.sync.up.puts import Puts
 from agent.sync.up.sending import Answers, Parts, Sender, all_of
@@ -40,12 +39,7 @@ log = logging.getLogger("link")
 FIRST_ACK_S = 2.0  # so long the backlog waits, after connecting, for what the ingest has
 BACKLOG_SENDING_MAX = 2  # leases of which not all is handed over; the next is read meanwhile
 LIVE_SENDING_MAX = 32
-WORD_BYTES_MAX = 4 * ack.BYTES_MAX  # of acks that wait to be taken
 LOOK_S = 1.0  # how often what may have changed unheard is looked at
-DOTTED = (
-    "; if the broker is RabbitMQ, set a device_id without dots: it makes slashes of them, and the "
-    "ingest does not get what is published there"
-)
 
 
 class Uplink:
@@ -72,16 +66,16 @@ class Uplink:
         self._pace = pace
         self._progress = progress
         self._puts = puts
-        self._dotted = DOTTED if "." in device else ""
         self._ratio = Ratio()
         self._parts = Parts()
         self._waits = Waits(settings.ack_timeout_s)
         self._gathering = Gathering(settings.batch_s, outbox, clock)
         self._suspects = Suspects(*(settings, outbox, conditions, clock, self._waits, self._taken))
-        self._word: ack.Ack | None = None  # the newest of the ingest, until it is taken
-        self._word_bytes = 0  # of all that is in it
-        self._told = asyncio.Event()
-        self._begun = asyncio.Event()  # the first ack was taken, or has been waited for
+        self._hearing = Hearing(
+            *(settings, device, outbox, conditions, clock, progress),
+            *(self._waits, self._suspects, self._parts),
+        )
+        self.heard = self._hearing.heard  # an ack came
         self._sending = {True: 0, False: 0}  # leases, by whether they are live
 
     async def run(self, connection: Connection) -> None:
@@ -96,7 +90,7 @@ class Uplink:
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._begin())
-                group.create_task(self._hear())
+                group.create_task(self._hearing.run())
                 group.create_task(self._look_after())
                 group.create_task(self._suspects.run(sender))
                 while True:
@@ -107,7 +101,7 @@ class Uplink:
             self._suspects.ended()
             self._outbox.rewind()
             self._waits.clear()
-            self._begun.clear()
+            self._hearing.begun.clear()
             self._sending = {True: 0, False: 0}
 
     async def _begin(self) -> None:
@@ -115,28 +109,14 @@ class Uplink:
         if self._settings.ack_from == "ingest":
             with suppress(TimeoutError):
                 async with asyncio.timeout(FIRST_ACK_S):
-                    await self._begun.wait()
-        self._begun.set()
+                    await self._hearing.begun.wait()
+        self._hearing.begun.set()
         self._outbox.more.set()
 
     def granted(self, payload: bytes) -> None:
         """The cloud answered about a blob."""
         if self._puts:
             self._puts.heard(payload)
-
-    def heard(self, payload: bytes) -> None:
-        """An ack came. What it says of an epoch is whole, so the newest of each is enough."""
-        try:
-            word = ack.decode(payload)
-        except ProtocolError as error:
-            self._refuse(error)
-            return
-        before = self._word.epochs if self._word else {}
-        self._word_bytes = (self._word_bytes if before else 0) + len(payload)
-        if self._word_bytes > WORD_BYTES_MAX:  # of epochs without end; this one comes again
-            before, self._word_bytes = {}, len(payload)
-        self._word = ack.Ack({**before, **word.epochs})
-        self._told.set()
 
     async def _next(self, sender: Sender) -> Batch:
         """The next lease; waits until there is one."""
@@ -155,13 +135,13 @@ class Uplink:
 
     async def _lease(self, sender: Sender) -> Batch | None:
         live, backlog = self._has_room(live=True), self._has_room(live=False)
-        if not (live or (backlog and self._begun.is_set())):
+        if not (live or (backlog and self._hearing.begun.is_set())):
             return None
         return await self._outbox.lease(
             self._settings.batch_records_max,
             sender.plain_bytes_max,
             self._settings.live_s,
-            live_only=not (backlog and self._begun.is_set()),
+            live_only=not (backlog and self._hearing.begun.is_set()),
         )
 
     def _has_room(self, *, live: bool) -> bool:
@@ -222,90 +202,7 @@ class Uplink:
         """The broker has answered all of a parcel."""
         self._waits.taken(out, self._clock.monotonic(), refused)
         if self._settings.ack_from == "broker" and not refused:
-            await self._acknowledge(out.parcel.name, 0, [out.parcel.span])
-
-    async def _hear(self) -> None:
-        """What the far database holds: with `ack_from: ingest` it may be purged."""
-        while True:
-            await self._told.wait()
-            self._told.clear()
-            word, self._word = self._word, None
-            if word is None:
-                continue
-            streams = {
-                (epoch, stream): of
-                for epoch, streams in word.epochs.items()
-                for stream, of in streams.items()
-            }
-            self._parts.learn(
-                {
-                    (name, seq): size
-                    for name, of in streams.items()
-                    for seq, size in of.parts.items()
-                }
-            )
-            if self._settings.ack_from == "ingest":
-                await self._take(streams)
-            self._begun.set()
-            self._outbox.more.set()
-
-    async def _take(self, streams: dict[Name, ack.StreamAck]) -> None:
-        wrong: ProtocolError | None = None
-        for name, of in streams.items():
-            try:
-                await self._suspects.refused(name, of.refused)
-                await self._acknowledge(
-                    *(name, of.mark, of.ranges, of.refused, of.dead),
-                    tail=ack.tail_of(of),
-                    listed=of.listed,
-                )
-            except ProtocolError as error:
-                wrong = error
-        if wrong:
-            self._refuse(wrong)
-        else:
-            self._conditions.clear("ack_refused", "link")
-
-    def _refuse(self, error: ProtocolError) -> None:
-        self._conditions.hold("ack_refused", "link", "warning", str(error), error.hint)
-
-    async def _acknowledge(
-        self,
-        name: Name,
-        mark: int,
-        ranges: list[Range],
-        refused: Iterable[Range] = (),
-        dead: Iterable[Range] = (),
-        *,
-        tail: tuple[int, int] | None = None,
-        listed: Sequence[Range] = (),
-    ) -> None:
-        """The far side has all up to `mark`, and `ranges`, but for the `dead`; it will not have
-        what it `refused`. It spoke of the seqs `listed` alone, if there are any; `tail` is as the
-        outbox says."""
-        dead = sorted(dead, key=lambda one: one.first)
-
-        def sending() -> set[int]:
-            """Dead letters that are sent again; more of them may be once the ack is written."""
-            return self._waits.sending(name, dead)
-
-        known = [*([Range(1, mark)] if mark else []), *ranges]
-        settled = await self._outbox.acknowledge(name, known, dead, sending, tail=tail)
-        now, mark = self._clock.monotonic(), max(mark, settled.mark)
-        answered = self._waits.settle(
-            *(name, mark, [*ranges, *refused], now),
-            moved=settled.moved,
-            sending=sending() | self._outbox.again(name),
-            listed=listed,
-        )
-        self._suspects.through(name, known, dead, answered)
-        if answered or settled.moved:
-            self._outbox.more.set()  # there is room again
-            self._tell_missing()
-        if settled.delivered:
-            self._progress.acknowledged(settled.delivered, sum(out.size_bytes for out in answered))
-            word = "%s: %d acknowledged by the %s"
-            log.info(word, name[1], settled.delivered, self._settings.ack_from)
+            await self._hearing.acknowledge(out.parcel.name, 0, [out.parcel.span])
 
     async def _look_after(self) -> None:
         """Send again what nobody answers."""
@@ -314,18 +211,4 @@ class Uplink:
             late = self._waits.overdue(self._clock.monotonic())
             if late:
                 await self._suspects.late(late)
-                self._tell_missing()
-
-    def _tell_missing(self) -> None:
-        missed = self._waits.missed()
-        if not missed:
-            self._conditions.clear("ack_missing", "link")
-            return
-        self._conditions.hold(
-            "ack_missing",
-            "link",
-            "warning",
-            f"no ack from the {self._settings.ack_from} for {', '.join(sorted(missed))} in "
-            f"{min(missed.values()):.0f} s",
-            "check that the ingest runs and sends acks, or see link.ack_from" + self._dotted,
-        )
+                self._hearing.tell_missing()
