@@ -1,8 +1,12 @@
 """Dead letters that an operator has heard once more, through the real model."""
 
+from typing import Any
+
+import pytest
 import soundfile
 
 from agent.config import Keep
+from agent.inference.domain import CallLost
 from agent.inference.speech import Speech
 from agent.records import RATE_HZ, Range, RecordType
 from tests.audio.bed import SOURCE, Bed, running, soon
@@ -39,18 +43,31 @@ async def poison(bed: Bed) -> int:
     return seq
 
 
-async def test_what_kills_its_worker_again_is_a_dead_letter_again(bed: Bed, speech: Speech) -> None:
+async def test_what_kills_its_worker_again_is_a_dead_letter_again(
+    bed: Bed, speech: Speech, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost, call = 0, speech.domain.call
+
+    async def counting(*given: Any) -> Any:
+        nonlocal lost
+        try:
+            return await call(*given)
+        except CallLost:
+            lost += 1
+            raise
+
+    monkeypatch.setattr(speech.domain, "call", counting)
     seq = await poison(bed)
     ears = listener(bed, speech)
     async with running(ears):
         await soon(lambda: bed.condition("dead_letters"), "it is given up")
         await soon(lambda: one_is_held(bed), "the rest is heard")
-        restarts = speech.domain.restarts
+        lost = 0
         before = await segments(bed)
         await bed.store.decisions.retry(name(bed), [seq])
         ears.wake()
         await soon(lambda: not_retrying(bed), "it is given up again")
-        assert speech.domain.restarts == restarts + 3
+        assert lost >= 3, "it had its tries; a machine that is slow may lose more calls"
     assert await bed.store.spool.dead(SOURCE) == [(seq, DIED)]
     assert await segments(bed) == before
 
