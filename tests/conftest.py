@@ -2,9 +2,13 @@
 
 from collections.abc import Iterator
 
+import hypothesis
 import pytest
 
 from tests.fleet.cluster import Cluster
+
+hypothesis.settings.register_profile("holdfast")  # no test asserts a duration
+hypothesis.settings.load_profile("holdfast")
 
 
 @pytest.fixture(scope="session")

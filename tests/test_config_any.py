@@ -52,7 +52,7 @@ SECTIONS = st.dictionaries(
 )
 PIECES = st.sampled_from([": ", "- ", "\n", "  ", "#", "'", '"', "[", "{", "&a ", "*a", "!!", "<<"])
 ANYTHING = settings(
-    deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 
 

@@ -17,7 +17,7 @@ from agent.records import RATE_HZ
 TONE_HZ = 1000.0
 LEVEL = 0.5
 SECONDS = 2.0
-PLACES = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+PLACES = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 # suffix: libsndfile's format and subtype
 FORMATS = {

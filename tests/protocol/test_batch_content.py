@@ -3,7 +3,7 @@
 from datetime import UTC, datetime, timedelta
 
 import msgspec
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.protocol import batch
@@ -26,7 +26,6 @@ records = st.builds(
 )
 
 
-@settings(deadline=None)
 @given(device=texts, epoch=texts, stream=texts, some=st.lists(records, min_size=1, max_size=4))
 def test_content_is_what_msgspec_makes_of_the_events(
     device: str, epoch: str, stream: str, some: list[Record]

@@ -19,7 +19,7 @@ def seqs(*spans: Range) -> set[int]:
     return {seq for span in spans for seq in range(span.first, span.last + 1)}
 
 
-@settings(deadline=None, max_examples=500)
+@settings(max_examples=500)
 @given(steps, st.integers(0, 45))
 def test_spans_are_a_set_of_seqs(some: list[tuple[bool, Range]], seq: int) -> None:
     spans, model = Spans(), set[int]()
@@ -40,7 +40,6 @@ def test_spans_are_a_set_of_seqs(some: list[tuple[bool, Range]], seq: int) -> No
     assert seqs(*spans.from_on(seq)) == {one for one in model if one >= seq}
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from("tsrhlk"), ranges), max_size=20), st.lists(ranges))
 def test_what_is_free_is_what_is_neither_out_nor_held_back_nor_known(
     some: list[tuple[str, Range]], again: list[Range]

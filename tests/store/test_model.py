@@ -47,7 +47,6 @@ PARTS = 60 if LONG else 3
 PROFILE = settings(
     max_examples=100,
     stateful_step_count=40,
-    deadline=None,
     database=None,  # one way to replay, the seed: examples of a folder would not be everywhere
     derandomize=False,  # that would take the seed from the test's text: no other could be tried
     suppress_health_check=list(HealthCheck),

@@ -286,7 +286,7 @@ CALLS = st.tuples(
 )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     calls=st.lists(CALLS, max_size=25),
     cut_at=st.integers(0, 25),
