@@ -30,8 +30,8 @@ class StreamAck(Struct, frozen=True, omit_defaults=True):
     up to the mark, or in `ranges`, that the device told to be dead letters, and that never came:
     all of them. Where there are too many, `mark` and `ranges` say less than is stored: they speak
     of the stretches in `listed` alone, which differ from ack to ack (empty: of every seq). `tail`
-    is the digest (records.digest) of the record stored at the mark, where there is one: a device
-    that holds another there takes nothing of the ack.
+    is a seq, the highest known of those stored up to the mark, and the digest (records.digest) of
+    its record: a device that holds another there takes nothing of the ack.
     """
 
     mark: Number = 0
@@ -39,13 +39,8 @@ class StreamAck(Struct, frozen=True, omit_defaults=True):
     parts: dict[Number, Number] = {}
     refused: list[Range] = []
     dead: list[Range] = []
-    tail: Digest | None = None
+    tail: tuple[Number, Digest] | None = None
     listed: list[Range] = []
-
-
-def tail_of(stream: StreamAck) -> tuple[int, int] | None:
-    """The seq at the mark and the digest of the record that is stored as that, where told."""
-    return None if stream.tail is None else (stream.mark, stream.tail)
 
 
 class Ack(Struct, frozen=True):

@@ -115,7 +115,7 @@ def _piece() -> Example:
 
 def _ack() -> Ack:
     ranges = [Range(35, 36), Range(38, 40)]
-    stream = StreamAck(30, ranges, {41: 6}, [Range(37, 37)], tail=0x1D0B49E5)
+    stream = StreamAck(30, ranges, {41: 6}, [Range(37, 37)], tail=(30, 0x1D0B49E5))
     return ack.decode(ack.encode(Ack({EPOCH: {STREAM: stream}})))
 
 

@@ -290,6 +290,8 @@ class Outbox:
         sending: Callable[[], Iterable[int]] = tuple,
         carried: Iterable[Range] = (),
         tail: tuple[int, int] | None = None,
+        *,
+        sure: bool = False,
     ) -> Settled:
         """The far side knows these seqs: purge what is held of them and count it delivered.
 
@@ -298,7 +300,8 @@ class Outbox:
         of them that the far side knows to be dead and has not stored: they are kept, whatever they
         are here. Those of them that are `sending` when all this is written are on their way: their
         lease goes on, and so does that of the dead letters of which these spans do not speak.
-        `tail` is one of these seqs and the digest of what is stored as that.
+        `tail` is one of these seqs and the digest of what is stored as that; with `sure` that one
+        has to be held here, for an earlier word was of another life (AnotherLife).
 
         Nothing changes for an epoch of which nothing is held (a former life of this device). Raises
         ProtocolError, and changes nothing, when a range goes beyond what was ever produced, or can
@@ -310,7 +313,7 @@ class Outbox:
 
         def operation(connection: sqlite3.Connection) -> tuple[int, int, int, int]:
             sent, row_name = Spans([*self._leases.out(name), *elsewhere]), self._row_name(name)
-            return deliver(connection, row_name, wanted, known, sent, dead, tail)
+            return deliver(connection, row_name, wanted, known, sent, dead, tail, sure=sure)
 
         delivered, before, settled, sendable = await self._database.write(operation)
         stay = [Range(seq, seq) for seq in sending()]

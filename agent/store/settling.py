@@ -15,11 +15,15 @@ from agent.store.choice import UNSETTLED
 from agent.store.leases import Name, Spans
 
 ANOTHER_LIFE = (
-    "the store was put back from a copy, or two devices have one; all of it stays held. Two: give "
-    "each a device_id of its own. One: stop the agent, move all files aside that begin with "
-    "store.path, and start it; then run an agent on those files, with another device_id, until it "
-    "holds nothing"
+    "the store was put back from a copy, or two devices have one; all of it stays held: drop none "
+    "of it. Two: give each a device_id of its own. One: stop the agent, move all files aside that "
+    "begin with store.path, and start it; then run an agent on those files, with another "
+    "device_id, until it holds nothing"
 )
+
+
+class AnotherLife(ProtocolError):
+    """The far side has other records under this epoch than were ever made here."""
 
 
 def deliver(
@@ -30,12 +34,15 @@ def deliver(
     sent: Spans,
     unstored: list[Range],
     tail: tuple[int, int] | None = None,
+    *,
+    sure: bool = False,
 ) -> tuple[int, int, int, int]:
     """Purge `spans` and count: how many left, the settled mark before and after, and how far the
     stream may be sent.
 
     `known` is all that the far side knows above the mark, `unstored` what of it is dead there;
-    `sent` what is out. `tail` is a seq and the digest of the record that is stored as that.
+    `sent` what is out. `tail` is a seq and the digest of the record that is stored as that; to be
+    `sure`, that one has to be held here.
     """
     row = connection.execute(
         "SELECT id, produced, coalesce(sendable, produced), settled FROM streams"
@@ -45,9 +52,11 @@ def deliver(
     if row is None and name[0]:
         return 0, 0, 0, 0
     key, produced, sendable, before = row or (0, 0, 0, 0)
-    if tail and streams.digest_of(connection, key, tail[0]) not in (None, tail[1]):
-        raise ProtocolError(
-            f"an ack names {quoted(name[1])} #{tail[0]}, and another record is stored as that than"
+    there = streams.digest_of(connection, key, tail[0]) if tail else None
+    if (there is None and sure) or (tail and there not in (None, tail[1])):
+        seq = tail[0] if tail else "?"
+        raise AnotherLife(
+            f"an ack names {quoted(name[1])} #{seq}, and another record is stored as that than"
             " the one that is held here: nothing is purged by it",
             ANOTHER_LIFE,
         )

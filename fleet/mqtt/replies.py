@@ -32,6 +32,7 @@ RETRY_S = 1.0  # while the database is away
 REST_S_MIN, REST_S_MAX = 1.0, 60.0
 ALONE_S = 10.0  # how long all wait for the answer to one that is told alone
 SMALL_BYTES = 4096  # no broker minds so much
+Answers = list[asyncio.Future[None]]
 
 
 class Doubt(Struct):
@@ -79,23 +80,24 @@ class Replies:
         """One document for each touched device, now. Raises LinkError, StoreError."""
         while self._touched:
             unsuspected = (device for device in self._touched if device not in self._doubts)
-            devices = list(islice(unsuspected, AT_ONCE))
-            alone = not devices
-            if alone:
-                devices = [next(iter(self._touched))]
-            for device in devices:
-                del self._touched[device]
-            try:
-                answers = await self._told(connection, devices)
-                if alone:
-                    await asyncio.wait(answers, timeout=ALONE_S)
-            except BaseException:  # some are told twice then, which changes nothing
-                self.touch(devices)
-                raise
+            if devices := list(islice(unsuspected, AT_ONCE)):
+                await self._tell(connection, devices)
+            # One after each lot of the others: where these never end, it has its turn all the same.
+            doubted = (device for device in self._touched if device in self._doubts)
+            if devices := list(islice(doubted, 1)):
+                await asyncio.wait(await self._tell(connection, devices), timeout=ALONE_S)
 
-    async def _told(
-        self, connection: Connection, devices: list[str]
-    ) -> "list[asyncio.Future[None]]":
+    async def _tell(self, connection: Connection, devices: list[str]) -> Answers:
+        """Tell these now; what raises leaves them touched."""
+        for device in devices:
+            del self._touched[device]
+        try:
+            return await self._told(connection, devices)
+        except BaseException:  # some are told twice then, which changes nothing
+            self.touch(devices)
+            raise
+
+    async def _told(self, connection: Connection, devices: list[str]) -> Answers:
         """One document for each of these; the broker's answers."""
         topics = {device: Topics(self._cloud.prefix, device).ack for device in devices}
         doubts = [self._doubts[device].bytes_max for device in devices if device in self._doubts]

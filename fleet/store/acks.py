@@ -21,7 +21,7 @@ ACK_BYTES_MAX = 120_000
 RANGE_BYTES_MIN = len("[1,2],")
 DEAD_MAX = RANGES_MAX
 _STREAMS = """
-SELECT s.id, s.epoch, s.name, s.mark, s.spans, s.unsettled, s.refused, s.tail, d.name
+SELECT s.id, s.epoch, s.name, s.mark, s.spans, s.unsettled, s.refused, s.tail_seq, s.tail, d.name
 FROM streams s JOIN devices d ON d.id = s.device WHERE d.name = ANY($1) ORDER BY s.touched_us DESC
 """
 _LOWEST = """
@@ -135,7 +135,7 @@ async def _pairs(transaction: Transaction, sql: str, streams: list[int], count: 
 
 def _ack(rows: Sequence[Row], found: _Found, many: int, chance: random.Random) -> Ack:
     epochs: dict[str, dict[str, StreamAck]] = {}
-    for number, epoch, name, stored, *_, tail, _ in rows:
+    for number, epoch, name, stored, *_, tail_seq, tail, _ in rows:
         above = found.spans.get(number, [])
         there = [(1, stored), *above] if stored else above
         dead, listed = _drawn(found.dead.get(number, []), min(many, DEAD_MAX), chance)
@@ -153,7 +153,7 @@ def _ack(rows: Sequence[Row], found: _Found, many: int, chance: random.Random) -
                 ][:many]
             ),
             _ranges([(a, b) for a, b, _ in dead]),
-            tail if mark == stored else None,
+            None if tail_seq is None else (tail_seq, tail),
             _ranges(listed) if listed != [(1, SEQ_MAX)] else [],
         )
     return Ack(epochs)

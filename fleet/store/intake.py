@@ -18,8 +18,8 @@ from fleet.store.lives import Events, Lives
 from fleet.store.rows import COLUMNS, Record, fit
 
 _LOCK = """
-SELECT id, mark, highest, records, size_bytes, spans, told, unsettled, tail FROM streams
-WHERE id = ANY($1) ORDER BY id FOR UPDATE
+SELECT id, mark, highest, records, size_bytes, spans, told, unsettled, tail_seq, tail
+FROM streams WHERE id = ANY($1) ORDER BY id FOR UPDATE
 """
 # Of disjoint ranges, those that share a seq with another: the last that begins before it, and all
 # that begin within it.
@@ -34,7 +34,8 @@ _SPANS = _NEAR.format(table="spans", word="since_us")
 _TOLD = _NEAR.format(table="told", word="reason")
 _SAVE = """
 UPDATE streams SET mark = $2, highest = $3, records = $4, size_bytes = $5, spans = spans + $6,
-told = told + $7, unsettled = $8, touched_us = $9, tail = $10 WHERE id = $1
+told = told + $7, unsettled = $8, touched_us = $9, tail_seq = $10, tail = $11
+WHERE id = $1
 """
 
 
@@ -43,7 +44,7 @@ class Gone(Exception):
 
 
 class Stream(Struct):
-    """A stream's row, locked. `tail` is the digest of the record at the mark, if one is stored."""
+    """A stream's row, locked. `tail` is the digest of the record `tail_seq`, which is stored."""
 
     id: int
     mark: int
@@ -53,6 +54,7 @@ class Stream(Struct):
     spans: int
     told: int
     unsettled: int
+    tail_seq: int | None
     tail: int | None
 
 
@@ -140,7 +142,7 @@ class Intake:
                 asked += [[stream, first, last] for first, last in known]
             if one.events and one.before is not None:
                 row, before = self._streams[stream], one.events[0].sequence - 1
-                if before <= row.highest and (before != row.mark or row.tail is None):
+                if before <= row.highest and before != row.tail_seq:
                     asked.append([stream, before, before])
         await self._lives.read(asked)
 
@@ -160,7 +162,8 @@ class Intake:
         coverage = self._ranges[stream.id].now
         events, known = self._parted(stream.id, one)
         self.known += len(known)
-        if conflict := self._lives.conflict(stream.id, one, known, (stream.mark, stream.tail)):
+        tail = stream.tail_seq, stream.tail
+        if conflict := self._lives.conflict(stream.id, one, known, tail):
             self.refusals.append(conflict)
             return False
         last = one.events[-1].sequence
@@ -212,15 +215,15 @@ class Intake:
     def _reached(self, stream: int, seq: int) -> None:
         self._streams[stream].highest = max(self._streams[stream].highest, seq)
 
-    async def _tails(self) -> dict[int, int | None]:
-        """Of each stream, the digest of the record at its mark."""
+    async def _save_tails(self) -> None:
+        """Of each stream whose mark moved, the highest record up to it that is known here."""
         marks = {
             stream: mark
             for stream, row in self._streams.items()
-            if (mark := self._ranges[stream].now.mark) and (row.tail is None or row.mark != mark)
+            if (mark := self._ranges[stream].now.mark) and row.tail_seq != mark
         }
-        found = await self._lives.digests(marks)
-        return {stream: found.get(stream, row.tail) for stream, row in self._streams.items()}
+        for stream, found in (await self._lives.highest(marks)).items():
+            self._streams[stream].tail_seq, self._streams[stream].tail = found
 
     async def _abandon(self) -> None:
         """Of what was dropped, the blobs that are begun will not go on."""
@@ -234,7 +237,7 @@ class Intake:
 
     async def _save_ranges(self) -> None:
         spans_gone, spans_new, told_gone, told_new, saved = [], [], [], [], []
-        tails = await self._tails()
+        await self._save_tails()
         for stream, row in self._streams.items():
             ranges = self._ranges[stream]
             gone, new = ranges.spans()
@@ -248,7 +251,8 @@ class Intake:
             saved.append(
                 (
                     *(stream, ranges.now.mark, row.highest, row.records, row.size_bytes),
-                    *(len(new) - len(gone), told, unsettled, self._now_us, tails[stream]),
+                    *(len(new) - len(gone), told, unsettled, self._now_us),
+                    *(row.tail_seq, row.tail),
                 )
             )
         many = self._transaction.many

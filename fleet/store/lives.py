@@ -42,28 +42,32 @@ class Lives:
         for row in rows:
             self._bodies[row[0], row[1]] = bytes(row[-1])
 
-    async def digests(self, places: Mapping[int, int]) -> dict[int, int | None]:
-        """By stream, the digest of the record with this seq; None: it is not stored."""
-        bodies = {stream: self._body(stream, seq) for stream, seq in places.items()}
-        await self.read([[one, places[one], places[one]] for one in bodies if bodies[one] is None])
-        for stream in bodies:
-            bodies[stream] = self._bodies.get((stream, places[stream]))
-        return {stream: None if body is None else digest(body) for stream, body in bodies.items()}
+    async def highest(self, marks: Mapping[int, int]) -> dict[int, tuple[int, int]]:
+        """By stream, a stored record and its digest: that at its mark, or where none is stored as
+        that, the highest below it of those that came in this transaction, if there is one."""
+        await self.read([[one, at, at] for one, at in marks.items() if not self._body(one, at)])
+        found = {one: at for one, at in marks.items() if (one, at) in self._bodies}
+        lacking = {one: at for one, at in marks.items() if one not in found}
+        for stream, seq, *_ in self._rows if lacking else ():
+            if stream in lacking and found.get(stream, 0) < seq <= lacking[stream]:
+                found[stream] = seq
+        bodies = {one: self._body(one, seq) for one, seq in found.items()}
+        return {one: (found[one], digest(body)) for one, body in bodies.items() if body is not None}
 
     def conflict(
-        self, stream: int, one: Brought, known: Events, tail: tuple[int, int | None]
+        self, stream: int, one: Brought, known: Events, tail: tuple[int | None, int | None]
     ) -> Refusal | None:
         """Why a batch is of another life, if it is; `known` are its records that are there.
 
-        `tail` is the stream's mark, and the digest of the record there, if that is known.
+        `tail` is a stored seq and the digest of its record, if one is known.
         """
         for event in known:
             body = self._body(stream, event.sequence)
             if body is not None and body != bytes(event.data):
                 return _conflict(one, event.sequence, bytes(event.data))
-        before = one.events[0].sequence - 1
-        if one.before is None or (before, one.before) == tail:
+        if one.before is None:
             return None
+        before = one.events[0].sequence - 1
         there = tail[1] if before == tail[0] else None
         if there is None and (body := self._body(stream, before)) is not None:
             there = digest(body)

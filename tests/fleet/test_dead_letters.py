@@ -14,7 +14,7 @@ import pytest
 
 from agent import config
 from agent.clock import Clock
-from agent.protocol import ack, batch
+from agent.protocol import batch
 from agent.protocol.ack import StreamAck
 from agent.records import Range, RecordType
 from agent.store.intake import New
@@ -80,7 +80,7 @@ class Both:
         dead = {seq for one in word.dead for seq in range(one.first, one.last + 1)}
         sending = {record.seq for one in self.out for record in one.records} & dead
         known = [*([Range(1, word.mark)] if word.mark else []), *word.ranges]
-        tail, letters = ack.tail_of(word), self.store.outbox.again(self.name)
+        tail, letters = word.tail, self.store.outbox.again(self.name)
         await self.store.outbox.acknowledge(self.name, known, word.dead, lambda: sending, tail=tail)
         unheard = {seq for seq in letters if not any(r.first <= seq <= r.last for r in known)}
         assert unheard <= self.store.outbox.again(self.name), "a letter is not heard of, and is out"

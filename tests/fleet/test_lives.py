@@ -11,9 +11,9 @@ from msgspec import structs
 from agent import config
 from agent.clock import Clock
 from agent.errors import ProtocolError
-from agent.protocol import ack, batch
+from agent.protocol import batch
 from agent.protocol.ack import StreamAck
-from agent.records import Range, RecordType, digest
+from agent.records import Drop, Range, RecordType, digest
 from agent.store.intake import New
 from agent.store.outbox import Batch
 from agent.store.store import Store
@@ -65,7 +65,7 @@ class Life:
         """How many records left."""
         known = [Range(1, word.mark), *word.ranges]
         name = self.store.epoch, "a"
-        tail = ack.tail_of(word)
+        tail = word.tail
         return (await self.store.outbox.acknowledge(name, known, word.dead, tail=tail)).delivered
 
     async def refuses(self) -> None:
@@ -172,7 +172,7 @@ async def test_a_device_that_says_nothing_of_it_and_an_ingest_likewise_go_on(
         verdict = await cloud.store([arrival(structs.replace(leased, before=None))])
         assert (verdict.records_new, verdict.refused) == (2, 0)
         word = await life.word()
-        assert word.tail == digest(b'{"life":0,"n":3}')
+        assert word.tail == (4, digest(b'{"life":0,"n":3}'))
         assert await life.hear(structs.replace(word, tail=None)) == 4
 
 
@@ -198,13 +198,36 @@ async def test_two_lives_in_one_transaction_are_two(cloud: Cloud) -> None:
     )
     assert (verdict.records_new, verdict.refused) == (4, 2)
     (word,) = (await cloud.ack(SENDER.device)).epochs["e1"].values()
-    assert word == StreamAck(4, tail=digest(SENDER.record(4).body))
+    assert word == StreamAck(4, tail=(4, digest(SENDER.record(4).body)))
 
 
-async def test_the_mark_has_no_digest_where_nothing_is_stored(cloud: Cloud) -> None:
-    await cloud.store([SENDER.batch([1, 2], [(3, 3, "full")])])
-    (word,) = (await cloud.ack(SENDER.device)).epochs["e1"].values()
-    assert (word.mark, word.tail) == (3, None)
+async def test_an_ack_has_the_digest_of_the_highest_record_up_to_its_mark(cloud: Cloud) -> None:
+    async def tail() -> tuple[int, tuple[int, int] | None]:
+        (word,) = (await cloud.ack(SENDER.device)).epochs["e1"].values()
+        return word.mark, word.tail
+
+    await cloud.store([SENDER.batch([], [(1, 1, "full")])])
+    assert await tail() == (1, None)
+    await cloud.store([SENDER.batch([2, 3], [(4, 4, "full")])])
+    third = 3, digest(SENDER.record(3).body)
+    assert await tail() == (4, third)
+    await cloud.store([SENDER.batch([], [(5, 5, "full")])])
+    assert await tail() == (5, third)
+    await rows(cloud, "UPDATE streams SET mark = 9 RETURNING mark")  # an ingest of before does so
+    assert await tail() == (9, third)
+    await cloud.store([SENDER.batch([10])])
+    assert await tail() == (10, (10, digest(SENDER.record(10).body)))
+
+
+async def test_a_mark_beyond_the_last_record_answers_for_no_other_life(
+    second: Life, cloud: Cloud
+) -> None:
+    """Its highest record is another's."""
+    drops = [Drop(9, 11, "full")]
+    payload = batch.encode("dev", second.store.epoch, "a", [], drops)
+    await cloud.store([Arrival("holdfast/v1/dev/up/a", payload)])
+    assert (await second.word()).mark == 11
+    await second.refuses()
 
 
 async def test_each_part_of_a_lease_names_the_record_before_it(

@@ -27,7 +27,7 @@ async def test_records_may_be_partitioned_and_old_ones_dropped(cluster: Cluster)
         await rows(cloud, "DELETE FROM records WHERE seq < 4 RETURNING seq")
         assert (await cloud.store([sender.batch([1, 2, 3, 5])])).records_known == 3
         assert (await cloud.ack(sender.device)).epochs["e1"][sender.stream] == StreamAck(
-            6, tail=digest(sender.record(6).body)
+            6, tail=(6, digest(sender.record(6).body))
         )
         assert await seqs(cloud, sender.device) == [4, 5, 6]
 

@@ -160,6 +160,8 @@ class Shelf:
         sending: Callable[[], Iterable[int]] = tuple,
         carried: Iterable[Range] = (),
         tail: tuple[int, int] | None = None,
+        *,
+        sure: bool = False,
     ) -> Settled:
         """As Outbox's; nothing is ever dead here."""
         if name != self.name:

@@ -313,14 +313,14 @@ async def test_an_ack_of_another_life_of_this_epoch_is_contradicted(tmp_path: Pa
         held = await store.outbox.lease(100, 1 << 20)
         assert held is not None
         (body,) = (record.body for record in held.records if record.seq == 10)
-        other = ack.StreamAck(10, refused=[Range(20, 20)], tail=digest(b"another"))
+        other = ack.StreamAck(10, refused=[Range(20, 20)], tail=(10, digest(b"another")))
         before = await store.ledger.by_epoch()
         taken = await desk(store, tmp_path).take(ack_bundle(ack.Ack({store.epoch: {"a": other}})))
         assert (taken["verdict"], taken["delivered"]) == ("contradiction", 0)
         assert "another record is stored" in taken["refused"][0]
         assert await store.ledger.by_epoch() == before
         assert await store.outbox.buried() == []
-        right = ack.StreamAck(10, tail=digest(body))
+        right = ack.StreamAck(10, tail=(10, digest(body)))
         taken = await desk(store, tmp_path).take(ack_bundle(ack.Ack({store.epoch: {"a": right}})))
         assert (taken["verdict"], taken["delivered"]) == ("taken", 5)
 

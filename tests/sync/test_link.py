@@ -117,7 +117,7 @@ async def test_an_ack_of_another_life_of_the_epoch_purges_nothing(
     """The store was put back from a copy: what the far side has as #2 is not what is held here."""
 
     def said(tail: bytes) -> bytes:
-        word = ack.StreamAck(2, tail=digest(tail))
+        word = ack.StreamAck(2, tail=(2, digest(tail)))
         return ack.encode(ack.Ack({rig.store.epoch: {"x.segments": word}}))
 
     rig = Rig(tmp_path, broker.url)
@@ -130,14 +130,37 @@ async def test_an_ack_of_another_life_of_the_epoch_purges_nothing(
         async with live(rig):
             await eventually(lambda: rig.holds("ack_refused"), "the condition")
             assert rig.says("another record is stored")
-            await eventually(lambda: sent(listener), "it is sent all the same")
             assert await rig.held() == 3
+            assert await rig.store.outbox.lease(9, 1 << 20) is None, "it takes no room of the line"
             word = said(leased.records[1].body)
             listener.client.publish("holdfast/v1/dev/ack", word, 1, retain=True)
             async with asyncio.timeout(DEADLINE_S):
                 while await rig.held() != 1:
                     await asyncio.sleep(0.01)
             await eventually(lambda: not rig.holds("ack_refused"), "the condition is over")
+            await eventually(lambda: 3 in sent(listener), "and it goes on")
+
+
+async def test_an_ack_of_another_life_is_not_believed_when_its_record_was_given_up(
+    tmp_path: Path, broker: Mosquitto, listener: Listener
+) -> None:
+    rig = Rig(tmp_path, broker.url)
+    async with rig.store:
+        await rig.fill(3)
+        word = ack.StreamAck(2, tail=(2, digest(b"another")))
+        said = ack.encode(ack.Ack({rig.store.epoch: {"x.segments": word}}))
+        listener.client.publish("holdfast/v1/dev/ack", said, 1, retain=True)
+        async with live(rig):
+            await eventually(lambda: rig.holds("ack_refused"), "the condition")
+            name = rig.store.epoch, "x.segments"
+            async with asyncio.timeout(DEADLINE_S):
+                while rig.store.outbox.waits(name):  # what was out before comes back in its time
+                    await asyncio.sleep(0.01)
+            await rig.store.decisions.drop(name, Range(2, 2))
+            rig.conditions.clear("ack_refused", "link")
+            listener.client.publish("holdfast/v1/dev/ack", said, 1, retain=True)
+            await eventually(lambda: rig.holds("ack_refused"), "it is refused once more")
+            assert await rig.held() == 2
 
 
 async def test_a_blob_goes_on_at_the_byte_where_the_far_copy_ends(

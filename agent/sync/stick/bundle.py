@@ -81,7 +81,7 @@ class Bundles:
                     name = epoch, stream
                     # An ack names every dead letter that is not stored: what it knows else came.
                     settled = await self._outbox.acknowledge(
-                        name, spans, of.dead, carried=spans, tail=ack.tail_of(of)
+                        name, spans, of.dead, carried=spans, tail=of.tail
                     )
                     await self._bury(name, of.refused)
                 except ProtocolError as error:

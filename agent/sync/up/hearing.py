@@ -9,14 +9,16 @@ from agent.config import Link as Settings
 from agent.errors import ProtocolError
 from agent.health.conditions import Conditions
 from agent.protocol import ack
-from agent.records import Range
+from agent.records import SEQ_MAX, Range
 from agent.store.outbox import Name, Outbox
+from agent.store.settling import AnotherLife
 from agent.sync.budget.progress import Progress
 from agent.sync.up.sending import Parts
 from agent.sync.up.suspects import Suspects
 from agent.sync.up.waits import Waits
 
 log = logging.getLogger("link")
+ALL = Range(1, SEQ_MAX)
 WORD_BYTES_MAX = 4 * ack.BYTES_MAX  # of acks that wait to be taken
 DOTTED = (
     "; if the broker is RabbitMQ, set a device_id without dots: it makes slashes of them, and the "
@@ -53,6 +55,8 @@ class Hearing:
         self._word: ack.Ack | None = None  # the newest of the ingest, until it is taken
         self._word_bytes = 0  # of all that is in it
         self._told = asyncio.Event()
+        # Streams that live twice: sent, they would fill the line for nothing, again and again.
+        self._strange: set[Name] = set()
 
     def heard(self, payload: bytes) -> None:
         """An ack came. What it says of an epoch is whole, so the newest of each is enough."""
@@ -97,18 +101,31 @@ class Hearing:
         wrong: ProtocolError | None = None
         for name, of in streams.items():
             try:
-                await self._suspects.refused(name, of.refused)
+                if name not in self._strange:
+                    await self._suspects.refused(name, of.refused)
                 await self.acknowledge(
                     *(name, of.mark, of.ranges, of.refused, of.dead),
-                    tail=ack.tail_of(of),
+                    tail=of.tail,
                     listed=of.listed,
                 )
+            except AnotherLife as error:
+                wrong = error
+                self._strange.add(name)
+                self._outbox.hold_back(name, ALL)
             except ProtocolError as error:
                 wrong = error
+            else:
+                self._familiar(name)
         if wrong:
             self._refuse(wrong)
         else:
             self._conditions.clear("ack_refused", "link")
+
+    def _familiar(self, name: Name) -> None:
+        """The far side's word of a stream was right: it may be sent again, if it was not."""
+        if name in self._strange:
+            self._strange.discard(name)
+            self._outbox.let_go(name, ALL)
 
     def _refuse(self, error: ProtocolError) -> None:
         self._conditions.hold("ack_refused", "link", "warning", str(error), error.hint)
@@ -134,7 +151,9 @@ class Hearing:
             return self._waits.sending(name, dead)
 
         known = [*([Range(1, mark)] if mark else []), *ranges]
-        settled = await self._outbox.acknowledge(name, known, dead, sending, tail=tail)
+        settled = await self._outbox.acknowledge(
+            name, known, dead, sending, tail=tail, sure=name in self._strange
+        )
         now, mark = self._clock.monotonic(), max(mark, settled.mark)
         answered = self._waits.settle(
             *(name, mark, [*ranges, *refused], now),
