@@ -20,8 +20,9 @@ from fleet.mqtt.connection import Broker
 from fleet.mqtt.ingest import Ingest
 from fleet.mqtt.metrics import Metrics
 from fleet.mqtt.s3 import Bucket, Keys
-from fleet.store import blobs, database, intake
+from fleet.store import blobs, database
 from fleet.store.cloud import Arrival, Cloud
+from fleet.store.rows import COLUMNS
 from tests.fleet.look import content, rows
 from tests.fleet.process import IngestProcess, Line
 from tests.fleet.sender import Sender
@@ -145,7 +146,7 @@ async def test_a_database_of_before_is_brought_up_to_date(
             await transaction.execute("INSERT INTO blobs VALUES (1, 1, 5, 5, 5, $1, $1, '')", True)
             await transaction.copy(
                 "records",
-                intake._RECORDS,
+                COLUMNS,
                 [(1, 1, "t", 1, True, "b", 1, 5, 1, b"{}")],
             )
     async with Cloud(database.open(url)) as cloud:
