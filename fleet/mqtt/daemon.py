@@ -52,7 +52,8 @@ def run(
 def _check(broker: Broker) -> None:
     """Raises ConfigError."""
     if not re.match(BROKER_URL, broker.url):
-        raise ConfigError(f"--broker {broker.url!r} is no broker", f"write {BROKER_FORM}")
+        written = re.sub(r"//[^/@]*@", "//***@", broker.url)  # no password in a message
+        raise ConfigError(f"--broker {written!r} is no broker", f"write {BROKER_FORM}")
     if set(broker.prefix) & set("+#\0") or not broker.prefix.strip("/"):
         raise ConfigError(f"--prefix {broker.prefix!r}", "a topic without + and #, as holdfast/v1")
     if set(broker.group) & set("+#/\0") or not broker.group:
