@@ -52,30 +52,12 @@ def deliver(
     if row is None and name[0]:
         return 0, 0, 0, 0
     key, produced, sendable, before = row or (0, 0, 0, 0)
-    there = streams.digest_of(connection, key, tail[0]) if tail else None
-    if (there is None and sure) or (tail and there not in (None, tail[1])):
-        seq = tail[0] if tail else "?"
-        raise AnotherLife(
-            f"an ack names {quoted(name[1])} #{seq}, and another record is stored as that than"
-            " the one that is held here: nothing is purged by it",
-            ANOTHER_LIFE,
-        )
+    _check_tail(connection, key, name[1], tail, sure=sure)
     beyond = max((span.last for span in spans), default=0)
-    if beyond > streams.SEQ_MAX:  # also of a saved epoch, of which anything else is believed
-        raise ProtocolError(
-            f"an ack names {quoted(name[1])} up to {beyond}; no stream goes beyond"
-            f" {streams.SEQ_MAX}",
-            "look at who may publish to ack on the broker",
-        )
-    if beyond > produced and name[0]:  # the far side knows more of it than the damaged file did
+    _check_reach(name, beyond, produced)
+    if beyond > produced:
         _learn(connection, key, produced, spans)
         sendable = beyond if sendable == produced else sendable
-    elif beyond > produced:
-        raise ProtocolError(
-            f"an ack names {quoted(name[1])} up to {beyond}, but only {produced} were ever"
-            " produced",
-            ANOTHER_LIFE,
-        )
     _send_again(connection, key, before, unstored)
     sent = Spans(sent)
     for span in unstored:
@@ -93,6 +75,41 @@ def deliver(
         )
         streams.forget_settled(connection, key, settled)
     return delivered, before, settled, sendable
+
+
+def _check_tail(
+    connection: sqlite3.Connection,
+    key: int,
+    stream: str,
+    tail: tuple[int, int] | None,
+    *,
+    sure: bool,
+) -> None:
+    """Raises AnotherLife."""
+    there = streams.digest_of(connection, key, tail[0]) if tail else None
+    if (there is None and sure) or (tail and there not in (None, tail[1])):
+        seq = tail[0] if tail else "?"
+        raise AnotherLife(
+            f"an ack names {quoted(stream)} #{seq}, and another record is stored as that than the"
+            " one that is held here: nothing is purged by it",
+            ANOTHER_LIFE,
+        )
+
+
+def _check_reach(name: Name, beyond: int, produced: int) -> None:
+    """Raises ProtocolError. Of a saved epoch the far side may know more than the file did."""
+    if beyond > streams.SEQ_MAX:
+        raise ProtocolError(
+            f"an ack names {quoted(name[1])} up to {beyond}; no stream goes beyond"
+            f" {streams.SEQ_MAX}",
+            "look at who may publish to ack on the broker",
+        )
+    if beyond > produced and not name[0]:
+        raise ProtocolError(
+            f"an ack names {quoted(name[1])} up to {beyond}, but only {produced} were ever"
+            " produced",
+            ANOTHER_LIFE,
+        )
 
 
 def within(spans: list[Range], sendable: int) -> list[Range]:
