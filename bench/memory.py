@@ -111,7 +111,7 @@ def running(broker_url: str | None) -> Iterator[tuple[subprocess.Popen[bytes], C
             process = subprocess.Popen(command, stderr=sink)
         try:
             yield process, Client(folder / "holdfast.sock")
-        except Exception:
+        except Exception:  # whatever it was, the agent's own words explain it
             sys.stderr.write(log.read_text(errors="replace"))
             raise
         finally:

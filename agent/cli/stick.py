@@ -18,8 +18,6 @@ from agent.errors import BundleUnfinished, ConfigError
 
 COPY_BYTES = 256 * 1024
 SYNC_BYTES = 16 << 20  # written, then waited for: else progress is that of the memory
-AGE_EACH = 1.001  # what age adds, and its header
-AGE_HEADER_BYTES = 4096
 _NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)  # as some file systems say
 Read = Callable[[int], bytes]
 

@@ -21,7 +21,6 @@ from agent.errors import ConfigError, ProtocolError
 
 PRIVATE, PUBLIC = "hf1key:", "hf1pub:"
 KEY_BYTES = 32
-SIGNATURE_BYTES = 64
 _PURPOSE = b"holdfast bundle 1\0"  # what is signed with these keys is nothing else
 
 

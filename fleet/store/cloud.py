@@ -236,14 +236,6 @@ class Cloud:
         async with self.database.begin() as transaction:
             return await gaps.census(transaction)
 
-    async def note_presence(self, presence: Presence) -> None:
-        """A device came or went. Raises StoreError."""
-        await self.note([presence], {})
-
-    async def note_heartbeat(self, heartbeat: Heartbeat) -> None:
-        """A device told how it is. Raises StoreError."""
-        await self.note([], {heartbeat.device: heartbeat})
-
     def _now_us(self) -> int:
         return int(self._clock.wall() * 1e6)
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from agent.errors import NotThere
+from agent.protocol.presence import Heartbeat, Presence
 from agent.records import Balance
 from fleet.store import database
 from fleet.store.cloud import Cloud
@@ -17,6 +18,14 @@ from tests.fleet.sender import Sender
 from tests.outside import DEADLINE_S
 
 PRESS, LATHE = Sender("press-7"), Sender("lathe-2")
+
+
+async def note_presence(cloud: Cloud, presence: Presence) -> None:
+    await cloud.note([presence], {})
+
+
+async def note_heartbeat(cloud: Cloud, heartbeat: Heartbeat) -> None:
+    await cloud.note([], {heartbeat.device: heartbeat})
 
 
 @pytest.fixture
@@ -54,27 +63,27 @@ async def test_a_record_without_its_blob_is_a_gap(cloud: Cloud) -> None:
 
 async def test_a_ledger_that_does_not_fit_is_told(cloud: Cloud) -> None:
     await cloud.store([PRESS.batch([1, 2, 4], [(5, 6, "full")])])
-    await cloud.note_heartbeat(PRESS.heartbeat(Balance(8, 3, 3, {"full": 2})))
+    await note_heartbeat(cloud, PRESS.heartbeat(Balance(8, 3, 3, {"full": 2})))
     assert (await cloud.gaps()).differences == []
-    await cloud.note_heartbeat(PRESS.heartbeat(Balance(10, 5, 3, {"full": 2})))
+    await note_heartbeat(cloud, PRESS.heartbeat(Balance(10, 5, 3, {"full": 2})))
     (found,) = (await cloud.gaps("press-7")).differences
     expected = Difference("press-7", "e1", "a.segments", 10, 5, 3, dropped=2, told=2, stored=3)
     assert found == expected
     assert (found.lost, found.unexplained) == (2, 0)
-    await cloud.note_presence(LATHE.presence())
+    await note_presence(cloud, LATHE.presence())
     assert (await cloud.gaps("lathe-2")).differences == []
     with pytest.raises(NotThere):
         await cloud.gaps("lathe-3")
     await cloud.store([PRESS.batch([3, 7])])
     assert (await cloud.gaps()).differences == []
-    await cloud.note_heartbeat(PRESS.heartbeat(Balance(11, 5, 3, {"full": 2})))
+    await note_heartbeat(cloud, PRESS.heartbeat(Balance(11, 5, 3, {"full": 2})))
     (found,) = (await cloud.gaps()).differences
     assert (found.lost, found.unexplained) == (0, 1), "its own ledger does not balance"
 
 
 async def test_what_a_device_dropped_and_never_told_is_no_difference(cloud: Cloud) -> None:
     """Raw audio that became segments: nothing of that stream is ever sent."""
-    await cloud.note_heartbeat(PRESS.heartbeat(Balance(71, 0, 4, {"processed": 67})))
+    await note_heartbeat(cloud, PRESS.heartbeat(Balance(71, 0, 4, {"processed": 67})))
     assert (await cloud.gaps()).differences == []
 
 
@@ -102,8 +111,8 @@ async def test_nonsense_of_one_device_is_no_end_of_the_question(cloud: Cloud) ->
 
 
 async def test_devices_are_listed_as_they_say_they_are(cloud: Cloud) -> None:
-    await cloud.note_presence(PRESS.presence())
-    await cloud.note_heartbeat(PRESS.heartbeat(Balance(1, 0, 1, {}), "degraded"))
+    await note_presence(cloud, PRESS.presence())
+    await note_heartbeat(cloud, PRESS.heartbeat(Balance(1, 0, 1, {}), "degraded"))
     await cloud.store([LATHE.batch([1, 2, 4])])
     lathe, press = await cloud.devices()
     assert (lathe.device, lathe.online, lathe.status, lathe.records, lathe.gaps) == (
@@ -112,25 +121,25 @@ async def test_devices_are_listed_as_they_say_they_are(cloud: Cloud) -> None:
     assert (press.device, press.online, press.status, press.records) == (
         *("press-7", True, "degraded", 0),
     )
-    await cloud.note_presence(PRESS.presence(online=False))
-    await cloud.note_heartbeat(PRESS.heartbeat(Balance(1, 0, 1, {})))
+    await note_presence(cloud, PRESS.presence(online=False))
+    await note_heartbeat(cloud, PRESS.heartbeat(Balance(1, 0, 1, {})))
     assert (await cloud.devices())[1].online is False, "it was sent before the device went"
     async with cloud.database.begin() as transaction:  # as if that were long ago
         await transaction.execute("UPDATE devices SET presence_us = presence_us - 130000000")
-    await cloud.note_heartbeat(PRESS.heartbeat(Balance(1, 0, 1, {})))
+    await note_heartbeat(cloud, PRESS.heartbeat(Balance(1, 0, 1, {})))
     assert (await cloud.devices())[1].online is True, "its presence was missed"
 
 
 async def test_the_command_shows_it(cloud: Cloud, url: str) -> None:
     """While another process has the database."""
     await cloud.store([PRESS.batch([1, 4])])
-    await cloud.note_presence(PRESS.presence())
-    await cloud.note_heartbeat(PRESS.heartbeat(Balance(4, 2, 2, {})))
+    await note_presence(cloud, PRESS.presence())
+    await note_heartbeat(cloud, PRESS.heartbeat(Balance(4, 2, 2, {})))
     listed = fleet("devices", "--database", url, "--json")
     assert json.loads(listed.stdout)["devices"][0]["records"] == 2
     assert "press-7" in fleet("devices", "--database", url).stdout
     assert fleet("gaps", "--database", url).returncode == 0
-    await cloud.note_heartbeat(PRESS.heartbeat(Balance(4, 3, 1, {})))
+    await note_heartbeat(cloud, PRESS.heartbeat(Balance(4, 3, 1, {})))
     found = fleet("gaps", "--database", url, "--json", "--device", "press-7")
     document: dict[str, Any] = json.loads(found.stdout)
     assert [(gap["first"], gap["last"]) for gap in document["gaps"]] == [(2, 3)]
