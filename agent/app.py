@@ -26,8 +26,10 @@ from typing import Any
 
 import msgspec
 
-from agent import config
+from agent import config, config_file
 from agent.api.bundle import BundleDoors
+from agent.api.domains import DomainDoors
+from agent.api.inference import Inference
 from agent.api.metrics import Metrics
 from agent.api.outbox import OutboxDoors
 from agent.api.server import Server
@@ -39,6 +41,7 @@ from agent.audio.recordings import File, Folder
 from agent.audio.source import Source
 from agent.clock import Clock
 from agent.config import Config
+from agent.confinement import Confinement
 from agent.errors import ConfigError, StoreError
 from agent.health.clockwork import Clockwork
 from agent.health.conditions import Conditions
@@ -46,8 +49,14 @@ from agent.health.flash import Flash
 from agent.health.letters import Letters
 from agent.health.status import Status
 from agent.health.storage import Storage
+from agent.inference.admission import Admission
+from agent.inference.cache import Cache
 from agent.inference.catalog import Catalog
-from agent.inference.domain import Domain
+from agent.inference.domains.choices import Choices
+from agent.inference.domains.domain import Domain
+from agent.inference.domains.domains import Domains
+from agent.inference.scheduler import Scheduler
+from agent.inference.sequences import Sequences
 from agent.inference.speech import Speech
 from agent.protocol.presence import Heartbeat
 from agent.store.store import Store
@@ -73,25 +82,39 @@ class Stopped(Exception):
 class App:
     """The agent, built from its configuration."""
 
-    def __init__(self, settings: Config) -> None:
+    def __init__(self, settings: Config, path: Path) -> None:
+        """`path` is the configuration file, whose domains may be read again while it runs."""
         _one_onnxruntime()
+        self.path = path
         self.clock = Clock()
         self.settings = settings
         self.device = settings.device  # read once: it may be the host's name
         self.version = version("holdfast")
         self.conditions = Conditions(self.clock)
         self.store = Store(settings.store, self.clock)
-        model = Catalog(Path(settings.models_path)).newest(settings.domains.audio.model)
-        self.domain = Domain(
-            "audio", settings.domains.audio, model, self.clock, self._domain_changed
-        )
-        self.speech = Speech(self.domain)
+        self._make_domains(settings)
         self._make_link(settings.link)
         self.sources: list[Source] = []
         self.listeners: list[Listener] = []
         for source in settings.audio.sources:
             self._add(source)
         self._make_doors(settings)
+
+    def _make_domains(self, settings: Config) -> None:
+        """What runs models, and who asks it."""
+        self.domains = Domains(
+            settings.domains_all,
+            Catalog(Path(settings.models.path), settings.models.signed_by),
+            Choices(self.store.path.with_name("models.json")),
+            self.clock,
+            self._domain_changed,
+            Admission(self.clock).prove,
+            Confinement(self.conditions),
+        )
+        cache, sequences = Cache(settings.models.cache_bytes_max), Sequences(self.clock)
+        self.scheduler = Scheduler(self.domains, cache, sequences, self.clock)
+        hearing = self.domains.named(settings.audio.domain)
+        self.speech = Speech(hearing, hearing.settings.models[0], self.clock)
 
     def _make_link(self, settings: config.Link) -> None:
         """The way to the cloud; without a broker of the site's, one of our own."""
@@ -147,7 +170,7 @@ class App:
         self.letters = Letters(outbox.buried, outbox.more_buried, self.conditions)
         self.flash = Flash(settings.store, self.store.wear, self.conditions, self.clock)
         self.clockwork = Clockwork(self.store.bindings.bind, self.conditions, self.clock)
-        views = Views(self.domain, self.store, self.flash, self.sources)
+        views = Views(self.domains, self.scheduler, self.store, self.flash, self.sources)
         self.status = Status(
             lambda: {"device": self.device, "version": self.version},
             self.conditions,
@@ -170,18 +193,20 @@ class App:
         self.server = Server(
             settings.api,
             self.status,
-            {"audio": self.domain},
             metrics.text,
             more=[
                 *self.outbox_doors.routes(),
                 *SyncDoors(self.control, self.sync.state).routes(),
                 *BundleDoors(bundles).routes(),
+                *DomainDoors(self.domains, views.domains, views.models, self._domains).routes(),
             ],
+            inference=Inference(self.scheduler),
         )
 
     async def run(self) -> None:
         """Begin, run until SIGTERM or SIGINT, end."""
-        self._domain_changed(self.domain)  # it is down until it is ready
+        for domain in self.domains.all():
+            self._domain_changed(domain)  # it is down until it is ready
         stop = asyncio.Event()
         for name in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(name, _stop_or_die, stop)
@@ -192,7 +217,7 @@ class App:
             if self.puts:
                 await parts.enter_async_context(self.puts)
             await self._hear_former_sources()
-            await parts.enter_async_context(self.domain)
+            await parts.enter_async_context(self.domains)
             await parts.enter_async_context(self.server)
             self._welcome()
             try:
@@ -212,7 +237,7 @@ class App:
     def _loops(self) -> list[Callable[[], Coroutine[Any, Any, None]]]:
         loops = [self.store.run, self.store.salvage.run, self.storage.run, self.letters.run]
         loops += [self.flash.run, self.clockwork.run, self.status.run, self._scrub]
-        loops += [self.outbox_doors.run, self.domain.run, self.speech.run, self._link]
+        loops += [self.outbox_doors.run, self.domains.run, self._link]
         loops += [self.control.run]
         if self.broker:
             loops.append(self.broker.run)
@@ -266,16 +291,20 @@ class App:
                     Microphone(source, chunk_s, recorder, self.conditions, self.clock)
                 )
 
+    def _domains(self) -> dict[str, config.Domain]:
+        """The domains as the configuration file has them now. Raises ConfigError."""
+        return config_file.load(self.path).domains_all
+
     def _domain_changed(self, domain: Domain) -> None:
-        if domain.ready.is_set():
+        if domain.ready.is_set() or domain not in self.domains.all():
             self.conditions.clear("domain_down", domain.name)
         else:
             self.conditions.hold(
                 "domain_down",
                 domain.name,
                 "warning",
-                domain.cause,
-                "nothing is lost: audio waits in the store; it is being started again",
+                domain.cause or "its process has ended",
+                domain.hint or "audio waits in the store; it is being started again",
             )
 
     async def _heartbeat(self) -> Heartbeat:
@@ -307,12 +336,12 @@ class App:
             )
 
 
-def run(settings: Config) -> None:
+def run(settings: Config, path: Path) -> None:
     """Run the agent to its end, on uvloop."""
     import uvloop
 
     async def begin() -> None:
-        await App(settings).run()
+        await App(settings, path).run()
 
     uvloop.run(begin())
 

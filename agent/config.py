@@ -22,7 +22,12 @@ Name = Annotated[
 SECONDS_MIN, SECONDS_MAX = 0.01, 31_536_000  # up to a year; below, it is no rest
 Seconds = Annotated[float, Meta(ge=SECONDS_MIN, le=SECONDS_MAX)]
 Share = Annotated[float, Meta(ge=0, le=1)]
-Count = Annotated[int, Meta(ge=1)]
+Portion = Annotated[float, Meta(gt=0, le=1)]
+Device = Literal["tensorrt", "cuda", "cpu"]
+CpuSet = Annotated[
+    str,
+    Meta(pattern=r"^\d{1,4}(-\d{1,4})?(,\d{1,4}(-\d{1,4})?)*$", description="CPUs, as 0-3,6"),
+]
 BYTES_MAX = 10**15  # so that no sum of numbers of bytes is more than SQLite takes
 RATE_BYTES_PER_S_MIN, RATE_BYTES_PER_S_MAX = 1024, 10**12
 Rate = Annotated[int, Meta(ge=RATE_BYTES_PER_S_MIN, le=RATE_BYTES_PER_S_MAX)]  # bytes in a second
@@ -134,27 +139,76 @@ class Segments(Part, frozen=True):
 
 
 class Audio(Part, frozen=True):
-    """Where sound comes from; `chunk_s` is how much of it waits at most before it is committed."""
+    """Where sound comes from; `chunk_s` is how much of it waits at most before it is committed.
+
+    It is heard in the domain `domain`; where `domains` has none of that name, it is one with the
+    model `speech`, class realtime.
+    """
 
     sources: list[File | Folder | Loop | Microphone] = field(default_factory=list)
     chunk_s: Annotated[float, Meta(ge=0.05, le=0.5)] = 0.5
+    domain: Name = "audio"
     segments: Segments = field(default_factory=Segments)
 
 
-class Domain(Part, frozen=True, kw_only=True):
-    """One failure boundary: a child process with one model."""
+class Instances(Part, frozen=True):
+    """Processes that serve: `min` always, up to `max` while calls wait; `spare` more stand by."""
 
-    model: Name
+    min: Annotated[int, Meta(ge=1, le=64)] = 1
+    max: Annotated[int, Meta(ge=1, le=64)] = 1
+    spare: Annotated[int, Meta(ge=0, le=8)] = 0
+
+
+class Domain(Part, frozen=True, kw_only=True):
+    """One failure boundary: child processes, each with all `models` (of one engine), and limits.
+
+    Of two domains the one of the more urgent `class` goes first. `devices` are tried in their
+    order. `cpus` is a CPU set as Linux writes it (0-3,6; none: all), `cpu_share` the part of the
+    CPU time that is the domain's when all want it (none: by class), `threads` those of each
+    instance (none: all CPUs but two, shared out). A child above `memory_bytes_max` is killed, it
+    alone. `gpu_share` is the part of the GPU's time when all want it.
+
+    Up to `queue_max` calls wait, none longer than `request_timeout_s`; more are refused at once. Up
+    to `batch_max` rows go together (none: 10, and 256 for speech), and wait for each other up to
+    `batch_delay_ms_max` (none: not at all, and 4 for speech). A child that does not answer within
+    `call_timeout_s` is killed. Restarts wait from `restart_s_min`, doubling up to `restart_s_max`;
+    after `quarantine_after` deaths in `quarantine_window_s` it rests for `quarantine_s`. After a
+    swap of a model the former processes stand by for `keep_previous_s`, for a quick rollback.
+    """
+
+    models: Annotated[list[Name], Meta(min_length=1)]
+    class_: Literal["realtime", "interactive", "batch"] = field(default="interactive", name="class")
+    instances: Instances = field(default_factory=Instances)
+    devices: Annotated[list[Device], Meta(min_length=1)] = field(default_factory=lambda: ["cpu"])
+    cpus: CpuSet | None = None
+    cpu_share: Portion | None = None
+    memory_bytes_max: Annotated[int, Meta(ge=64 * 1024**2, le=BYTES_MAX)] | None = None
+    threads: Annotated[int, Meta(ge=1, le=256)] | None = None
+    gpu_memory_bytes_max: Annotated[int, Meta(ge=64 * 1024**2, le=BYTES_MAX)] | None = None
+    gpu_share: Portion | None = None
+    queue_max: Annotated[int, Meta(ge=1, le=65_536)] = 256
+    batch_max: Annotated[int, Meta(ge=1, le=4096)] | None = None
+    batch_delay_ms_max: Annotated[float, Meta(ge=0, le=1000)] | None = None
     start_timeout_s: Seconds = 30.0
     call_timeout_s: Seconds = 10.0
+    request_timeout_s: Seconds = 30.0
     restart_s_min: Seconds = 0.1
     restart_s_max: Seconds = 30.0
+    quarantine_after: Annotated[int, Meta(ge=2, le=100_000)] = 10
+    quarantine_window_s: Seconds = 600.0
+    quarantine_s: Seconds = 300.0
+    keep_previous_s: Annotated[float, Meta(ge=0, le=SECONDS_MAX)] = 300.0
 
 
-class Domains(Part, frozen=True):
-    """The domains of this device."""
+class Models(Part, frozen=True):
+    """The model repository. With `signed_by` (Ed25519 keys) no model runs that none of them signed.
 
-    audio: Domain = field(default_factory=lambda: Domain(model="speech"))
+    Answers of models that say they are deterministic are kept, `cache_bytes_max` of them.
+    """
+
+    path: str = "models"
+    signed_by: list[PublicKey] = field(default_factory=list)
+    cache_bytes_max: Annotated[int, Meta(ge=0, le=BYTES_MAX)] = 16 * 1024**2
 
 
 class StreamRule(Part, frozen=True, kw_only=True):
@@ -295,11 +349,17 @@ class Config(Part, frozen=True, kw_only=True):
     device_id: DeviceId | None = None
     store: Store = field(default_factory=Store)
     audio: Audio = field(default_factory=Audio)
-    domains: Domains = field(default_factory=Domains)
-    models_path: str = "models"
+    domains: dict[Name, Domain] = field(default_factory=dict)
+    models: Models = field(default_factory=Models)
     api: Api = field(default_factory=Api)
     bundle: Bundle = field(default_factory=Bundle)
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @property
+    def domains_all(self) -> dict[str, Domain]:
+        """The domains, with the one that hears."""
+        hearing = Domain(models=["speech"], class_="realtime")
+        return {self.audio.domain: hearing, **self.domains}
 
     @property
     def device(self) -> str:

@@ -15,7 +15,18 @@ import msgspec
 import yaml
 from msgspec import Meta
 
-from agent.config import Config, File, Folder, Link, Loop, Microphone, Source, Store
+from agent.config import (
+    Config,
+    Domain,
+    File,
+    Folder,
+    Link,
+    Loop,
+    Microphone,
+    Name,
+    Source,
+    Store,
+)
 from agent.errors import ConfigError
 from agent.records import raw_stream, segments_stream
 
@@ -47,7 +58,6 @@ ORDERED: list[tuple[list[str | int], str, str]] = [  # section, and what must no
     (["audio", "segments"], "margin_s", "hangover_s"),
     (["audio", "segments"], "hangover_s", "length_s_max"),
     (["audio", "segments"], "speech_s_min", "length_s_max"),
-    (["domains", "audio"], "restart_s_min", "restart_s_max"),
     (["link"], "backoff_s_min", "backoff_s_max"),
 ]
 SOURCES: dict[str, type[Source]] = {
@@ -76,7 +86,7 @@ def load(path: Path) -> Config:
     try:
         config = msgspec.convert(value, Config)
     except msgspec.ValidationError as error:
-        raise _explained(path, root, value, str(error)) from error
+        raise _explained(path, root, value, _in_domains(value, str(error))) from error
     return _checked(path, root, config)
 
 
@@ -104,7 +114,11 @@ def _checked(path: Path, root: yaml.Node, config: Config) -> Config:
                 f"{upper} {getattr(part, upper)}",
                 f"lower {lower}, raise {upper}, or swap them",
             )
-    for keys, wrong, remedy in (*_contradictions(config.link), *_unsafe(config.store)):
+    for keys, wrong, remedy in (
+        *_overlaps(config.domains),
+        *_contradictions(config.link),
+        *_unsafe(config.store),
+    ):
         raise ConfigError(f"{path}:{_line(root, keys)}: {_dotted(keys)}: {wrong}", remedy)
     return config
 
@@ -131,6 +145,23 @@ def _contradictions(link: Link) -> Iterator[Mistake]:
         yield ["link", "ca_file"], "has no effect without TLS", remedy
 
 
+def _overlaps(domains: dict[str, Domain]) -> Iterator[Mistake]:
+    """What of a domain contradicts itself, or another."""
+    seen: dict[str, str] = {}
+    for name, one in domains.items():
+        for i, model in enumerate(one.models):
+            if model in seen:
+                wrong = f"{model!r} is a model of domain {seen[model]} already"
+                yield ["domains", name, "models", i], wrong, "a model is served by one domain"
+            seen[model] = name
+        if one.instances.min > one.instances.max:
+            wrong = f"{one.instances.min} is above max {one.instances.max}"
+            yield ["domains", name, "instances", "min"], wrong, "raise max, or lower min"
+        if one.restart_s_min > one.restart_s_max:
+            wrong = f"{one.restart_s_min} is above restart_s_max {one.restart_s_max}"
+            yield ["domains", name, "restart_s_min"], wrong, "lower it, or raise restart_s_max"
+
+
 def _unsafe(store: Store) -> Iterator[Mistake]:
     """Rules that would keep sound in memory alone: accepted sound is durable."""
     for suffix in (raw_stream(""), segments_stream("")):
@@ -149,6 +180,20 @@ def _unsafe(store: Store) -> Iterator[Mistake]:
 def _may_match(pattern: str, suffix: str) -> bool:
     """Whether a pattern matches a name that ends so: then its own end, from somewhere, does."""
     return any(fnmatchcase(suffix, pattern[i:]) for i in range(len(pattern) + 1))
+
+
+def _in_domains(value: Any, message: str) -> str:
+    """msgspec's message with a domain's name, which msgspec does not tell."""
+    if "$.domains[...]" not in message and "in `$.domains`" not in message:
+        return message
+    for name, one in value["domains"].items():
+        try:
+            msgspec.convert({name: one}, dict[Name, Domain])
+        except msgspec.ValidationError as error:
+            what, _, where = str(error).partition(" - at `")
+            inner = where.removeprefix("$[...]") if where.startswith("$[...]") else "`"
+            return f"{what} - at `$.domains.{name}{inner}"
+    return message
 
 
 def _explained(path: Path, root: yaml.Node, value: Any, message: str) -> ConfigError:
@@ -223,7 +268,7 @@ def _unit_instead(key: str, right: str, unit: str) -> str | None:
 
 
 def _keys(where: str) -> list[str | int]:
-    return [int(i) if i else name for name, i in re.findall(r"\.([A-Za-z0-9_]+)|\[(\d+)\]", where)]
+    return [int(i) if i else name for name, i in re.findall(r"\.([A-Za-z0-9_-]+)|\[(\d+)\]", where)]
 
 
 def _dotted(keys: list[str | int]) -> str:
@@ -246,17 +291,23 @@ def _type_at(value: Any, keys: list[str | int]) -> Any:
         if isinstance(key, int) and keys[:depth] == ["audio", "sources"]:
             tag = (_at(value, keys[: depth + 1]) or {}).get("kind")
             kind = SOURCES.get(str(tag), Source)
+        elif get_origin(kind) is dict:
+            kind = get_args(kind)[1]
         elif isinstance(key, int):
-            kind = get_args(kind)[0]
+            kind = get_args(_bare(kind))[0]
         elif key != "kind":
             kind = {f.encode_name: f.type for f in msgspec.structs.fields(kind)}[key]
     return kind
 
 
+def _bare(kind: Any) -> Any:
+    """A type without its bounds."""
+    return get_args(kind)[0] if get_origin(kind) is Annotated else kind
+
+
 def _parts(kind: Any) -> list[Any]:
     """A type without its bounds, a union as its members."""
-    if get_origin(kind) is Annotated:
-        return _parts(get_args(kind)[0])
+    kind = _bare(kind)
     if get_origin(kind) in (Union, UnionType):
         return [part for member in get_args(kind) for part in _parts(member)]
     return [kind]

@@ -5,7 +5,11 @@
     ├── AudioError                    1   a recording or a source cannot be read
     ├── ModelError                    1   a model on disk is missing, damaged or of the wrong form
     ├── DomainError                   1   the domain cannot work now; the work is in the store
-    │   └── PoisonError               1   this very work kills its worker; it is given up
+    │   ├── PoisonError               1   this very work kills its worker; it is given up
+    │   ├── CallLost                  1   a worker died of, or during, this call
+    │   ├── BusyError                 1   not accepted: the queue is full, or nothing is ready
+    │   ├── LateError                 1   the deadline passed before there was an answer
+    │   └── RunError                  1   the model erred on this call
     ├── LinkError                     1   the connection to the broker ended or was refused
     ├── ProtocolError                 1   what the other side said makes no sense
     ├── RequestError                  1   what was asked is not in the form it must have
@@ -67,6 +71,26 @@ class DomainError(HoldfastError):
 
 class PoisonError(DomainError):
     """This work ended its worker several times, alone and while other work went well."""
+
+
+class CallLost(DomainError):
+    """A worker died of, or during, this call; the same call may be made again."""
+
+
+class BusyError(DomainError):
+    """The call was not accepted; `retry_s` is when to try again, as far as that is known."""
+
+    def __init__(self, message: str, hint: str, retry_s: float = 1.0) -> None:
+        super().__init__(message, hint)
+        self.retry_s = retry_s
+
+
+class LateError(DomainError):
+    """The call's deadline passed before there was an answer."""
+
+
+class RunError(DomainError):
+    """The model erred on this call: its fault, or that of what it was given."""
 
 
 class LinkError(HoldfastError):

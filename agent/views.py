@@ -8,43 +8,57 @@ from agent.audio.recordings import Folder
 from agent.audio.source import Source
 from agent.health.flash import Flash
 from agent.host.disk import disk
-from agent.inference.domain import Domain
+from agent.inference.domains.domain import Domain
+from agent.inference.domains.domains import Domains
+from agent.inference.scheduler import Scheduler
 from agent.store.store import Store
 
 
 class Views:
     """Looks at the parts when it is asked; `sources` may still grow."""
 
-    def __init__(self, domain: Domain, store: Store, flash: Flash, sources: list[Source]) -> None:
-        self._domain = domain
+    def __init__(
+        self,
+        domains: Domains,
+        scheduler: Scheduler,
+        store: Store,
+        flash: Flash,
+        sources: list[Source],
+    ) -> None:
+        self._domains = domains
+        self._scheduler = scheduler
         self._store = store
         self._flash = flash
         self._sources = sources
 
     async def domains(self) -> dict[str, Any]:
         """Each domain, by name."""
-        domain = self._domain
-        return {
-            domain.name: {
-                "ready": domain.ready.is_set(),
-                "cause": domain.cause,
-                "ep": domain.ep,
-                "pid": domain.pid,
-                "restarts": domain.restarts,
-                "model": domain.model.label,
-            }
-        }
+        return {domain.name: _domain(domain) for domain in self._domains.all()}
 
     async def models(self) -> dict[str, Any]:
-        """Each model, by name."""
-        manifest = self._domain.model.manifest
+        """Each model that a domain has, by name."""
         return {
-            manifest.name: {
-                "version": manifest.version,
-                "sha256": manifest.sha256,
-                "size_bytes": manifest.size_bytes,
-                "domain": self._domain.name,
-            }
+            name: self._model(domain, name)
+            for domain in self._domains.all()
+            for name in domain.settings.models
+        }
+
+    def _model(self, domain: Domain, name: str) -> dict[str, Any]:
+        model, loaded = domain.models.get(name), domain.loaded(name)
+        previous = domain.previous.get(name)
+        if model is None:
+            return {"domain": domain.name, "ready": False}
+        return {
+            "domain": domain.name,
+            "ready": loaded is not None,
+            "version": model.manifest.version,
+            "previous": previous.manifest.version if previous else None,
+            "sha256": model.sha256,
+            "size_bytes": model.manifest.size_bytes,
+            "ep": loaded.ep if loaded else None,
+            "load_s": round(loaded.load_s, 3) if loaded else None,
+            "breaker": self._scheduler.breaker_state(model),
+            "warnings": list(model.warnings),
         }
 
     async def store(self) -> dict[str, Any]:
@@ -72,3 +86,19 @@ class Views:
             }
             for source in self._sources
         }
+
+
+def _domain(domain: Domain) -> dict[str, Any]:
+    instances = domain.instances
+    return {
+        "ready": domain.ready.is_set(),
+        "cause": domain.cause,
+        "class": domain.settings.class_,
+        "ep": next((one.ep for i in instances[:1] for one in i.loaded.values()), ""),
+        "pid": domain.pid,
+        "instances": [{"pid": one.pid, "calls": one.calls} for one in instances],
+        "waiting": domain.waiting,
+        "restarts": domain.restarts,
+        "quarantined": domain.quarantined,
+        "model": ", ".join(model.label for model in domain.models.values()),
+    }

@@ -29,13 +29,15 @@ from numpy.typing import NDArray
 
 from agent.clock import Clock
 from agent.config import Domain as Settings
+from agent.inference.admission import Admission
 from agent.inference.catalog import Catalog, Model
-from agent.inference.domain import Domain
-from agent.inference.engines.speech import FULL_SCALE, Engine
+from agent.inference.domains.domain import Domain
+from agent.inference.engines.speech import Engine
 from agent.inference.speech import FRESH, Speech
 from agent.inference.wire import Part
 from agent.records import RATE_HZ
 from bench import report
+from bench.unconfined import Unconfined
 
 READY_S_MAX = 30.0
 SIDE_S = 0.25  # how long one side of a pair runs, about
@@ -107,7 +109,7 @@ class Stopwatch:
 
 
 class InProcess:
-    """The reference: the engine in this process, and the conversion that the worker does too."""
+    """The reference: the engine in this process."""
 
     def __init__(self, case: Case, model: Model) -> None:
         self.engine = Engine(**model.options)
@@ -121,12 +123,9 @@ class InProcess:
         for _ in range(calls):
             call = time.perf_counter()
             pcm = b"".join(self._sound.next(stream) for stream in range(len(self._parts)))
-            clean, speech, self._memories = self.engine.listen(
-                self._parts, np.frombuffer(pcm, np.int16), self._memories
-            )
-            for samples in clean:
-                np.clip(np.rint(samples * FULL_SCALE), -32768, 32767).astype(np.int16)
-            hops += sum(map(len, speech))
+            answer = self.engine.listen(self._parts, np.frombuffer(pcm, np.int16), self._memories)
+            self._memories = answer.memories
+            hops += len(answer.speech)
             calls_s.append(time.perf_counter() - call)
         return Run(hops, time.perf_counter() - began, calls_s)
 
@@ -162,18 +161,18 @@ class Isolated:
 @asynccontextmanager
 async def domain(model: Model) -> AsyncIterator[Speech]:
     """The audio domain, ready; ended on leaving."""
-    settings = Settings(model=model.manifest.name)
-    async with Domain("audio", settings, model, Clock(), lambda _: None) as running:
-        speech = Speech(running)
-        loops = [asyncio.create_task(part()) for part in (running.run, speech.run)]
+    name, clock = model.manifest.name, Clock()
+    settings = Settings(models=[name], class_="realtime")
+    parts = (clock, lambda _: None, Admission(clock).prove, Unconfined(), 1)
+    async with Domain("audio", settings, lambda: {name: model}, *parts) as running:
+        loop = asyncio.create_task(running.run())
         try:
             await asyncio.wait_for(running.ready.wait(), READY_S_MAX)
-            yield speech
+            yield Speech(running, name, clock)
         finally:
-            for loop in loops:
-                loop.cancel()
-                with suppress(asyncio.CancelledError):
-                    await loop
+            loop.cancel()
+            with suppress(asyncio.CancelledError):
+                await loop
 
 
 async def measured(

@@ -127,7 +127,7 @@ class Device:
         self.config = folder / "config.yaml"
         whole = {
             "device_id": "device-under-test",
-            "models_path": str(ROOT / "models"),
+            "models": {"path": str(ROOT / "models")},
             "store": {"path": str(self.store)},
             "api": {"port": 0, "socket": str(self.socket)},
             "link": {"broker_url": "mqtt://127.0.0.1:1", "ack_from": "ingest"},

@@ -34,9 +34,9 @@ MISTAKES = {
         "schema.json",
     ),
     "a number for a text": (
-        f"{LINK}models_path: 3\n",
+        f"{LINK}models: {{path: 3}}\n",
         3,
-        "models_path",
+        "models.path",
         "expected `str`, got `int`",
         "schema.json",
     ),
@@ -376,7 +376,7 @@ def test_a_name_that_begins_with_a_digit_is_not_taken_for_a_number_with_a_unit(
             "store.streams[0].bytes_max",
         ),
         (
-            "domains: {audio: {model: speech, restart_s_min: 9, restart_s_max: 1}}",
+            "domains: {audio: {models: [speech], restart_s_min: 9, restart_s_max: 1}}",
             "domains.audio.restart_s_min",
         ),
         ("audio: {segments: {speech_s_min: 9, length_s_max: 5}}", "audio.segments.speech_s_min"),

@@ -24,7 +24,7 @@ def loaded_by(module: str) -> set[str]:
 
 def test_the_parent_never_loads_onnxruntime() -> None:
     modules = loaded_by("agent.app")
-    assert "agent.inference.domain" in modules
+    assert "agent.inference.domains.domain" in modules
     assert not {m for m in modules if m.startswith(("onnxruntime", "amqtt", "torch"))}
 
 
@@ -33,7 +33,9 @@ def test_the_agent_loads_nothing_of_the_command_line() -> None:
 
 
 def test_a_worker_loads_nothing_of_the_agent_but_its_own() -> None:
-    modules = loaded_by("agent.inference.worker, agent.inference.engines.speech")
+    modules = loaded_by(
+        "agent.inference.worker, agent.inference.engines.hearing, agent.inference.engines.onnx"
+    )
     assert "onnxruntime" in modules
     assert "asyncio" not in modules
     ours = {m for m in modules if m.startswith("agent.")}
@@ -41,8 +43,13 @@ def test_a_worker_loads_nothing_of_the_agent_but_its_own() -> None:
         "agent.child",
         "agent.errors",
         "agent.inference",
+        "agent.inference.arena",
         "agent.inference.engines",
+        "agent.inference.engines.hearing",
+        "agent.inference.engines.onnx",
+        "agent.inference.engines.session",
         "agent.inference.engines.speech",
+        "agent.inference.engines.tensors",
         "agent.inference.wire",
         "agent.inference.worker",
     }
@@ -51,7 +58,8 @@ def test_a_worker_loads_nothing_of_the_agent_but_its_own() -> None:
 def test_the_command_loads_no_part_of_the_agent() -> None:
     modules = loaded_by(
         "agent.cli.command, agent.cli.status, agent.cli.client, agent.cli.outbox,"
-        "agent.cli.outbox_view, agent.cli.bundle, agent.cli.bundle_view, agent.cli.stick"
+        "agent.cli.outbox_view, agent.cli.bundle, agent.cli.bundle_view, agent.cli.stick,"
+        "agent.cli.models, agent.cli.models_view, agent.cli.domains, agent.cli.domains_view"
     )
     heavy = ("numpy", "aiohttp", "paho", "soundfile", "agent.store", "agent.app", "agent.api")
     assert not {m for m in modules if m.startswith(heavy)}

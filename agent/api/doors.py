@@ -8,7 +8,7 @@ which takes a place and watches the clock.
 import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 from aiohttp import web
 
@@ -25,14 +25,37 @@ class Limits(NamedTuple):
 LIMITS = Limits()
 
 
+class Lane(Protocol):
+    """A shorter way for some requests; express.py."""
+
+    @property
+    def busy(self) -> bool: ...  # noqa: D102
+    def feed(self, data: bytes) -> None: ...  # noqa: D102
+    def eof(self) -> bool: ...  # noqa: D102
+    def pause(self) -> None: ...  # noqa: D102
+    def resume(self) -> None: ...  # noqa: D102
+    def close(self) -> None: ...  # noqa: D102
+
+
+# Its connection; called when that shows life; called with what is not for it, and all that follows.
+Lanes = Callable[[asyncio.Transport, Callable[[], None], Callable[[bytes], None]], Lane]
+
+
 class Door:
     """Makes the protocols of one listening socket, as `loop.create_server` wants it."""
 
-    def __init__(self, inside: Callable[[], asyncio.Protocol], places: int, limits: Limits) -> None:
+    def __init__(
+        self,
+        inside: Callable[[], asyncio.Protocol],
+        places: int,
+        limits: Limits,
+        lanes: Lanes | None = None,
+    ) -> None:
         """`inside` makes the protocols that serve; at most `places` of them are connected."""
         self.inside = inside
         self.places_free = places
         self.limits = limits
+        self.lanes = lanes
 
     def __call__(self) -> asyncio.Protocol:
         """The protocol of a new connection."""
@@ -40,13 +63,22 @@ class Door:
 
 
 class Visitor(asyncio.Protocol):
-    """One connection: turned away at once when there is no place, ended when it says nothing."""
+    """One connection: turned away at once when there is no place, ended when it says nothing.
+
+    It begins in the express lane, if there is one, and stays there for as long as that takes what
+    it asks; then aiohttp serves it.
+    """
 
     def __init__(self, door: Door) -> None:
         self._door = door
-        self._serving: asyncio.Protocol | None = None  # while it has a place
+        self._loop = asyncio.get_running_loop()
+        self._lane: Lane | None = None
+        self._serving: asyncio.Protocol | None = None
         self._transport: asyncio.Transport
-        self._end: asyncio.TimerHandle
+        self._placed = False
+        self._task: asyncio.Task[Any] | None = None  # that ends when the visitor leaves
+        self._due_s: float | None = None  # when it will have been silent for too long
+        self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take a place, if there is one."""
@@ -55,53 +87,112 @@ class Visitor(asyncio.Protocol):
             self._transport.abort()
             return
         self._door.places_free -= 1
-        self._serving = self._door.inside()
-        self._serving.connection_made(transport)
+        self._placed = True
         self._wait(self._door.limits.first_request_s)
+        self._look()
+        if self._door.lanes:
+            self._lane = self._door.lanes(self._transport, self._rest, self._change)
+        else:
+            self._change(b"")
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Give the place back."""
+        if not self._placed:
+            return
+        self._placed = False
+        self._door.places_free += 1
+        if self._timer:
+            self._timer.cancel()
+        if self._lane:
+            self._lane.close()
+            self._lane = None
         if self._serving:
-            self._end.cancel()
-            self._door.places_free += 1
             self._serving.connection_lost(exc)
             self._serving = None
+        if self._task:
+            self._task.cancel()
 
     def data_received(self, data: bytes) -> None:
         """Hand on."""
-        if self._serving:
+        if self._lane:
+            self._lane.feed(data)
+        elif self._serving:
             self._serving.data_received(data)
 
     def eof_received(self) -> bool | None:
         """Hand on."""
+        if self._lane:
+            return self._lane.eof()
         return self._serving.eof_received() if self._serving else None
 
     def pause_writing(self) -> None:
         """Hand on."""
-        if self._serving:
+        if self._lane:
+            self._lane.pause()
+        elif self._serving:
             self._serving.pause_writing()
 
     def resume_writing(self) -> None:
         """Hand on."""
-        if self._serving:
+        if self._lane:
+            self._lane.resume()
+        elif self._serving:
             self._serving.resume_writing()
 
     @contextmanager
     def served(self) -> Iterator[None]:
         """No limit while a request is being worked on; a new one from then on."""
-        self._end.cancel()
+        self._due_s = None
         try:
             yield
         finally:
-            if self._serving:
-                self._wait(self._door.limits.next_request_s)
+            self._rest()
+
+    @contextmanager
+    def abandonable(self) -> Iterator[None]:
+        """The work for this request ends when the visitor leaves."""
+        self._task = asyncio.current_task()
+        try:
+            yield
+        finally:
+            self._task = None
+
+    def _change(self, data: bytes) -> None:
+        """From the lane to aiohttp, with what that is to read first."""
+        self._lane = None
+        self._serving = self._door.inside()
+        self._serving.connection_made(self._transport)
+        if data:
+            self._serving.data_received(data)
+
+    def _rest(self) -> None:
+        self._wait(self._door.limits.next_request_s)
 
     def _wait(self, seconds: float) -> None:
-        # Aborted, not closed: a client that does not read would keep its place until it did.
-        self._end = asyncio.get_running_loop().call_later(seconds, self._transport.abort)
+        self._due_s = self._loop.time() + seconds
+        if self._timer and self._timer.when() > self._due_s:
+            self._timer.cancel()
+            self._timer = self._loop.call_at(self._due_s, self._look)
+
+    def _look(self) -> None:
+        """Whether it is due. One timer at a time, for a request must not cost one."""
+        now_s, limits = self._loop.time(), self._door.limits
+        busy = self._due_s is None or (self._lane is not None and self._lane.busy)
+        due_s = now_s + limits.next_request_s if busy or self._due_s is None else self._due_s
+        if due_s <= now_s:
+            # Aborted, not closed: a client that does not read would keep its place until it did.
+            self._transport.abort()
+        else:
+            self._timer = self._loop.call_at(due_s, self._look)
 
 
 def served(request: web.Request) -> AbstractContextManager[None]:
     """The time in which a request is worked on, for the connection it came by."""
     visitor = request.transport.get_protocol() if request.transport else None
     return visitor.served() if isinstance(visitor, Visitor) else nullcontext()
+
+
+def abandonable(request: web.Request) -> AbstractContextManager[None]:
+    """What of a request's work ends when its client leaves."""
+    visitor = request.transport.get_protocol() if request.transport else None
+    return visitor.abandonable() if isinstance(visitor, Visitor) else nullcontext()

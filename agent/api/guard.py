@@ -1,6 +1,6 @@
 """Who may come in: checks before every route.
 
-Until there are tokens, TCP serves what only reads; what changes state answers on the unix socket
+Until there are tokens, TCP serves what only asks; what changes state answers on the unix socket
 alone, whose file mode says who may. `Host` and `Origin` are checked, so that a page in a browser on
 this machine cannot reach the agent under a name of its own (DNS rebinding).
 """
@@ -19,6 +19,7 @@ log = logging.getLogger("api")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 READS = frozenset({"GET", "HEAD"})
+INFER = re.compile(r"/v2/models/[^/]+(/versions/[^/]+)?/infer")  # it leaves nothing behind
 PORT_MAX = 65_535
 REFUSED: dict[type[RequestError], int] = {NotThere: 404, NotNow: 409}
 # A host name or an address, and a port; nothing else that a URL may hold, as a user's name.
@@ -32,6 +33,10 @@ class Guard:
         self.active_requests = 0
         self._hosts = LOCAL_HOSTS | {host.lower() for host in hosts}
 
+    def answers_to(self, host: str) -> bool:
+        """Whether this agent is called so, in a `Host` header."""
+        return _named(host) in self._hosts
+
     @web.middleware
     async def middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Refuse, or count and hand on."""
@@ -44,7 +49,7 @@ class Guard:
 
     def _refusal(self, request: web.Request) -> web.Response | None:
         host = request.headers.get("Host", "")
-        if _named(host) not in self._hosts:
+        if not self.answers_to(host):
             return refusal(
                 421, f"this agent does not answer to the name {host!r}", "add it to api.hosts"
             )
@@ -53,7 +58,8 @@ class Guard:
             return refusal(
                 403, f"pages of {origin!r} may not talk to this agent", "use its own page"
             )
-        if request.method not in READS and not _by_socket(request):
+        asks = request.method in READS or INFER.fullmatch(request.path)
+        if not asks and not _by_socket(request):
             return refusal(
                 403,
                 f"{request.method} is not served over TCP",

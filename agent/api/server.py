@@ -12,12 +12,13 @@ import msgspec
 from aiohttp import web
 
 from agent.api.doors import LIMITS, Door, Limits
-from agent.api.guard import Guard, refusal
+from agent.api.express import Express
+from agent.api.guard import Guard
+from agent.api.inference import Inference, InferenceDoors
 from agent.api.metrics import CONTENT_TYPE
 from agent.config import Api as Settings
 from agent.errors import ConfigError
 from agent.health.status import Status
-from agent.inference.domain import Domain
 
 SOCKET_MODE = 0o660
 SHUTDOWN_S = 2.0
@@ -36,26 +37,26 @@ class Server:
         self,
         settings: Settings,
         status: Status,
-        domains: dict[str, Domain],
         metrics: Callable[[], Awaitable[bytes]],
         limits: Limits = LIMITS,
         more: Iterable[web.RouteDef] = (),
+        inference: Inference | None = None,
     ) -> None:
-        """`more` are the routes of other parts."""
+        """`more` are the routes of other parts; `inference` also goes the short way."""
         self._limits = limits
         self._listening: list[asyncio.Server] = []
         self._settings = settings
         self._status = status
-        self._domains = domains
         self._metrics = metrics
         self._guard = Guard(settings.hosts)
+        self._lanes = Express(inference, self._guard).lane if inference else None
         app = web.Application(middlewares=[self._guard.middleware])
         app.add_routes(
             [
                 web.get("/api/v1/health", self._health),
                 web.get("/api/v1/status", self._whole_status),
                 web.get("/metrics", self._all_metrics),
-                web.post("/api/v1/domains/{name:[^/]*}/restart", self._restart),
+                *(InferenceDoors(inference).routes() if inference else ()),
                 *more,
             ]
         )
@@ -82,7 +83,7 @@ class Server:
 
     def _door(self, places: int) -> Door:
         assert self._runner.server is not None  # the runner is set up
-        return Door(self._runner.server, places, self._limits)
+        return Door(self._runner.server, places, self._limits, self._lanes)
 
     async def __aexit__(self, *_: object) -> None:
         await self._close()
@@ -129,14 +130,6 @@ class Server:
 
     async def _all_metrics(self, _: web.Request) -> web.Response:
         return web.Response(body=await self._metrics(), headers={"Content-Type": CONTENT_TYPE})
-
-    async def _restart(self, request: web.Request) -> web.Response:
-        name = request.match_info["name"]
-        domain = self._domains.get(name)
-        if domain is None:
-            return refusal(404, f"no domain {name!r}", f"known: {', '.join(self._domains)}")
-        domain.restart()
-        return _json({"domain": name, "restarting": True}, 202)
 
 
 def _answers(path: Path) -> bool:

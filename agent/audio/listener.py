@@ -132,6 +132,7 @@ class Listener:
                 await asyncio.sleep(RETRY_S)
 
     async def _listen(self) -> None:
+        await self._speech.ready()
         await self._spool.drafts.forget(self.source)
         self._position = await self._spool.position(self.source)
         self._asked = True
@@ -193,7 +194,7 @@ class Listener:
     def _begin(self, raw: Raw) -> Passage:
         """The passage of a raw record's take: gone on with at the stored position, or new."""
         position, self._position = self._position, Position()  # it serves once, after a start
-        hop, model = self._speech.hop_samples, self._speech.domain.model.label
+        hop, model = self._speech.hop_samples, self._speech.label
         if raw.take != position.take:
             position = Position(raw.take)
         memory = position.memory if position.model == model else FRESH
@@ -306,7 +307,7 @@ class Listener:
     ) -> None:
         """The segments and the position behind them, in one transaction."""
         kept = [await self._segment(passage, stretch) for stretch in found]
-        model = self._speech.domain.model.label
+        model = self._speech.label
         position = passage.position(seq, model, ended=ended)
         seqs = await self._spool.keep(self.source, kept, position, self._keep, dead)
         for number, (segment, _) in zip(seqs, kept, strict=True):
@@ -329,8 +330,8 @@ class Listener:
             samples=stretch.samples,
             speech=round(stretch.speech, 4),
             heard_us=passage.heard_us(stretch.start),
-            model=self._speech.domain.model.label,
-            ep=self._speech.domain.ep,
+            model=self._speech.label,
+            ep=self._speech.ep,
             sha256=digest,
             size_bytes=len(flac) if isinstance(flac, bytes) else flac.size_bytes,
         )

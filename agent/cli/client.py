@@ -42,9 +42,9 @@ class Client:
         self._timeout_s = timeout_s
 
     @classmethod
-    def of(cls, config: Path) -> Self:
+    def of(cls, config: Path, timeout_s: float = TIMEOUT_S) -> Self:
         """For the agent that runs on the configuration file `config`."""
-        return cls(Path(config_file.load(config).api.socket))
+        return cls(Path(config_file.load(config).api.socket), timeout_s)
 
     def get(self, route: str) -> dict[str, Any]:
         """The document at `route`.

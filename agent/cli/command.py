@@ -7,11 +7,10 @@ signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends a command, without a
 
 import os
 import sys
-from urllib.parse import quote
 
 import typer
 
-from agent.cli import bundle, outbox, sync
+from agent.cli import bundle, domains, models, outbox, sync
 from agent.cli.options import DEFAULT, Config, Json
 from agent.errors import HoldfastError
 
@@ -21,11 +20,11 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-domains = typer.Typer(help="The processes that run the models.", no_args_is_help=True)
-app.add_typer(domains, name="domains")
+app.add_typer(domains.app, name="domains")
 app.add_typer(outbox.app, name="outbox")
 app.add_typer(sync.app, name="sync")
 app.add_typer(bundle.app, name="bundle")
+app.add_typer(models.app, name="models")
 settings = typer.Typer(help="The configuration file.", no_args_is_help=True)
 app.add_typer(settings, name="config")
 
@@ -49,16 +48,6 @@ def status(config: Config = DEFAULT, json: Json = False) -> None:
     from agent.cli.status import show
 
     raise typer.Exit(show(config, json))
-
-
-@domains.command("restart")
-def restart(name: str, config: Config = DEFAULT) -> None:
-    """Kill a domain's process; the agent starts the next one and nothing is lost."""
-    from agent.cli.client import Client
-
-    raw = os.fsencode(name)  # any bytes there can be on a command line
-    Client.of(config).post(f"/api/v1/domains/{quote(raw, safe='')}/restart")
-    typer.echo(f"domain {name} is being restarted")
 
 
 @settings.command("check")

@@ -20,7 +20,7 @@ def main(path: str) -> int:
     try:
         settings = config_file.load(Path(path))
         logs.begin(settings.log_level)
-        app.run(settings)
+        app.run(settings, Path(path))
     except HoldfastError as error:
         logs.end()  # what was logged before comes before
         return error.told()

@@ -1,8 +1,9 @@
 """Hearing: the agent's side of the speech engine, for many streams at once.
 
-Calls that arrive while one is under way travel together in the next: the more streams wait, the
-larger the batch, and nobody waits for a timer. A call is repeated until a worker answers it. One
-that was there when a worker died is repeated alone, after a call that holds only silence: what
+Each call brings its stream's memory and takes the new one away, so the calls of all streams travel
+together, to whatever instance is free. Live streams bring a hop each, and a call costs far more
+than a hop in it: they wait a little for each other. A call is repeated until a worker answers it.
+One that was there when a worker died is repeated alone, after a call that holds only silence: what
 kills its worker STRIKES times although silence does not is given back as poison.
 """
 
@@ -10,21 +11,27 @@ import asyncio
 import logging
 from typing import NamedTuple
 
+import msgspec
 import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from agent.errors import DomainError, PoisonError
+from agent.clock import Clock
+from agent.errors import CallLost, DomainError, PoisonError
 from agent.inference import wire
-from agent.inference.domain import CallLost, Domain
+from agent.inference.domains.domain import Domain
+from agent.inference.domains.work import Class, Result, Work
 from agent.records import RATE_HZ
 
 log = logging.getLogger("domain")
 FRESH = b""  # the memory of a stream that has not begun
 STRIKES = 3  # workers that one call may cost
+PATIENCE_S = 3600.0  # a call has no deadline: its sound waits in the store
+RETRY_S = 0.1
+LIVE_HOPS_MAX = 4  # a call with more is worth its cost, and waits for no other
 
 
-class Heard(Struct, frozen=True):
+class Heard(Struct, frozen=True, gc=False):
     """What became of some sound: clean 16-bit samples, a speech probability per hop, the memory.
 
     Each begins where the last answer's ended; how far that is behind the sound says `lag`.
@@ -51,102 +58,109 @@ def lag(memory: bytes, hop: int) -> Lag:
     return Lag(rest, rest + hop * int(tail[wire.BEGUN]))
 
 
-class Request:
-    """One stream's sound, waiting for its turn."""
-
-    def __init__(self, pcm: bytes, memory: bytes, end: bool) -> None:
-        self.part = wire.Part(len(pcm) // 2, end)
-        self.pcm = pcm
-        self.memory = memory
-        self.strikes = 0
-        self.done: asyncio.Future[Heard] = asyncio.get_running_loop().create_future()
-
-
 class Speech:
-    """Batches the calls of all streams to the audio domain."""
+    """The calls of all streams to the audio domain, and its model `model`."""
 
-    def __init__(self, domain: Domain) -> None:
+    def __init__(self, domain: Domain, model: str, clock: Clock) -> None:
         self.domain = domain
-        self._waiting: list[Request] = []
-        self._suspects: list[Request] = []  # were there when a worker died
-        self._arrived = asyncio.Event()
+        self._model = model
+        self._clock = clock
+        self._suspicion = asyncio.Lock()  # suspects are heard one after the other
+        self._encoder = msgspec.msgpack.Encoder()
+
+    async def ready(self) -> None:
+        """Until the model is known and can be asked."""
+        await self.domain.ready.wait()
+
+    @property
+    def label(self) -> str:
+        """The model that hears, as results are stamped with."""
+        return self.domain.models[self._model].label
+
+    @property
+    def ep(self) -> str:
+        """The execution provider it runs on; empty while it is not known."""
+        loaded = self.domain.loaded(self._model)
+        return loaded.ep if loaded else ""
 
     @property
     def hop_samples(self) -> int:
         """Samples a speech probability stands for."""
-        return self.domain.model.manifest.hop_samples
+        return int(self.domain.models[self._model].manifest.options["hop_samples"])
 
-    async def hear(self, pcm: bytes, memory: bytes = FRESH, *, end: bool = False) -> Heard:
+    async def hear(
+        self, pcm: bytes, memory: bytes = FRESH, *, end: bool = False, klass: Class | None = None
+    ) -> Heard:
         """The next 16-bit PCM of a stream, with the memory its last answer came with.
 
-        Waits for as long as the domain is down: the sound is safe in the store. Raises PoisonError.
+        `klass` is how urgent it is; none: as the domain. Waits for as long as the domain is down:
+        the sound is safe in the store. Raises PoisonError.
         """
-        request = Request(pcm, memory, end)
-        self._waiting.append(request)
-        self._arrived.set()
-        return await request.done
-
-    async def run(self) -> None:
-        """Serve the waiting calls, each time all of them in one message."""
+        strikes = 0
         while True:
-            await self._arrived.wait()
             await self.domain.ready.wait()
             try:
-                if self._suspects:
-                    await self._hear_alone(self._suspects[0])
-                else:
-                    await self._hear_together()
+                if strikes == 0:
+                    return await self._ask(pcm, memory, end, klass)
+                async with self._suspicion:
+                    await self._ask(bytes(2 * self.hop_samples), FRESH, True, klass)
+                    try:
+                        return await self._ask(pcm, memory, end, klass, alone=True)
+                    except CallLost:
+                        strikes += 1
+                        raise
+            except CallLost as error:
+                strikes = max(strikes, 1)
+                if strikes > STRIKES:
+                    raise self._poison(pcm) from error
+                log.warning("%s; the work is repeated", error)
             except DomainError as error:
                 log.warning("%s; the work is repeated", error)
-            self._suspects = [one for one in self._suspects if not one.done.done()]
-            self._waiting = [one for one in self._waiting if not one.done.done()]
-            if not self._suspects and not self._waiting:
-                self._arrived.clear()
+                await asyncio.sleep(RETRY_S)
 
-    async def _hear_together(self) -> None:
-        batch = list(self._waiting)
+    def _poison(self, pcm: bytes) -> PoisonError:
+        return PoisonError(
+            f"{len(pcm) / 2 / RATE_HZ:.1f} s of sound ended the domain {self.domain.name} "
+            f"{STRIKES} times",
+            "it is kept as a dead letter; send it to those who made the model",
+        )
+
+    async def _ask(
+        self, pcm: bytes, memory: bytes, end: bool, klass: Class | None, *, alone: bool = False
+    ) -> Heard:
+        loaded = self.domain.loaded(self._model)
+        if loaded is None:
+            raise DomainError(f"domain {self.domain.name} is not ready: {self.domain.cause}")
+        memory = memory or bytes(4 * loaded.memory_size)
+        samples = len(pcm) // 2
+        live = samples <= LIVE_HOPS_MAX * self.hop_samples
+        if klass is None:  # live sound goes before what is heard in long stretches
+            klass = self.domain.klass if live else max(self.domain.klass, Class.INTERACTIVE)
+        work = Work(
+            self._model,
+            msgspec.Raw(self._encoder.encode(wire.Part(samples, end))),
+            [pcm, memory],
+            size_bytes=len(pcm) + len(memory),
+            klass=klass,
+            key=live,
+            now_s=self._clock.monotonic(),
+            timeout_s=PATIENCE_S,
+            rows=1,
+            once=True,
+            alone=alone,
+            gathers=live,
+        )
+        self.domain.submit(work)
         try:
-            answers = await self._listen(batch) if batch else []
-        except CallLost:
-            self._waiting = self._waiting[len(batch) :]
-            self._suspects = batch
+            result = await work.done
+        except asyncio.CancelledError:
+            self.domain.cancel(work)
             raise
-        for request, answer in zip(batch, answers, strict=True):
-            if not request.done.cancelled():
-                request.done.set_result(answer)
+        return self._heard(result)
 
-    async def _hear_alone(self, request: Request) -> None:
-        await self._listen([Request(bytes(2 * self.hop_samples), FRESH, end=True)])
-        try:
-            (answer,) = await self._listen([request])
-        except CallLost as error:
-            request.strikes += 1
-            if request.strikes == STRIKES and not request.done.cancelled():
-                request.done.set_exception(
-                    PoisonError(
-                        f"{request.part.samples / RATE_HZ:.1f} s of sound ended the domain "
-                        f"{self.domain.name} {STRIKES} times",
-                        "it is kept as a dead letter; send it to those who made the model",
-                    )
-                )
-            raise DomainError(str(error)) from error
-        if not request.done.cancelled():
-            request.done.set_result(answer)
-
-    async def _listen(self, batch: list[Request]) -> list[Heard]:
-        size = self.domain.memory_size
-        fresh = bytes(4 * size)
-        memories = [request.memory or fresh for request in batch]
-        call = wire.Listen([request.part for request in batch])
-        pcm = [request.pcm for request in batch]
-        answer, body = await self.domain.call(call, [*pcm, *memories], wire.Heard)
-        clean = np.frombuffer(body, np.int16, sum(samples for samples, _ in answer.parts))
-        speech_bytes = 4 * sum(hops for _, hops in answer.parts)
-        speech = np.frombuffer(body[clean.nbytes : clean.nbytes + speech_bytes], np.float32)
-        rest = memoryview(body)[clean.nbytes + speech_bytes :]
-        heard, at, hop = [], 0, 0
-        for i, (samples, hops) in enumerate(answer.parts):
-            memory = bytes(rest[4 * size * i : 4 * size * (i + 1)])
-            heard.append(Heard(clean[at : at + samples], speech[hop : hop + hops], memory))
-            at, hop = at + samples, hop + hops
-        return heard
+    @staticmethod
+    def _heard(result: Result) -> Heard:
+        head = msgspec.msgpack.decode(result.head, type=wire.Heard)
+        clean = np.frombuffer(result.body, np.int16, head.samples)
+        speech = np.frombuffer(result.body[clean.nbytes :], np.float32, head.hops)
+        return Heard(clean, speech, bytes(result.body[clean.nbytes + speech.nbytes :]))

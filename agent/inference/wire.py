@@ -1,77 +1,195 @@
 """Messages between the agent and a worker: length-prefixed, over a socket pair.
 
-A message is a head (MessagePack) and a body (raw bytes: PCM, tensors), each with its length before
-it. Bounds: HEAD_BYTES_MAX and BODY_BYTES_MAX; a longer one is a broken peer. The worker's side is
-blocking; the agent's is in domain.py, so that a worker need not load asyncio (7 MiB).
+    prefix   two big-endian uint32: length of the head, length of the body
+    head     MessagePack: one of the structs below
+    body     raw bytes: PCM, tensors
+
+A body that is large travels in the arena (arena.py) instead, and the head says where. Beside the
+socket pair there is a pipe by which the agent withdraws calls: eight bytes, the call's id.
+
+Limits: HEAD_BYTES_MAX and BODY_BYTES_MAX; a longer message is a broken peer. The worker's side is
+blocking; the agent's is in domains/process.py, so that a worker need not load asyncio (7 MiB).
 """
 
 import socket
 import struct
-from typing import TypeVar
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import msgspec
 from msgspec import Struct
 
-HEAD_BYTES_MAX = 1 << 20
-BODY_BYTES_MAX = 64 << 20
+HEAD_BYTES_MAX = 4 << 20
+BODY_BYTES_MAX = 256 << 20
 _LENGTHS = struct.Struct("!II")
 PREFIX_BYTES = _LENGTHS.size
+INBOX_BYTES = 1 << 18
+BUFFERS_MAX = 256  # of one system call; Linux takes 1024
+WITHDRAWAL = struct.Struct("=q")
 
 BEGUN, REST = -2, -1  # places in a stream's memory; see engines/speech.py
 
-T = TypeVar("T")
+Buffer = bytes | bytearray | memoryview
+NOT_IN_ARENA = -1
 
 
-class Hello(Struct, frozen=True):
-    """The worker's first message: its execution provider, and how long a stream's memory is."""
+class Tensor(Struct, frozen=True, array_like=True):
+    """One input or output: name, Open Inference Protocol dtype, shape, and its bytes in the body.
+
+    `json`: the bytes are the JSON of its elements, flat or nested, and not their raw form.
+    """
+
+    name: str
+    dtype: str
+    shape: list[int]
+    size_bytes: int = 0
+    json: bool = False
+
+
+class Load(Struct, frozen=True):
+    """A model a worker is to load; `options` are its engine's own."""
+
+    name: str
+    engine: str
+    path: str
+    options: dict[str, Any] = {}
+    batching: bool | None = None  # None: whatever its shapes allow
+    state: list[tuple[str, str]] = []  # inputs that are fed from the outputs of the last call
+    finite: bool = False
+    warm_up: int = 0
+
+
+class Setup(Struct, frozen=True):
+    """The agent's first message."""
+
+    models: list[Load]
+    devices: list[str]  # in order of preference
+    threads: int
+    gpu_memory_bytes_max: int | None = None
+
+
+class Loaded(Struct, frozen=True):
+    """What the worker read from a model it has loaded."""
 
     ep: str
     load_s: float
-    memory_size: int
+    warm_up_s: float = 0.0  # the median of its warm-up's runs
+    inputs: list[Tensor] = []
+    outputs: list[Tensor] = []
+    batching: bool = False
+    memory_size: int = 0  # of a stream of sound, in float32 values
 
 
-class Failure(Struct, frozen=True, tag=True):
+class Hello(Struct, frozen=True, array_like=True, tag=True):
+    """The worker's first message: it is ready."""
+
+    models: dict[str, Loaded]
+
+
+class Failure(Struct, frozen=True, array_like=True, tag=True):
     """The worker's last message: what it could not do."""
 
     message: str
 
 
+class Call(Struct, frozen=True, array_like=True):
+    """One call: its engine's own head, and where its body is.
+
+    Bodies that are not `at` a place of the arena follow each other in the message's body.
+    `deadline_s` is of CLOCK_BOOTTIME: past it, the call is not begun.
+    """
+
+    id: int
+    head: msgspec.Raw
+    size_bytes: int
+    deadline_s: float
+    at: int = NOT_IN_ARENA
+
+
+class Batch(Struct, frozen=True, array_like=True):
+    """Calls to one model, made together. `room` is a stretch of the arena for the answers."""
+
+    id: int
+    model: str
+    calls: list[Call]
+    room: tuple[int, int] = (0, 0)  # place and length
+
+
+Fault = Literal["", "refused", "failed", "expired", "withdrawn"]
+
+
+class Answer(Struct, frozen=True, array_like=True):
+    """What became of one call: its engine's own head and `size_bytes` of body, or a fault.
+
+    refused: the call has not the form that the model asks for; failed: the model erred on it.
+    """
+
+    head: msgspec.Raw = msgspec.Raw(b"\xc0")
+    size_bytes: int = 0
+    fault: Fault = ""
+    message: str = ""
+
+
+class Answers(Struct, frozen=True, array_like=True, tag=True):
+    """The answers to a batch, in its order; bodies in the message, or one after the other `at`."""
+
+    id: int
+    answers: list[Answer]
+    received_s: float  # CLOCK_BOOTTIME
+    began_s: float
+    ended_s: float
+    at: int = NOT_IN_ARENA
+
+
 class Part(Struct, frozen=True, array_like=True):
-    """One stream's share of a call: so many samples; whether the stream ends with them."""
+    """Head of a call to the speech engine: so many samples; whether the stream ends with them.
+
+    Body: the 16-bit PCM, then the stream's memory (float32).
+    """
 
     samples: int
     end: bool = False
 
 
-class Listen(Struct, frozen=True):
-    """A call to the speech engine.
+class Heard(Struct, frozen=True, array_like=True):
+    """Head of its answer: how many samples are clean, for how many hops there is a probability.
 
-    Body: the parts' 16-bit PCM one after the other, then their memories (float32).
+    Body: the clean PCM, the probabilities (float32), the new memory.
     """
 
-    parts: list[Part]
+    samples: int
+    hops: int
 
 
-class Heard(Struct, frozen=True, tag=True):
-    """Its answer, by part: how many samples are clean, for how many hops there is a probability.
+class Infer(Struct, frozen=True, array_like=True):
+    """Head of a call to the ONNX engine; body: its inputs, one after the other.
 
-    Body: the clean PCM of all parts, their probabilities (float32), their new memories.
+    `outputs` are the names asked for, none: all; `json` those that are wanted as JSON, "*": all.
     """
 
-    parts: list[tuple[int, int]]
+    inputs: list[Tensor]
+    outputs: list[str] = []
+    json: list[str] = []
+
+
+class Inferred(Struct, frozen=True, array_like=True):
+    """Head of its answer; body: the outputs, one after the other."""
+
+    outputs: list[Tensor]
 
 
 class Closed(ConnectionError):
     """The peer ended the connection."""
 
 
-def pack(head: Struct, *body: bytes | memoryview) -> list[bytes | memoryview]:
+def pack(head: Struct, body: Sequence[Buffer] = ()) -> list[Buffer]:
     """A message as buffers, ready to be sent in one go."""
     encoded = msgspec.msgpack.encode(head)
-    return [_LENGTHS.pack(len(encoded), sum(len(b) for b in body)), encoded, *body]
+    size = sum(memoryview(b).nbytes for b in body)
+    return [_LENGTHS.pack(len(encoded), size) + encoded, *body]
 
 
-def lengths(prefix: bytes) -> tuple[int, int]:
+def lengths(prefix: Buffer) -> tuple[int, int]:
     """Lengths of head and body from a message's first PREFIX_BYTES. Raises Closed beyond bounds."""
     head, body = _LENGTHS.unpack(prefix)
     if head > HEAD_BYTES_MAX or body > BODY_BYTES_MAX:
@@ -79,23 +197,68 @@ def lengths(prefix: bytes) -> tuple[int, int]:
     return head, body
 
 
-def send(sock: socket.socket, head: Struct, *body: bytes | memoryview) -> None:
+def send(sock: socket.socket, head: Struct, body: Sequence[Buffer] = ()) -> None:
     """Send one message; the worker's side, blocking."""
-    sock.sendall(b"".join(pack(head, *body)))
+    buffers = pack(head, body)
+    if len(buffers) > BUFFERS_MAX:
+        buffers = [b"".join(buffers)]
+    sent = sock.sendmsg(buffers)
+    for buffer in buffers:
+        size = memoryview(buffer).nbytes
+        if sent < size:
+            sock.sendall(memoryview(buffer).cast("B")[sent:])
+        sent = max(0, sent - size)
 
 
-def receive(sock: socket.socket) -> tuple[bytes, bytearray]:
-    """The next message's head, still encoded, and body; blocking. Raises Closed at the end."""
-    head, body = lengths(bytes(_exactly(sock, PREFIX_BYTES)))
-    return bytes(_exactly(sock, head)), _exactly(sock, body)
+class Inbox:
+    """The worker's side: reads messages, several of them with one system call where they wait."""
 
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._room = bytearray(INBOX_BYTES)
+        self._view = memoryview(self._room)
+        self._at = self._end = 0  # what is read and not yet taken
 
-def _exactly(sock: socket.socket, size: int) -> bytearray:
-    buffer = bytearray(size)
-    view = memoryview(buffer)
-    while view:
-        got = sock.recv_into(view)
+    def receive(self) -> tuple[memoryview, memoryview]:
+        """The next message's head, still encoded, and body: good until the next call.
+
+        Raises Closed at the end.
+        """
+        self._fill(PREFIX_BYTES)
+        head, body = lengths(self._view[self._at : self._at + PREFIX_BYTES])
+        self._at += PREFIX_BYTES
+        size = head + body
+        if size <= INBOX_BYTES:
+            self._fill(size)
+            whole = self._view[self._at : self._at + size]
+            self._at += size
+        else:
+            whole = self._large(size)
+        return whole[:head], whole[head:]
+
+    def _fill(self, size: int) -> None:
+        """At least so many bytes are there."""
+        if self._end - self._at >= size:
+            return
+        if self._at + size > INBOX_BYTES or self._at == self._end:
+            rest = bytes(self._view[self._at : self._end])
+            self._view[: len(rest)] = rest
+            self._at, self._end = 0, len(rest)
+        while self._end - self._at < size:
+            self._end += self._read(self._view[self._end :])
+
+    def _large(self, size: int) -> memoryview:
+        """One that has not room here."""
+        whole = memoryview(bytearray(size))
+        have = self._end - self._at
+        whole[:have] = self._view[self._at : self._end]
+        self._at = self._end = 0
+        while have < size:
+            have += self._read(whole[have:])
+        return whole
+
+    def _read(self, into: memoryview) -> int:
+        got = self._sock.recv_into(into)
         if not got:
             raise Closed("the agent is gone")
-        view = view[got:]
-    return buffer
+        return got

@@ -1,4 +1,4 @@
-"""Ed25519 keys: who wrote a bundle.
+"""Ed25519 keys: who wrote a bundle, who vouches for a model.
 
 Limits  : one key in a file; the public key is a line of 51 characters that may be read out.
 Format  : the key file holds one line, `hf1key:` and the 32 bytes of the key in Base64, mode 0600. A
@@ -21,7 +21,8 @@ from agent.errors import ConfigError, ProtocolError
 
 PRIVATE, PUBLIC = "hf1key:", "hf1pub:"
 KEY_BYTES = 32
-_PURPOSE = b"holdfast bundle 1\0"  # what is signed with these keys is nothing else
+# What is signed begins with what it is, so that no signature is taken for another's.
+BUNDLE, MODEL = b"holdfast bundle 1\0", b"holdfast model 1\0"
 
 
 class Key:
@@ -56,15 +57,15 @@ class Key:
             )
         return cls(secret)
 
-    def sign(self, digest: bytes) -> bytes:
+    def sign(self, digest: bytes, purpose: bytes = BUNDLE) -> bytes:
         """The signature of a digest."""
-        return self._key.sign(_PURPOSE + digest)
+        return self._key.sign(purpose + digest)
 
 
-def is_signed(public: str, digest: bytes, signature: bytes) -> bool:
+def is_signed(public: str, digest: bytes, signature: bytes, purpose: bytes = BUNDLE) -> bool:
     """Whether the owner of `public` signed a digest. Raises ProtocolError for what is no key."""
     try:
-        Ed25519PublicKey.from_public_bytes(_public(public)).verify(signature, _PURPOSE + digest)
+        Ed25519PublicKey.from_public_bytes(_public(public)).verify(signature, purpose + digest)
     except InvalidSignature:
         return False
     return True

@@ -40,7 +40,7 @@ class Desk:
         )
         self.socket = str(folder / "holdfast.sock")
         doors = BundleDoors(bundles).routes()
-        self.server = Server(Api(port=0, socket=self.socket), status, {}, nothing, more=doors)
+        self.server = Server(Api(port=0, socket=self.socket), status, nothing, more=doors)
         self.client: aiohttp.ClientSession
 
     async def ask(self, method: str, route: str, body: Any = None) -> tuple[int, dict[str, Any]]:

@@ -71,7 +71,7 @@ class House:
         self.clients = AsyncExitStack()
         clock, path = Clock(), folder / "status.json"
         status = Status(dict, Conditions(clock), clock, lambda: self.ledger(), {}, path)
-        self.server = Server(Api(port=0, socket=str(self.socket)), status, {}, no_metrics, limits)
+        self.server = Server(Api(port=0, socket=str(self.socket)), status, no_metrics, limits)
 
     async def _opened(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Stream:
         self.clients.callback(writer.close)

@@ -39,7 +39,7 @@ class Desk:
         status = Status(dict, Conditions(clock), clock, store.ledger.balances, {}, path)
         self.socket = str(folder / "holdfast.sock")
         settings = Api(port=0, socket=self.socket)
-        self.server = Server(settings, status, {}, nothing, more=self.doors.routes())
+        self.server = Server(settings, status, nothing, more=self.doors.routes())
         self.client: aiohttp.ClientSession
 
     def _wake(self, source: str) -> bool:

@@ -51,7 +51,7 @@ class Desk:
         doors = SyncDoors(self.orders, self._state)
         self.socket = str(folder / "holdfast.sock")
         settings = Api(port=0, socket=self.socket)
-        self.server = Server(settings, status, {}, _no_bytes, more=doors.routes())
+        self.server = Server(settings, status, _no_bytes, more=doors.routes())
         self.client: aiohttp.ClientSession
 
     async def _state(self) -> dict[str, Any]:

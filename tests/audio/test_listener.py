@@ -19,11 +19,13 @@ from agent import config
 from agent.audio.listener import Listener
 from agent.audio.recordings import take_in
 from agent.config import Keep, Segments
+from agent.inference.admission import Admission
 from agent.inference.catalog import Catalog
-from agent.inference.domain import Domain
+from agent.inference.domains.domain import Domain
 from agent.inference.speech import Speech
 from agent.records import RATE_HZ, Range, Record, RecordType, Segment, Take
 from agent.store import streams
+from bench.unconfined import Unconfined
 from tests.audio.bed import SOURCE, Bed, running, soon
 from tests.outside import ROOT
 
@@ -39,12 +41,11 @@ ALL_IS_SPEECH = Segments(
 @asynccontextmanager
 async def hearing() -> AsyncIterator[Speech]:
     """The audio domain with the shipped model."""
-    rules = config.Domain(model="speech", restart_s_min=0.01)
+    rules = config.Domain(models=["speech"], restart_s_min=0.01)
     model = Catalog(ROOT / "models").newest("speech")
-    async with Domain("audio", rules, model, Bed.CLOCK, lambda _: None) as domain:
-        speech = Speech(domain)
-        async with running(domain, speech):
-            yield speech
+    parts = (Bed.CLOCK, lambda _: None, Admission(Bed.CLOCK).prove, Unconfined(), 1)
+    async with Domain("audio", rules, lambda: {"speech": model}, *parts) as domain, running(domain):
+        yield Speech(domain, "speech", Bed.CLOCK)
 
 
 @pytest.fixture
@@ -114,7 +115,7 @@ async def test_a_recording_becomes_segments(bed: Bed, speech: Speech, path: Path
         assert 0 <= segment.start < segment.start + segment.samples <= samples
         assert (segment.source, segment.name) == (SOURCE, path.name)
         assert segment.id == f"{SOURCE}/{segment.take}/{segment.start}"
-        assert segment.model == speech.domain.model.label
+        assert segment.model == speech.label
         assert segment.ep == "CPUExecutionProvider"
         assert 0 < segment.speech <= 1
     ledger = await bed.store.ledger.balances()
@@ -202,6 +203,7 @@ async def test_a_listener_broken_off_anywhere_gives_what_it_would_have_given(
     wanted = await heard_without_a_break(tmp_path / "whole", rules)
     chance = np.random.default_rng(seed)
     async with Bed(tmp_path) as bed, hearing() as speech:
+        await speech.ready()
         ears = asyncio.create_task(listener(bed, speech, rules).run())
         for path in SAMPLES:
             take, sound = await bed.recorder.begin(path.name, "1"), sound_of(path)

@@ -6,7 +6,7 @@ import pytest
 import soundfile
 
 from agent.config import Keep
-from agent.inference.domain import CallLost
+from agent.errors import CallLost
 from agent.inference.speech import Speech
 from agent.records import RATE_HZ, Range, RecordType
 from tests.audio.bed import SOURCE, Bed, running, soon
@@ -46,17 +46,17 @@ async def poison(bed: Bed) -> int:
 async def test_what_kills_its_worker_again_is_a_dead_letter_again(
     bed: Bed, speech: Speech, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lost, call = 0, speech.domain.call
+    lost, call = 0, speech._ask
 
-    async def counting(*given: Any) -> Any:
+    async def counting(*given: Any, **more: Any) -> Any:
         nonlocal lost
         try:
-            return await call(*given)
+            return await call(*given, **more)
         except CallLost:
             lost += 1
             raise
 
-    monkeypatch.setattr(speech.domain, "call", counting)
+    monkeypatch.setattr(speech, "_ask", counting)
     seq = await poison(bed)
     ears = listener(bed, speech)
     async with running(ears):

@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import psutil
@@ -179,27 +180,39 @@ def test_a_store_of_a_newer_holdfast_ends_with_73_and_is_left_as_it_is(device: D
     assert "999" in said
 
 
+def down(device: Device) -> dict[str, Any]:
+    """The condition of the domain that cannot start."""
+
+    def found() -> list[dict[str, Any]]:
+        held = device.status()["conditions"]
+        return [c for c in held if c["name"] == "domain_down" and c["cause"] != "starting"]
+
+    until(lambda: bool(found()), "the domain is said to be down")
+    return found()[0]
+
+
 @pytest.mark.parametrize("models", ["nowhere", "empty"])
-def test_a_model_that_is_not_there_ends_with_1_and_names_the_folder(
-    tmp_path: Path, models: str
-) -> None:
+def test_a_model_that_is_not_there_costs_its_domain_alone(tmp_path: Path, models: str) -> None:
     (tmp_path / "empty" / "speech" / "1").mkdir(parents=True)
-    device = Device(tmp_path, {"models_path": str(tmp_path / models)})
-    code, said = refused(device)
-    assert code == 1
-    assert str(tmp_path / models / "speech") in said
+    device = Device(tmp_path, {"models": {"path": str(tmp_path / models)}})
+    with running(device):
+        condition = down(device)
+        assert condition["subject"] == "audio"
+        assert str(tmp_path / models / "speech") in condition["cause"]
 
 
-def test_a_damaged_model_ends_with_1_and_is_not_run(tmp_path: Path) -> None:
+def test_a_damaged_model_is_not_run(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "models" / "speech", tmp_path / "models" / "speech")
     for model in tmp_path.glob("models/speech/*/*.onnx"):
         content = bytearray(model.read_bytes())
         content[len(content) // 2] ^= 1
         model.write_bytes(content)
-    code, said = refused(Device(tmp_path, {"models_path": str(tmp_path / "models")}))
-    assert code == 1
-    assert "sha256" in said
-    assert "install the model again" in said
+    device = Device(tmp_path, {"models": {"path": str(tmp_path / "models")}})
+    with running(device):
+        condition = down(device)
+        assert "sha256" in condition["cause"]
+        assert "install the model again" in condition["remedy"]
+        assert device.status()["domains"]["audio"]["pid"] is None
 
 
 def test_a_socket_path_that_is_too_long_is_named(tmp_path: Path) -> None:

@@ -19,13 +19,15 @@ from msgspec.structs import replace
 from agent import config
 from agent.clock import Clock
 from agent.errors import ModelError, PoisonError
+from agent.inference.admission import Admission
 from agent.inference.catalog import Catalog, Model
-from agent.inference.domain import Domain
+from agent.inference.domains.domain import Domain
 from agent.inference.speech import FRESH, Heard, Speech, lag
+from bench.unconfined import Unconfined
 from tests.outside import ROOT, until
 
 DEADLINE_S = 30.0
-RULES = config.Domain(model="speech", call_timeout_s=1.0, restart_s_min=0.01)
+RULES = config.Domain(models=["speech"], call_timeout_s=1.0, restart_s_min=0.01)
 
 
 @asynccontextmanager
@@ -33,16 +35,16 @@ async def running(
     model: Model | None = None, rules: config.Domain = RULES
 ) -> AsyncIterator[Speech]:
     """A domain with its loops, ready."""
-    model = model or Catalog(ROOT / "models").newest("speech")
-    async with Domain("audio", rules, model, Clock(), lambda _: None) as domain:
-        speech = Speech(domain)
-        tasks = [asyncio.create_task(domain.run()), asyncio.create_task(speech.run())]
+    found = model or Catalog(ROOT / "models").newest("speech")
+    clock = Clock()
+    parts = (clock, lambda _: None, Admission(clock).prove, Unconfined(), 1)
+    async with Domain("audio", rules, lambda: {"speech": found}, *parts) as domain:
+        task = asyncio.create_task(domain.run())
         try:
-            yield speech
+            yield Speech(domain, "speech", clock)
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.wait(tasks)
+            task.cancel()
+            await asyncio.wait([task])
 
 
 @pytest.fixture
@@ -132,7 +134,7 @@ async def test_a_restart_on_request_gives_a_new_child(speech: Speech) -> None:
 
 
 async def test_the_execution_provider_is_read_from_the_session(speech: Speech) -> None:
-    assert speech.domain.ep == "CPUExecutionProvider"
+    assert speech.ep == "CPUExecutionProvider"
 
 
 async def test_the_child_ends_with_the_domain() -> None:
@@ -196,8 +198,9 @@ def test_the_highest_version_counts(tmp_path: Path) -> None:
 
 
 async def test_what_the_child_cannot_load_is_told_with_the_reason(tmp_path: Path) -> None:
-    wrong = Model(Catalog(ROOT / "models").newest("speech").manifest, tmp_path / "absent.onnx")
-    rules = config.Domain(model="speech", restart_s_min=0.01, restart_s_max=0.05)
+    found = Catalog(ROOT / "models").newest("speech")
+    wrong = replace(found, path=tmp_path / "absent.onnx")
+    rules = config.Domain(models=["speech"], restart_s_min=0.01, restart_s_max=0.05)
     async with running(wrong, rules) as speech, asyncio.timeout(DEADLINE_S):
         while speech.domain.restarts < 3:
             await asyncio.sleep(0.01)
@@ -212,8 +215,12 @@ async def test_a_model_of_another_form_is_refused_by_its_engine(tmp_path: Path) 
         "expected twice the hop": (128, 512),
     }
     for said, (hop, window) in wrong.items():
-        manifest = replace(found.manifest, hop_samples=hop, window_samples=window)
-        async with running(Model(manifest, found.path)) as speech, asyncio.timeout(DEADLINE_S):
+        options = {"rate_hz": 16_000, "hop_samples": hop, "window_samples": window}
+        manifest = replace(found.manifest, options=options)
+        async with (
+            running(replace(found, manifest=manifest)) as speech,
+            asyncio.timeout(DEADLINE_S),
+        ):
             while speech.domain.restarts < 1:
                 await asyncio.sleep(0.01)
             assert said in speech.domain.cause

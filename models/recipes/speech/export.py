@@ -127,9 +127,7 @@ def manifest(content: bytes) -> dict[str, object]:
         "file": "model.onnx",
         "sha256": hashlib.sha256(content).hexdigest(),
         "size_bytes": len(content),
-        "rate_hz": RATE_HZ,
-        "hop_samples": HOP,
-        "window_samples": WINDOW,
+        "options": {"rate_hz": RATE_HZ, "hop_samples": HOP, "window_samples": WINDOW},
         "licence": "CC-BY-SA-3.0",
         "attribution": [
             f"{source.speaker}, {source.languages} ({source.licence}; "

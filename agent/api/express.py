@@ -1,0 +1,245 @@
+"""The short way for inference: the same `infer` as in inference.py, without aiohttp in between.
+
+A program that asks a model thousands of times a second sends the same header each time. Such a
+header is taken apart once, by aiohttp's own parser, and remembered; the next request with the same
+bytes goes from the socket to the scheduler in one step, without a task. That halves what a small
+call costs the agent (python -m bench.serving).
+
+A connection begins here. What is not a plain `infer` (another route or method, chunks, compression,
+`Expect`, `Origin`, a name that this agent does not answer to) goes to aiohttp, and with it all that
+follows on that connection: there is one place where requests are refused, and it is not here.
+
+Limits: HEADS_MAX headers of HEAD_BYTES_MAX are remembered; a body has oip.BODY_BYTES_MAX; of a
+client that sends ahead, AHEAD_BYTES_MAX are read before its answer is out.
+"""
+
+import asyncio
+import re
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+from aiohttp.base_protocol import BaseProtocol
+from aiohttp.http import HttpRequestParser, HttpVersion11
+from aiohttp.http_exceptions import HttpProcessingError
+
+from agent.api.inference import Call, Inference, Reply, refused
+from agent.errors import HoldfastError
+from agent.inference import oip
+from agent.inference.domains.work import Result
+from agent.inference.wire import Buffer
+
+PATH = re.compile(r"/v2/models/([A-Za-z0-9_.-]+)(?:/versions/([0-9]+))?/infer")
+HEADS_MAX = 256
+HEAD_BYTES_MAX = 4096
+AHEAD_BYTES_MAX = 256 * 1024
+END = b"\r\n\r\n"
+POST = b"POST /v2/models/"
+REASONS = {200: "OK", 400: "Bad Request", 404: "Not Found", 500: "Internal Server Error"}
+REASONS |= {503: "Service Unavailable", 504: "Gateway Timeout"}
+FOREIGN = ("Origin", "Expect", "Transfer-Encoding", "Content-Encoding", "Upgrade")
+
+
+class Head(NamedTuple):
+    """What a header asks."""
+
+    model: str
+    version: str | None
+    json_bytes: str | None
+    body_bytes: int
+
+
+class Counter(Protocol):
+    """Who counts the requests that are under way, and knows this agent's names; guard.py."""
+
+    active_requests: int
+
+    def answers_to(self, host: str) -> bool:
+        """Whether this agent is called so."""
+
+
+class Express:
+    """What all connections share."""
+
+    def __init__(self, inference: Inference, counter: Counter) -> None:
+        self.inference = inference
+        self.counter = counter
+        self._heads: dict[bytes, Head | None] = {}
+
+    def head(self, content: bytes) -> Head | None:
+        """What a whole header asks; None: it is aiohttp's."""
+        try:
+            return self._heads[content]
+        except KeyError:
+            pass
+        found = self._read(content)
+        if len(self._heads) >= HEADS_MAX:
+            del self._heads[next(iter(self._heads))]
+        self._heads[content] = found
+        return found
+
+    def lane(
+        self,
+        transport: asyncio.Transport,
+        alive: Callable[[], None],
+        leave: Callable[[bytes], None],
+    ) -> "Lane":
+        """For a new connection."""
+        return Lane(self, transport, alive, leave)
+
+    def _read(self, content: bytes) -> Head | None:
+        loop = asyncio.get_running_loop()
+        parser = HttpRequestParser(BaseProtocol(loop), loop, 2**16)
+        try:
+            messages, upgraded, _ = parser.feed_data(content)
+        except HttpProcessingError:
+            return None
+        if len(messages) != 1 or upgraded:
+            return None
+        message = messages[0][0]
+        headers = message.headers
+        path = PATH.fullmatch(message.path)
+        length = headers.getall("Content-Length", [])
+        plain = (
+            message.method == "POST"
+            and message.version == HttpVersion11
+            and not message.should_close
+            and not any(name in headers for name in FOREIGN)
+            and len(headers.getall(oip.HEADER, [])) <= 1
+            and self.counter.answers_to(headers.get("Host", ""))
+        )
+        if not plain or path is None or len(length) != 1:
+            return None
+        if not length[0].isdigit() or int(length[0]) > oip.BODY_BYTES_MAX:
+            return None
+        return Head(path[1], path[2], headers.get(oip.HEADER), int(length[0]))
+
+
+class Lane:
+    """One connection, for as long as it brings nothing but plain `infer`s."""
+
+    def __init__(
+        self,
+        express: Express,
+        transport: asyncio.Transport,
+        alive: Callable[[], None],
+        leave: Callable[[bytes], None],
+    ) -> None:
+        """`alive` is called when a request came forward, or its answer is out; `leave` with what
+        is aiohttp's: then it has left the lane, with all that follows.
+        """
+        self._express = express
+        self._transport = transport
+        self._alive = alive
+        self._leave = leave
+        self._held = b""  # of a header that is not whole, or sent ahead
+        self._head: Head | None = None
+        self._body: bytearray | None = None
+        self._filled = 0
+        self._call: Call | None = None
+        self._stuck = False  # the client does not take its answers
+        self._last = False  # it has said that no more comes
+
+    @property
+    def busy(self) -> bool:
+        """Whether a call is under way."""
+        return self._call is not None
+
+    def feed(self, data: bytes) -> None:
+        """Take what came."""
+        if self._call is not None or self._stuck:
+            self._held += data
+            if len(self._held) > AHEAD_BYTES_MAX:
+                self._transport.pause_reading()
+        elif self._body is not None:
+            self._more(data)
+        else:
+            self._begin(self._held + data if self._held else data)
+
+    def eof(self) -> bool:
+        """No more comes; whether the connection is still needed for an answer."""
+        self._last = True
+        return self.busy
+
+    def pause(self) -> None:
+        """The client does not take its answers: it gets no more before it does."""
+        self._stuck = True
+
+    def resume(self) -> None:
+        """It takes them again."""
+        self._stuck = False
+        if self._call is None:
+            self._next()
+
+    def close(self) -> None:
+        """The client has gone: nobody waits for the call's answer."""
+        if self._call is not None:
+            self._call.answer.cancel()
+
+    def _begin(self, data: bytes) -> None:
+        end = data.find(END)
+        if end < 0 and len(data) < HEAD_BYTES_MAX and POST.startswith(data[: len(POST)]):
+            self._held = data
+            return
+        self._held = b""
+        end += len(END)
+        head = self._express.head(data[:end]) if 0 <= end <= HEAD_BYTES_MAX else None
+        if head is None:
+            self._leave(data)
+            return
+        have = min(len(data) - end, head.body_bytes)
+        if have == head.body_bytes:
+            self._held = data[end + have :]
+            self._ask(head, memoryview(data)[end : end + have])
+            return
+        self._head, self._body, self._filled = head, bytearray(head.body_bytes), have
+        self._body[:have] = data[end:]
+
+    def _more(self, data: bytes) -> None:
+        assert self._body is not None
+        assert self._head is not None
+        have = min(len(data), len(self._body) - self._filled)
+        self._body[self._filled : self._filled + have] = data[:have]
+        self._filled += have
+        self._alive()
+        if self._filled == len(self._body):
+            body, self._body = self._body, None
+            self._held = data[have:]
+            self._ask(self._head, body)
+
+    def _ask(self, head: Head, body: Buffer) -> None:
+        try:
+            call = self._express.inference.begin(head.model, head.version, head.json_bytes, body)
+        except HoldfastError as error:
+            self._write(refused(error))
+            asyncio.get_running_loop().call_soon(self._next)  # not deeper for each one sent ahead
+            return
+        self._express.counter.active_requests += 1
+        self._call = call
+        call.answer.add_done_callback(self._answered)
+
+    def _answered(self, answer: asyncio.Future[Result]) -> None:
+        self._express.counter.active_requests -= 1
+        call, self._call = self._call, None
+        if call is None or answer.cancelled():
+            return
+        self._write(self._express.inference.reply(call))
+        self._next()
+
+    def _next(self) -> None:
+        """Go on with what was sent ahead."""
+        self._alive()
+        if self._last:
+            self._transport.close()
+        elif self._held and not self._stuck and self._call is None:
+            data, self._held = self._held, b""
+            self._transport.resume_reading()
+            self._begin(data)
+
+    def _write(self, reply: Reply) -> None:
+        head = f"HTTP/1.1 {reply.status} {REASONS[reply.status]}\r\nContent-Type: {reply.kind}\r\n"
+        if reply.json_bytes is not None:
+            head += f"{oip.HEADER}: {reply.json_bytes}\r\n"
+        if reply.retry_s is not None:
+            head += f"Retry-After: {reply.retry_s}\r\n"
+        head += f"Content-Length: {sum(map(len, reply.pieces))}\r\n\r\n"
+        self._transport.writelines([head.encode(), *reply.pieces])

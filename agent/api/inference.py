@@ -1,0 +1,154 @@
+"""The door for inference: the Open Inference Protocol's `infer`, JSON and raw tensors.
+
+`InferenceDoors` is what aiohttp serves. The same calls come by express.py, which needs no aiohttp;
+`Inference` is what both do.
+"""
+
+import asyncio
+import math
+from typing import NamedTuple, Protocol
+
+import msgspec
+from aiohttp import web
+
+from agent.api.doors import abandonable
+from agent.errors import BusyError, HoldfastError, LateError, NotThere, RequestError
+from agent.inference import oip
+from agent.inference.domains.work import Result
+from agent.inference.scheduler import Request
+from agent.inference.wire import Buffer
+
+VERSION_MAX = 999_999_999
+JSON, RAW = "application/json", "application/octet-stream"
+STATUS: list[tuple[type[HoldfastError], int]] = [  # the first that fits
+    (NotThere, 404),
+    (RequestError, 400),
+    (BusyError, 503),
+    (LateError, 504),
+    (HoldfastError, 500),
+]
+
+
+class Scheduler(Protocol):
+    """Who has the calls made; agent/inference/scheduler.py says what they raise."""
+
+    async def infer(self, request: Request) -> Result: ...  # noqa: D102
+    def start(self, request: Request) -> asyncio.Future[Result]: ...  # noqa: D102
+
+
+class Reply(NamedTuple):
+    """An answer, before it is HTTP; `retry_s` belongs to a 503."""
+
+    status: int
+    kind: str
+    pieces: list[Buffer]
+    json_bytes: int | None = None  # where raw tensors follow so much JSON
+    retry_s: int | None = None
+
+
+class Call(NamedTuple):
+    """A call under way."""
+
+    id: str
+    answer: asyncio.Future[Result]
+
+
+class Inference:
+    """From a body to a call, from its result to a reply."""
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        self._scheduler = scheduler
+        self._bodies = oip.Bodies()
+
+    def begin(self, model: str, version: str | None, json_bytes: str | None, body: Buffer) -> Call:
+        """Have a call made. Raises RequestError, BusyError."""
+        number = None if version is None else _version(version)
+        exchange = self._bodies.parsed(model, number, json_bytes, body)
+        request = exchange.request
+        if request.step is None:
+            return Call(exchange.id, self._scheduler.start(request))
+        return Call(exchange.id, asyncio.ensure_future(self._scheduler.infer(request)))
+
+    def reply(self, call: Call) -> Reply:
+        """To a call that has come to its end."""
+        try:
+            result = call.answer.result()
+        except HoldfastError as error:
+            return refused(error)
+        json_bytes, pieces = self._bodies.answer(call.id, result)
+        return Reply(200, JSON if json_bytes is None else RAW, pieces, json_bytes)
+
+
+def refused(error: HoldfastError) -> Reply:
+    """The reply to a call that failed, or was not accepted."""
+    status = next(code for kind, code in STATUS if isinstance(error, kind))
+    body = msgspec.json.encode({"error": str(error), "hint": error.hint})
+    retry_s = max(1, math.ceil(error.retry_s)) if isinstance(error, BusyError) else None
+    return Reply(status, JSON, [body], retry_s=retry_s)
+
+
+class InferenceDoors:
+    """The routes."""
+
+    def __init__(self, inference: Inference) -> None:
+        self._inference = inference
+
+    def routes(self) -> list[web.RouteDef]:
+        """What is served."""
+        return [
+            web.post("/v2/models/{model}/infer", self._infer),
+            web.post("/v2/models/{model}/versions/{version}/infer", self._infer),
+        ]
+
+    async def _infer(self, request: web.Request) -> web.StreamResponse:
+        body = await _body(request)
+        named, length = request.match_info, request.headers.get(oip.HEADER)
+        try:
+            call = self._inference.begin(named["model"], named.get("version"), length, body)
+        except HoldfastError as error:
+            return _response(refused(error))
+        with abandonable(request):
+            await asyncio.wait([call.answer])
+        return _response(self._inference.reply(call))
+
+
+def _response(reply: Reply) -> web.Response:
+    headers = {}
+    if reply.json_bytes is not None:
+        headers[oip.HEADER] = str(reply.json_bytes)
+    if reply.retry_s is not None:
+        headers["Retry-After"] = str(reply.retry_s)
+    body = reply.pieces[0] if len(reply.pieces) == 1 else b"".join(reply.pieces)
+    return web.Response(status=reply.status, body=body, headers=headers, content_type=reply.kind)
+
+
+async def _body(request: web.Request) -> Buffer:
+    """The whole body, without the copies that joining its pieces would cost."""
+    length = request.content_length or 0
+    if length > oip.BODY_BYTES_MAX:
+        raise _too_long(length)
+    piece = await request.content.readany()
+    if len(piece) == length:
+        return piece
+    body = bytearray(length)
+    at = 0
+    while piece:
+        if at + len(piece) > oip.BODY_BYTES_MAX:
+            raise _too_long(at + len(piece))
+        body[at : at + len(piece)] = piece  # beyond `length` where none was said
+        at += len(piece)
+        piece = await request.content.readany()
+    del body[at:]
+    return body
+
+
+def _too_long(size_bytes: int) -> RequestError:
+    return RequestError(
+        f"a body of {size_bytes} bytes is above {oip.BODY_BYTES_MAX}", "send less at once"
+    )
+
+
+def _version(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) > VERSION_MAX:
+        raise RequestError(f"version {text!r} is no whole number", "see holdfast models ls")
+    return int(text)

@@ -1,0 +1,91 @@
+"""Domains under limits: what settings ask of the host, and what it cannot hold, as conditions."""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from agent.config import Domain as Settings
+from agent.health.conditions import Conditions
+from agent.host.cells import Cell, Cells
+from agent.host.limits import Limits
+
+T = TypeVar("T")
+
+
+class Confinement:
+    """Makes the limits of domains. Built before any child is: the agent may have to move."""
+
+    def __init__(self, conditions: Conditions) -> None:
+        self._conditions = conditions
+        self._cells = Cells()
+        # Files of the kernel's, milliseconds each: one after the other, beside the loop.
+        self._thread = ThreadPoolExecutor(1, "limits")
+
+    def __call__(self, domain: str, settings: Settings) -> "Confined":
+        """For a domain."""
+        cell = self._cells.open(domain, limits(settings))
+        return Confined(domain, cell, self._conditions, self._thread)
+
+
+class Confined:
+    """One domain's processes."""
+
+    def __init__(
+        self, domain: str, cell: Cell, conditions: Conditions, thread: ThreadPoolExecutor
+    ) -> None:
+        self._domain = domain
+        self._cell = cell
+        self._conditions = conditions
+        self._thread = thread
+        self._oom_kills = 0
+        self._tell(cell.shortfalls)
+
+    async def admit(self, pid: int) -> None:
+        """Put a fresh process under the limits."""
+        await self._do(lambda: self._cell.admit(pid))
+        self._tell(await self._do(lambda: self._cell.shortfalls))
+
+    async def change(self, settings: Settings) -> None:
+        """Other limits hold from now on."""
+        new = limits(settings)
+        await self._do(lambda: self._cell.change(new))
+        self._tell(await self._do(lambda: self._cell.shortfalls))
+
+    async def died(self) -> str:
+        """Why a process was killed, if it was for want of memory; else nothing."""
+        kills, before = await self._do(self._cell.oom_kills), self._oom_kills
+        self._oom_kills = kills
+        return "it was killed: it took more than memory_bytes_max" if kills > before else ""
+
+    async def close(self) -> None:
+        """No process is left."""
+        await self._do(self._cell.close)
+        self._conditions.clear("limits_not_held", self._domain)
+
+    async def _do(self, act: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, act)
+
+    def _tell(self, shortfalls: tuple[str, ...]) -> None:
+        if not shortfalls:
+            self._conditions.clear("limits_not_held", self._domain)
+            return
+        self._conditions.hold(
+            *("limits_not_held", self._domain, "note", "; ".join(shortfalls)),
+            "the domain runs without them",
+        )
+
+
+def limits(settings: Settings) -> Limits:
+    """What a domain's settings ask of the host."""
+    cpus = None if settings.cpus is None else tuple(sorted(_numbers(settings.cpus)))
+    return Limits(cpus, settings.cpu_share, settings.memory_bytes_max, settings.class_)
+
+
+def _numbers(cpus: str) -> set[int]:
+    """The CPUs of a set as Linux writes it, 0-3,6."""
+    found: set[int] = set()
+    for part in cpus.split(","):
+        first, _, last = part.partition("-")
+        found |= set(range(int(first), int(last or first) + 1))
+    return found

@@ -1,0 +1,173 @@
+"""What a version of a model has to show before it serves: in its own fresh process, by itself.
+
+    form       inputs and outputs are those that its model.yaml declares, if it does
+    golden     golden inputs give their outputs, within the tolerance, and finite ones; without
+               golden inputs, zeros give finite outputs
+    latency    the median of its runs is within the budget
+
+That it loads, and that its warm-up passes, the process itself has shown by then.
+"""
+
+import statistics
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from agent.clock import Clock
+from agent.errors import DomainError, ModelError, RequestError
+from agent.inference import wire
+from agent.inference.catalog import Golden, Model, golden
+from agent.inference.catalog.golden import DTYPES
+from agent.inference.domains.work import Class, Result, Work
+
+Array = NDArray[Any]
+Ask = Callable[[Work], Awaitable[Result]]
+RUNS = 5  # of each input, for the latency
+TIMEOUT_S = 30.0
+NUMPY = {name: dtype for dtype, name in DTYPES.items()}
+
+
+class Admission:
+    """Judges versions."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+
+    async def prove(self, model: Model, loaded: wire.Loaded, ask: Ask) -> None:
+        """Return, or raise ModelError with what is wrong with this version."""
+        try:
+            if model.manifest.engine == "onnx":
+                await self._onnx(model, loaded, ask)
+            else:
+                await self._sound(model, loaded, ask)
+        except (DomainError, RequestError) as error:
+            raise ModelError(f"{model.label} is not admitted: {error}", error.hint) from error
+
+    async def _onnx(self, model: Model, loaded: wire.Loaded, ask: Ask) -> None:
+        _form(model, "inputs", loaded.inputs)
+        _form(model, "outputs", loaded.outputs)
+        pairs = golden(model)
+        took_s = list[float]()
+        for pair in pairs:
+            took_s += await self._judged(model, pair, loaded, ask)
+        if not pairs:
+            took_s += await self._zeros(model, loaded, ask)
+        budget = model.manifest.latency_ms_max
+        median_ms = statistics.median(took_s) * 1000 if took_s else 0.0
+        if budget is not None and median_ms > budget:
+            raise ModelError(
+                f"{model.label} is not admitted: it takes {median_ms:.1f} ms (median of "
+                f"{len(took_s)} runs), and its model.yaml allows {budget:g}",
+                "make it faster, run it on another device, or raise latency_ms_max",
+            )
+
+    async def _judged(
+        self, model: Model, pair: Golden, loaded: wire.Loaded, ask: Ask
+    ) -> list[float]:
+        works = [self._work(model, pair.inputs, loaded) for _ in range(RUNS)]
+        for work in works:
+            pair.judge(arrays(await ask(work)))
+        return [work.times.ended_s - work.times.began_s for work in works]
+
+    async def _zeros(self, model: Model, loaded: wire.Loaded, ask: Ask) -> list[float]:
+        if any(one.dtype == "BYTES" for one in loaded.inputs):
+            return []
+        inputs = {
+            one.name: np.zeros([max(1, size) for size in one.shape], NUMPY[one.dtype])
+            for one in loaded.inputs
+        }
+        works = [self._work(model, inputs, loaded) for _ in range(RUNS)]
+        for work in works:
+            for name, found in arrays(await ask(work)).items():
+                if found.dtype.kind == "f" and not np.isfinite(found).all():
+                    raise ModelError(
+                        f"{model.label} is not admitted: from zeros, its output {name} is not "
+                        "finite",
+                        "where that is right, give it golden inputs that are none",
+                    )
+        return [work.times.ended_s - work.times.began_s for work in works]
+
+    async def _sound(self, model: Model, loaded: wire.Loaded, ask: Ask) -> None:
+        """A second of silence, and one of full scale noise."""
+        rate = int(model.manifest.options.get("rate_hz", 16_000))
+        noise = np.random.default_rng(1).integers(-32768, 32767, rate, np.int16).tobytes()
+        for pcm in (bytes(2 * rate), noise):
+            memory = bytes(4 * loaded.memory_size)
+            head = msgspec.msgpack.encode(wire.Part(rate, True))
+            result = await ask(self._made(model, head, [pcm, memory]))
+            heard = msgspec.msgpack.decode(result.head, type=wire.Heard)
+            speech = np.frombuffer(result.body[2 * heard.samples :], np.float32, heard.hops)
+            if not ((speech >= 0) & (speech <= 1)).all():
+                raise ModelError(
+                    f"{model.label} is not admitted: it gives what is no probability of speech",
+                    "send it to those who made it",
+                )
+
+    def _work(self, model: Model, inputs: dict[str, Array], loaded: wire.Loaded) -> Work:
+        tensors, body = list[wire.Tensor](), list[wire.Buffer]()
+        for name, found in inputs.items():
+            raw = raw_bytes(found)
+            dtype = DTYPES.get(found.dtype, "BYTES")
+            tensors.append(wire.Tensor(name, dtype, list(found.shape), len(raw)))
+            body.append(raw)
+        head = msgspec.msgpack.encode(wire.Infer(tensors))
+        return self._made(model, head, body)
+
+    def _made(self, model: Model, head: bytes, body: Sequence[wire.Buffer]) -> Work:
+        return Work(
+            model.manifest.name,
+            msgspec.Raw(head),
+            body,
+            size_bytes=sum(len(one) for one in body),
+            klass=Class.BATCH,
+            now_s=self._clock.monotonic(),
+            timeout_s=TIMEOUT_S,
+            once=True,
+        )
+
+
+def arrays(result: Result) -> dict[str, Array]:
+    """The outputs of an ONNX model."""
+    found, at = dict[str, Array](), 0
+    for one in msgspec.msgpack.decode(result.head, type=wire.Inferred).outputs:
+        piece = result.body[at : at + one.size_bytes]
+        at += one.size_bytes
+        if one.dtype == "BYTES":
+            found[one.name] = np.array(_strings(piece)).reshape(one.shape)
+        else:
+            found[one.name] = np.frombuffer(piece, NUMPY[one.dtype]).reshape(one.shape)
+    return found
+
+
+def raw_bytes(found: Array) -> bytes:
+    """A tensor as it is sent."""
+    if found.dtype.kind not in "SUO":
+        return np.ascontiguousarray(found).tobytes()
+    texts = [one if isinstance(one, bytes) else str(one).encode() for one in found.ravel()]
+    return b"".join(len(one).to_bytes(4, "little") + one for one in texts)
+
+
+def _strings(piece: memoryview) -> list[str]:
+    found, at = list[str](), 0
+    while at < len(piece):
+        size = int.from_bytes(piece[at : at + 4], "little")
+        found.append(str(piece[at + 4 : at + 4 + size], "utf-8"))
+        at += 4 + size
+    return found
+
+
+def _form(model: Model, which: str, found: Sequence[wire.Tensor]) -> None:
+    declared = getattr(model.manifest, which)
+    if not declared:
+        return
+    there = {one.name: (one.dtype, one.shape) for one in found}
+    for one in declared:
+        if there.get(one.name) != (one.dtype, list(one.shape)):
+            raise ModelError(
+                f"{model.label} is not admitted: its model.yaml declares in {which} {one.name} "
+                f"{one.dtype} {list(one.shape)}, the file has {there.get(one.name, 'no such')}",
+                "mend model.yaml, or the model",
+            )

@@ -1,0 +1,76 @@
+"""A circuit breaker: a model that errs too often is left alone for a while.
+
+closed     calls go through; above ERRORS_MAX of at least CALLS_MIN calls in WINDOW_S: open
+open       no call goes through, for OPEN_S
+half-open  one call at a time goes through; it closes the breaker, or opens it again
+"""
+
+from collections import deque
+from typing import Literal
+
+ERRORS_MAX = 0.2
+CALLS_MIN = 10
+WINDOW_S = 30.0
+OPEN_S = 10.0
+CALLS_MAX = 1000  # the last ones are enough
+
+State = Literal["closed", "open", "half-open"]
+
+
+class Breaker:
+    """Of one version of one model; every method is told the time, in monotonic seconds."""
+
+    def __init__(self) -> None:
+        self._calls: deque[tuple[float, bool]] = deque()  # when, and whether it erred
+        self._errors = 0
+        self._opened_s: float | None = None
+        self._probing_until_s = 0.0
+
+    def state(self, now_s: float) -> State:
+        """What it does now."""
+        if self._opened_s is None:
+            return "closed"
+        return "open" if now_s < self._opened_s + OPEN_S else "half-open"
+
+    def admits(self, now_s: float) -> bool:
+        """Whether a call may go through; in half-open this one is the probe."""
+        match self.state(now_s):
+            case "closed":
+                return True
+            case "open":
+                return False
+        if now_s < self._probing_until_s:
+            return False
+        self._probing_until_s = now_s + OPEN_S  # one that is never heard of blocks no longer
+        return True
+
+    def retry_s(self, now_s: float) -> float:
+        """When a call may go through again."""
+        if self._opened_s is None:
+            return 0.0
+        return max(0.1, max(self._opened_s + OPEN_S, self._probing_until_s) - now_s)
+
+    def went(self, now_s: float, *, erred: bool) -> bool:
+        """A call came to its end; whether the breaker has changed."""
+        if self._opened_s is not None:
+            return self._probed(now_s, erred)
+        self._calls.append((now_s, erred))
+        self._errors += erred
+        while self._calls[0][0] < now_s - WINDOW_S or len(self._calls) > CALLS_MAX:
+            self._errors -= self._calls.popleft()[1]
+        if len(self._calls) < CALLS_MIN or self._errors <= ERRORS_MAX * len(self._calls):
+            return False
+        self._opened_s = now_s
+        return True
+
+    def _probed(self, now_s: float, erred: bool) -> bool:
+        if self.state(now_s) == "open":  # it was under way when the breaker opened
+            return False
+        self._probing_until_s = 0.0
+        if erred:
+            self._opened_s = now_s
+            return True
+        self._opened_s = None
+        self._calls.clear()
+        self._errors = 0
+        return True

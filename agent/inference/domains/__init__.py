@@ -1,0 +1,1 @@
+"""Domains: child processes with their models, limits and restart rules."""

@@ -1,0 +1,67 @@
+"""Which version of each model serves: what was chosen last, over restarts.
+
+Limits  : one small file, a line's worth for each model.
+Format  : JSON, {"MODEL": {"version": 2, "previous": 1}}, replaced as a whole and fsynced.
+Recovery: without the file, or with one that cannot be read (it is said), the newest version of each
+          model serves.
+"""
+
+import logging
+import os
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+log = logging.getLogger("domain")
+
+
+class Choice(Struct, frozen=True):
+    """A model's version, and the one before it."""
+
+    version: int
+    previous: int | None = None
+
+
+class Choices:
+    """The choices, as they are on the disk."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._held = self._read()
+
+    def of(self, model: str) -> Choice | None:
+        """What was chosen; None: nothing yet."""
+        return self._held.get(model)
+
+    def choose(self, model: str, version: int) -> None:
+        """From now on this version. Raises OSError when it cannot be noted."""
+        former = self._held.get(model)
+        if former and former.version == version:
+            return
+        chosen = {**self._held, model: Choice(version, former.version if former else None)}
+        self._write(chosen)
+        self._held = chosen
+
+    def _read(self) -> dict[str, Choice]:
+        try:
+            return msgspec.json.decode(self._path.read_bytes(), type=dict[str, Choice])
+        except FileNotFoundError:
+            return {}
+        except (OSError, msgspec.DecodeError) as error:
+            log.warning("%s: %s; the newest version of each model serves", self._path, error)
+            return {}
+
+    def _write(self, chosen: dict[str, Choice]) -> None:
+        fresh = self._path.with_suffix(".new")
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with fresh.open("wb") as file:
+            file.write(msgspec.json.format(msgspec.json.encode(chosen)) + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(self._path)
+        folder = os.open(self._path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)

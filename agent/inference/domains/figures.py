@@ -1,0 +1,100 @@
+"""What a domain has done: counts and times by model, for the metrics, and the last timelines."""
+
+from bisect import bisect_left
+from collections import deque
+from typing import Any, NamedTuple
+
+from agent.inference import wire
+from agent.inference.domains.work import Class, Times, Work
+
+SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+CALLS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0)
+TRACES_MAX = 256
+
+
+class Histogram:
+    """Counts by upper bound; the last count is of what is above all of them."""
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.sum = 0.0
+
+    def add(self, value: float, times: int = 1) -> None:
+        """One more measurement, so many times."""
+        self.counts[bisect_left(self.bounds, value)] += times
+        self.sum += value * times
+
+
+class ModelFigures:
+    """Of one model."""
+
+    def __init__(self) -> None:
+        self.queue_s = Histogram(SECONDS)
+        self.compute_s = Histogram(SECONDS)  # of batches
+        self.batch_calls = Histogram(CALLS)
+        self.faults: dict[str, int] = {}
+
+
+class Trace(NamedTuple):
+    """The way of one call."""
+
+    id: int
+    model: str
+    klass: Class
+    rows: int
+    batched: int
+    tries: int
+    pid: int
+    fault: str
+    times: Times
+
+    def document(self) -> dict[str, Any]:
+        """For people and programs: what took how long, in milliseconds; None: it did not come."""
+        t = self.times
+        steps = {
+            "queued_ms": (t.arrived_s, t.sent_s),
+            "sent_ms": (t.sent_s, t.received_s),
+            "taken_apart_ms": (t.received_s, t.began_s),
+            "computed_ms": (t.began_s, t.ended_s),
+            "returned_ms": (t.ended_s, t.answered_s),
+            "total_ms": (t.arrived_s, t.answered_s),
+        }
+        known = {
+            name: round((end - begin) * 1000, 3) if begin and end else None
+            for name, (begin, end) in steps.items()
+        }
+        return {
+            **{key: getattr(self, key) for key in ("id", "model", "rows", "batched", "tries")},
+            **{"class": self.klass.name.lower(), "pid": self.pid, "fault": self.fault or None},
+            **known,
+        }
+
+
+class Figures:
+    """Of one domain."""
+
+    def __init__(self) -> None:
+        self.models: dict[str, ModelFigures] = {}
+        self._last: deque[tuple[Any, ...]] = deque(maxlen=TRACES_MAX)
+
+    def answered(self, works: list[Work], message: wire.Answers) -> None:
+        """A batch is done."""
+        model = works[0].model
+        figures = self.models.get(model)
+        if figures is None:
+            figures = self.models[model] = ModelFigures()
+        queue_s = figures.queue_s
+        for work, answer in zip(works, message.answers, strict=True):
+            queue_s.add(work.times.sent_s - work.times.arrived_s)
+            if answer.fault:
+                figures.faults[answer.fault] = figures.faults.get(answer.fault, 0) + 1
+            # What stays of a call: not its tensors. A Trace is made of it when somebody looks.
+            kept = (work.id, work.model, work.klass, work.rows, work.batched, work.tries)
+            self._last.append((*kept, work.pid, answer.fault, work.times))
+        figures.compute_s.add(message.ended_s - message.began_s)
+        figures.batch_calls.add(len(works))
+
+    def traces(self) -> list[Trace]:
+        """The last calls, the newest first."""
+        return [Trace(*one) for one in reversed(self._last)]

@@ -1,0 +1,48 @@
+"""How long a domain waits before it starts a process in place of one that ended."""
+
+from collections import deque
+
+from agent.clock import Clock
+from agent.config import Domain as Settings
+
+
+class Restarts:
+    """Backoff, doubling until a call succeeds; quarantine for a domain that dies again and again.
+
+    In quarantine nothing is started for `quarantine_s`.
+    """
+
+    def __init__(self, settings: Settings, clock: Clock) -> None:
+        self.settings = settings
+        self.count = 0
+        self.quarantined_until_s = 0.0
+        self._clock = clock
+        self._pause_s = 0.0
+        self._deaths: deque[float] = deque()
+
+    @property
+    def quarantined(self) -> bool:
+        """Whether it rests now."""
+        return self._clock.monotonic() < self.quarantined_until_s
+
+    def died(self) -> float:
+        """A process ended that should not have; seconds until the next may be started."""
+        now_s, rules = self._clock.monotonic(), self.settings
+        self._deaths.append(now_s)
+        while self._deaths[0] < now_s - rules.quarantine_window_s:
+            self._deaths.popleft()
+        if len(self._deaths) >= rules.quarantine_after:
+            self._deaths.clear()
+            self.quarantined_until_s = now_s + rules.quarantine_s
+            return rules.quarantine_s
+        self._pause_s = min(max(rules.restart_s_min, self._pause_s * 2), rules.restart_s_max)
+        return self._pause_s
+
+    def succeeded(self) -> None:
+        """A call had its answer: the next death is a first one again."""
+        self._pause_s = 0.0
+
+    def pardon(self) -> None:
+        """Somebody asked for a start: what was is forgotten."""
+        self._deaths.clear()
+        self._pause_s = self.quarantined_until_s = 0.0

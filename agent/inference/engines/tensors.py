@@ -1,0 +1,138 @@
+"""Tensors between their form on the wire and numpy, after the Open Inference Protocol v2.
+
+Raw tensors are little-endian and row-major; BYTES are elements of any length, each behind its
+length as uint32. JSON tensors are the elements in row-major order, flat or nested.
+"""
+
+import struct
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from agent.errors import RequestError
+from agent.inference.wire import Tensor
+
+DTYPES: dict[str, DTypeLike] = {
+    "BOOL": np.bool_,
+    "UINT8": np.uint8,
+    "UINT16": np.uint16,
+    "UINT32": np.uint32,
+    "UINT64": np.uint64,
+    "INT8": np.int8,
+    "INT16": np.int16,
+    "INT32": np.int32,
+    "INT64": np.int64,
+    "FP16": np.float16,
+    "FP32": np.float32,
+    "FP64": np.float64,
+    "BYTES": np.object_,
+}
+ORT_TYPES = {  # ONNX Runtime's names
+    "tensor(bool)": "BOOL",
+    "tensor(uint8)": "UINT8",
+    "tensor(uint16)": "UINT16",
+    "tensor(uint32)": "UINT32",
+    "tensor(uint64)": "UINT64",
+    "tensor(int8)": "INT8",
+    "tensor(int16)": "INT16",
+    "tensor(int32)": "INT32",
+    "tensor(int64)": "INT64",
+    "tensor(float16)": "FP16",
+    "tensor(float)": "FP32",
+    "tensor(double)": "FP64",
+    "tensor(string)": "BYTES",
+}
+_LENGTH = struct.Struct("<I")
+
+
+def array(tensor: Tensor, body: memoryview) -> NDArray[Any]:
+    """The tensor in `body`. Raises RequestError when it is not one of this dtype and shape."""
+    if tensor.json:
+        return _from_json(tensor, body)
+    if tensor.dtype == "BYTES":
+        return _strings(tensor, body)
+    try:
+        found = np.frombuffer(body, DTYPES[tensor.dtype]).reshape(tensor.shape)
+    except ValueError as error:
+        raise RequestError(
+            f"input {tensor.name}: {len(body)} bytes are no {tensor.dtype} of shape {tensor.shape}",
+            "send as many elements as the shape says",
+        ) from error
+    # ONNX Runtime takes it where it lies, and nobody says what it does with what lies askew.
+    return found if found.flags.aligned else found.copy()
+
+
+def content(found: NDArray[Any], *, as_json: bool) -> bytes | memoryview:
+    """A tensor's bytes, raw or as a flat JSON list."""
+    if as_json:
+        if found.dtype == np.object_:
+            return msgspec.json.encode([_text(one) for one in found.ravel()])
+        return msgspec.json.encode(found.ravel().tolist())
+    if found.dtype == np.object_:
+        elements = [one if isinstance(one, bytes) else str(one).encode() for one in found.ravel()]
+        return b"".join(_LENGTH.pack(len(one)) + one for one in elements)
+    return np.ascontiguousarray(found).data.cast("B") if found.size else b""
+
+
+def _text(one: Any) -> str:
+    return one.decode(errors="replace") if isinstance(one, bytes) else str(one)
+
+
+def _from_json(tensor: Tensor, body: memoryview) -> NDArray[Any]:
+    try:
+        elements = msgspec.json.decode(body)
+        if tensor.dtype == "BYTES":
+            found = np.array(elements, np.object_)
+            if not all(isinstance(one, str) for one in found.ravel()):
+                raise ValueError("not all elements are strings")
+        else:
+            found = np.array(elements)
+            if found.size:
+                _castable(found, tensor.dtype)
+            found = np.array(elements, DTYPES[tensor.dtype])
+        return found.reshape(tensor.shape)
+    except (ValueError, TypeError, OverflowError, msgspec.DecodeError) as error:
+        raise RequestError(
+            f"input {tensor.name}: its data is no {tensor.dtype} of shape {tensor.shape}: {error}",
+            "send as many elements of that type as the shape says, flat or nested",
+        ) from error
+
+
+def _castable(found: NDArray[Any], dtype: str) -> None:
+    """Numbers for numbers, truth for truth: nothing is rounded or reinterpreted without a word."""
+    allowed = {"b": "b", "i": "iu", "u": "iu", "f": "iuf"}[np.dtype(DTYPES[dtype]).kind]
+    if found.dtype.kind not in allowed:
+        raise ValueError(f"found {found.dtype} elements")
+
+
+def _strings(tensor: Tensor, body: memoryview) -> NDArray[Any]:
+    elements: list[str] = []
+    at = 0
+    while at < len(body):
+        if at + _LENGTH.size > len(body):
+            raise _cut(tensor)
+        (size,) = _LENGTH.unpack_from(body, at)
+        at += _LENGTH.size
+        if at + size > len(body):
+            raise _cut(tensor)
+        try:
+            elements.append(str(body[at : at + size], "utf-8"))
+        except UnicodeDecodeError as error:
+            raise RequestError(f"input {tensor.name}: {error}", "send UTF-8") from error
+        at += size
+    try:
+        return np.array(elements, np.object_).reshape(tensor.shape)
+    except ValueError as error:
+        raise RequestError(
+            f"input {tensor.name}: {len(elements)} elements are no BYTES of shape {tensor.shape}",
+            "send as many elements as the shape says",
+        ) from error
+
+
+def _cut(tensor: Tensor) -> RequestError:
+    return RequestError(
+        f"input {tensor.name}: its bytes end within an element",
+        "send each element behind its length, a little-endian uint32",
+    )

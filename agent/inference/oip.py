@@ -1,0 +1,289 @@
+"""The Open Inference Protocol v2: an HTTP body to a Request, a Response to an HTTP body.
+
+Tensors come as JSON (`data`), or raw behind the JSON, whose length then stands in the header
+Inference-Header-Content-Length (the binary tensor data extension). Only the frame is read here: the
+tensors are taken apart, and put together, by the worker.
+
+Limits: BODY_BYTES_MAX for a request; TENSORS_MAX inputs and outputs.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple, TypeVar
+
+import msgspec
+from msgspec import UNSET, Raw, Struct, UnsetType
+
+from agent.errors import RequestError
+from agent.inference.domains.work import Class, Result
+from agent.inference.scheduler import Request
+from agent.inference.sequences import Step
+from agent.inference.wire import Buffer, Infer, Inferred, Tensor
+
+HEADER = "Inference-Header-Content-Length"
+BODY_BYTES_MAX = 64 << 20
+TENSORS_MAX = 256
+AXES_MAX = 32
+KEPT_MAX = 256
+KEPT_BYTES_MAX = 2048
+DTYPES: tuple[str, ...] = (
+    *("BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64"),
+    *("FP16", "FP32", "FP64", "BYTES"),
+)
+FORM = '{"inputs": [{"name": "x", "shape": [1, 4], "datatype": "FP32", "data": [1, 2, 3, 4]}]}'
+
+
+class Given(Struct):
+    """An input."""
+
+    name: str
+    shape: list[int]
+    datatype: str
+    parameters: dict[str, Any] = {}
+    data: Raw | UnsetType = UNSET
+
+
+class Wanted(Struct):
+    """An output that is asked for."""
+
+    name: str
+    parameters: dict[str, Any] = {}
+
+
+class Asked(Struct):
+    """The JSON of a request."""
+
+    inputs: list[Given]
+    id: str = ""
+    parameters: dict[str, Any] = {}
+    outputs: list[Wanted] = []
+
+
+class Made(Struct, omit_defaults=True):
+    """An output."""
+
+    name: str
+    datatype: str
+    shape: list[int]
+    parameters: dict[str, Any] = {}
+    data: Raw | UnsetType = UNSET
+
+
+class Answered(Struct):
+    """The JSON of a response."""
+
+    model_name: str
+    model_version: str
+    id: str
+    parameters: dict[str, Any]
+    outputs: list[Made]
+
+
+class Plan(Struct):
+    """What the JSON of a request says: all but its raw tensors."""
+
+    head: Raw  # an encoded wire.Infer
+    id: str
+    size_bytes: int
+    raw_bytes: int  # of the tensors that follow the JSON
+    rows: int
+    klass: Class | None
+    timeout_s: float | None
+    step: Step | None
+    data: list[Buffer] | None = None  # the inputs, where some came in the JSON
+
+
+class Exchange(NamedTuple):
+    """A request, and what its answer has to repeat."""
+
+    request: Request
+    id: str
+
+
+class Bodies:
+    """Reads and writes bodies.
+
+    Clients ask the same with other tensors: the plans of JSON that has no tensors in it, and the
+    JSON of answers, are remembered, KEPT_MAX of each, none longer than KEPT_BYTES_MAX.
+    """
+
+    def __init__(self) -> None:
+        self._plans: dict[bytes, Plan] = {}
+        self._heads: dict[tuple[bytes, str, str, str, bool], bytes] = {}
+
+    def parsed(
+        self, model: str, version: int | None, header_length: str | None, body: Buffer
+    ) -> Exchange:
+        """What a body asks. Raises RequestError."""
+        size = len(body) if header_length is None else _header_size(header_length, body)
+        text = bytes(memoryview(body)[:size])
+        plan = self._plans.get(text)
+        if plan is None:
+            plan = self._plan(text, memoryview(body)[size:])
+        rest = len(body) - size
+        if rest != plan.raw_bytes:
+            raise RequestError(
+                f"{rest} bytes follow the JSON, its tensors take {plan.raw_bytes}",
+                "send as many as their binary_data_size say",
+            )
+        pieces = plan.data or [memoryview(body)[size:]]
+        request = Request(
+            *(model, plan.head, pieces, plan.size_bytes, plan.rows),
+            *(plan.klass, plan.timeout_s, plan.step, version),
+        )
+        return Exchange(request, plan.id)
+
+    def answer(self, id: str, result: Result) -> tuple[int | None, list[Buffer]]:
+        """The JSON's length if raw tensors follow it, and the body."""
+        key = (bytes(result.head), result.model, result.ep, id, result.cached)
+        known = self._heads.get(key)
+        if known is not None:
+            return len(known), [known, result.body]
+        return self._made(key, result)
+
+    def _plan(self, text: bytes, raw: memoryview) -> Plan:
+        try:
+            asked = _decoder.decode(text)
+        except msgspec.MsgspecError as error:
+            raise RequestError(f"the request: {error}", f"send {FORM}") from error
+        if not asked.inputs or max(len(asked.inputs), len(asked.outputs)) > TENSORS_MAX:
+            raise RequestError(f"inputs, outputs: expected 1 to {TENSORS_MAX}", f"send {FORM}")
+        tensors, data, raw_bytes = _inputs(asked, raw)
+        infer = Infer(tensors, [one.name for one in asked.outputs], _json_outputs(asked))
+        shape, told = asked.inputs[0].shape, asked.parameters
+        plan = Plan(
+            Raw(_packer.encode(infer)),
+            asked.id,
+            sum(one.size_bytes for one in tensors),
+            raw_bytes,
+            shape[0] if shape else 1,
+            _klass(told),
+            _timeout_s(told),
+            _step(told),
+            data,
+        )
+        if data is None and plan.step is None and not plan.id and len(text) <= KEPT_BYTES_MAX:
+            _remember(self._plans, text, plan)
+        return plan
+
+    def _made(
+        self, key: tuple[bytes, str, str, str, bool], result: Result
+    ) -> tuple[int | None, list[Buffer]]:
+        name, _, rest = result.model.partition("/")
+        version, _, digest = rest.partition("@")
+        outputs: list[Made] = []
+        raw: list[Buffer] = []
+        at = 0
+        for one in _unpacker.decode(result.head).outputs:
+            piece = result.body[at : at + one.size_bytes]
+            at += one.size_bytes
+            made = Made(one.name, one.dtype, one.shape)
+            if one.json:
+                made.data = Raw(piece)
+            else:
+                made.parameters = {"binary_data_size": one.size_bytes}
+                raw.append(piece)
+            outputs.append(made)
+        stamp: dict[str, Any] = {"ep": result.ep, "digest": digest}
+        if result.cached:
+            stamp["cached"] = True
+        head = _encoder.encode(Answered(name, version, key[3], stamp, outputs))
+        if not raw:
+            return None, [head]
+        if len(raw) == len(outputs) and not key[3] and len(head) <= KEPT_BYTES_MAX:
+            _remember(self._heads, key, head)
+        return len(head), [head, *raw]
+
+
+K = TypeVar("K")
+V = TypeVar("V")
+_decoder = msgspec.json.Decoder(Asked)
+_encoder = msgspec.json.Encoder()
+_packer = msgspec.msgpack.Encoder()
+_unpacker = msgspec.msgpack.Decoder(Inferred)
+
+
+def _remember(kept: dict[K, V], key: K, value: V) -> None:
+    if len(kept) >= KEPT_MAX:
+        del kept[next(iter(kept))]
+    kept[key] = value
+
+
+def _header_size(length: str | None, body: Buffer) -> int:
+    if length is None:
+        return len(body)
+    if not length.isascii() or not length.isdigit() or int(length) > len(body):
+        raise RequestError(
+            f"{HEADER}: {length!r} is no length within the body of {len(body)} bytes",
+            "send the length of the JSON that comes before the raw tensors",
+        )
+    return int(length)
+
+
+def _inputs(asked: Asked, raw: memoryview) -> tuple[list[Tensor], list[Buffer] | None, int]:
+    """The inputs; their bytes, if some of them are in the JSON; how many follow it."""
+    tensors: list[Tensor] = []
+    pieces: list[Buffer] = []
+    at = 0
+    for one in asked.inputs:
+        if one.datatype not in DTYPES:
+            raise _wrong(one, f"datatype {one.datatype!r} is not one of {', '.join(DTYPES)}")
+        if any(size < 0 for size in one.shape) or len(one.shape) > AXES_MAX:
+            raise _wrong(one, f"{one.shape} is no shape")
+        size = one.parameters.get("binary_data_size")
+        if size is not None:
+            if type(size) is not int or not 0 <= size <= BODY_BYTES_MAX:
+                raise _wrong(one, f"binary_data_size: {size!r} is no number of bytes")
+            pieces.append(raw[at : at + size])
+            tensors.append(Tensor(one.name, one.datatype, one.shape, size))
+            at += size
+        elif isinstance(one.data, Raw):
+            pieces.append(memoryview(one.data))
+            tensors.append(Tensor(one.name, one.datatype, one.shape, len(pieces[-1]), True))
+        else:
+            raise _wrong(one, "has neither data nor binary_data_size")
+    return tensors, pieces if any(one.json for one in tensors) else None, at
+
+
+def _json_outputs(asked: Asked) -> list[str]:
+    """The outputs that are wanted as JSON; "*" stands for all that are not named."""
+    raw = asked.parameters.get("binary_data_output") is True
+    if not asked.outputs:
+        return [] if raw else ["*"]
+    return [o.name for o in asked.outputs if o.parameters.get("binary_data", raw) is not True]
+
+
+def _klass(parameters: Mapping[str, Any]) -> Class | None:
+    name = parameters.get("class")
+    if name is None:
+        return None
+    try:
+        return Class[str(name).upper()]
+    except KeyError:
+        known = ", ".join(one.name.lower() for one in Class)
+        raise RequestError(f"parameters.class: unknown {name!r}", f"known: {known}") from None
+
+
+def _timeout_s(parameters: Mapping[str, Any]) -> float | None:
+    """Triton's parameter `timeout` is in microseconds."""
+    value = parameters.get("timeout")
+    if value is None:
+        return None
+    if type(value) is not int or value <= 0:
+        raise RequestError(
+            f"parameters.timeout: {value!r} is no number of microseconds", "send a whole number"
+        )
+    return value / 1e6
+
+
+def _step(parameters: Mapping[str, Any]) -> Step | None:
+    sequence = parameters.get("sequence_id", 0)
+    if sequence in (0, ""):
+        return None
+    if type(sequence) not in (int, str) or len(str(sequence)) > 128:
+        raise RequestError("parameters.sequence_id: expected a number or a short text", "send one")
+    start, end = parameters.get("sequence_start", False), parameters.get("sequence_end", False)
+    return Step(str(sequence), start is True, end is True)
+
+
+def _wrong(one: Given, what: str) -> RequestError:
+    return RequestError(f"input {one.name!r}: {what}", f"send {FORM}")

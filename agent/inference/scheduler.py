@@ -1,0 +1,259 @@
+"""The way of a call: is its answer known, may its model be asked, which domain asks it.
+
+call -> cache -> circuit breaker -> (state of its sequence) -> domain: queue, batch, instance
+                      | open
+                      v
+                 the model's fallback, or an error that says when to try again
+"""
+
+import asyncio
+import logging
+from functools import partial
+from typing import NamedTuple, Protocol
+
+import msgspec
+
+from agent.clock import Clock
+from agent.errors import BusyError, CallLost, NotThere, RequestError, RunError
+from agent.inference.breaker import Breaker, State
+from agent.inference.cache import Cache
+from agent.inference.catalog import Model
+from agent.inference.domains.domain import Domain
+from agent.inference.domains.work import Class, Result, Work
+from agent.inference.sequences import Memory, Sequences, Step
+from agent.inference.wire import Buffer, Infer, Inferred, Tensor
+
+log = logging.getLogger("infer")
+
+
+class Request(NamedTuple):
+    """A call to an ONNX model, as a door has understood it."""
+
+    model: str
+    head: msgspec.Raw  # an encoded wire.Infer
+    body: list[Buffer]  # the inputs, one after the other
+    size_bytes: int
+    rows: int = 1  # of its first input
+    klass: Class | None = None  # None: as its domain
+    timeout_s: float | None = None  # None: as its domain allows at most
+    step: Step | None = None
+    version: int | None = None  # that it insists on
+
+
+class Domains(Protocol):
+    """Where the models are."""
+
+    def serving(self, model: str) -> Domain | None:
+        """The domain that has this model."""
+
+
+class Scheduler:
+    """What the doors ask."""
+
+    def __init__(self, domains: Domains, cache: Cache, sequences: Sequences, clock: Clock) -> None:
+        self.cache = cache
+        self.sequences = sequences
+        self._domains = domains
+        self._clock = clock
+        self._breakers: dict[str, tuple[str, Breaker]] = {}  # by model, of its version
+        self._encoder = msgspec.msgpack.Encoder()
+        self._decoder = msgspec.msgpack.Decoder(Inferred)
+
+    async def infer(self, request: Request) -> Result:
+        """The answer to a call.
+
+        Raises NotThere for a model nobody has, RequestError for a call that is not in its form,
+        BusyError when it is not accepted, LateError, CallLost, RunError when it has no answer.
+        """
+        if request.step is not None:
+            return await self._step(request)
+        return await self.start(request)
+
+    def start(self, request: Request) -> asyncio.Future[Result]:
+        """The answer to come of a call without a sequence; cancelled, the call is given up.
+
+        Raises and will raise as `infer`.
+        """
+        domain, model = self._found(request)
+        if model.manifest.state and request.step is None:
+            raise RequestError(
+                f"model {model.label} has a state",
+                "send sequence_id, and sequence_start with the first call",
+            )
+        if not model.manifest.deterministic:
+            return self._ask(domain, model, request)
+        key = self.cache.key(model.label, request.head, request.body)
+        if known := self.cache.get(key, self._clock.monotonic()):
+            done: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+            done.set_result(known)
+            return done
+        answer = self._ask(domain, model, request)
+        answer.add_done_callback(partial(self._keep, model, key))
+        return answer
+
+    def breaker(self, model: Model) -> Breaker:
+        """The breaker of a version; a new version begins with a closed one."""
+        name = model.manifest.name
+        found = self._breakers.get(name)
+        if found is None or found[0] != model.label:
+            found = self._breakers[name] = (model.label, Breaker())
+        return found[1]
+
+    def breaker_state(self, model: Model) -> State:
+        """What the breaker of a version does now."""
+        return self.breaker(model).state(self._clock.monotonic())
+
+    def _found(self, request: Request) -> tuple[Domain, Model]:
+        domain = self._domains.serving(request.model)
+        if domain is None:
+            raise NotThere(f"no model {request.model!r} is loaded", "holdfast models ls")
+        model = domain.models.get(request.model)
+        if model is None:
+            raise BusyError(f"domain {domain.name} is not ready: {domain.cause}", "try again later")
+        if request.version not in (None, model.manifest.version):
+            raise NotThere(
+                f"model {request.model}: version {model.manifest.version} is loaded, "
+                f"not {request.version}",
+                f"holdfast models load {request.model}/{request.version}",
+            )
+        return domain, model
+
+    def _ask(self, domain: Domain, model: Model, request: Request) -> asyncio.Future[Result]:
+        """Have a domain make the call, unless the breaker of its model is open."""
+        now_s = self._clock.monotonic()
+        breaker = self.breaker(model)
+        if not breaker.admits(now_s):
+            domain, model, breaker = self._instead(model, breaker, now_s)
+            request = request._replace(model=model.manifest.name)
+        most_s = domain.settings.request_timeout_s
+        loaded = domain.loaded(request.model)
+        work = Work(
+            request.model,
+            request.head,
+            request.body,
+            size_bytes=request.size_bytes,
+            klass=domain.klass if request.klass is None else request.klass,
+            now_s=now_s,
+            timeout_s=most_s if request.timeout_s is None else min(request.timeout_s, most_s),
+            rows=request.rows if loaded is not None and loaded.batching else 1,
+            once=not model.manifest.idempotent,
+        )
+        domain.submit(work)
+        work.done.add_done_callback(partial(self._over, domain, model, breaker, work))
+        return work.done
+
+    def _over(
+        self,
+        domain: Domain,
+        model: Model,
+        breaker: Breaker,
+        work: Work,
+        answer: asyncio.Future[Result],
+    ) -> None:
+        """A call came to its end: the breaker learns how."""
+        if answer.cancelled():
+            domain.cancel(work)
+            return
+        error = answer.exception()
+        if error is not None and not isinstance(error, (RunError, CallLost)):
+            return  # it says nothing about the model
+        if breaker.went(self._clock.monotonic(), erred=error is not None):
+            state = breaker.state(self._clock.monotonic())
+            log.warning("the circuit breaker of %s is %s", model.label, state)
+
+    def _keep(self, model: Model, key: bytes, answer: asyncio.Future[Result]) -> None:
+        """An answer that may be given again; not a fallback's, nor a newer version's."""
+        if answer.cancelled() or answer.exception():
+            return
+        result = answer.result()
+        if result.model == model.label:
+            until_s = self._clock.monotonic() + model.manifest.cache_ttl_s
+            self.cache.put(key, result._replace(cached=True), until_s)
+
+    def _instead(
+        self, model: Model, breaker: Breaker, now_s: float
+    ) -> tuple[Domain, Model, Breaker]:
+        """The fallback, which takes the same inputs, if its own breaker lets a call through."""
+        name = model.manifest.fallback
+        other = self._domains.serving(name) if name else None
+        standby = other.models.get(name) if name and other else None
+        if other and standby and self.breaker(standby).admits(now_s):
+            return other, standby, self.breaker(standby)
+        raise BusyError(
+            f"model {model.label} erred too often: its circuit breaker is open",
+            "try again later; `holdfast domains trace` shows its last calls",
+            breaker.retry_s(now_s),
+        )
+
+    async def _step(self, request: Request) -> Result:
+        """One step of a sequence: its state goes in, and the new state stays here."""
+        domain, model = self._found(request)
+        pairs = model.manifest.state
+        if not pairs or request.step is None:
+            raise RequestError(
+                f"model {model.label} has no state: sequence_id means nothing to it",
+                "leave sequence_id out",
+            )
+        memory = self.sequences.at(model.manifest.name, request.step)
+        async with memory.turn:
+            if request.step.start or not memory.tensors:
+                _begin(memory, domain, model)
+            result = await self._ask(domain, model, self._with(memory, domain, model, request))
+            result = self._without(memory, result, [pair.input for pair in pairs])
+        if request.step.end:
+            self.sequences.end(model.manifest.name, request.step)
+        return result
+
+    def _with(self, memory: Memory, domain: Domain, model: Model, request: Request) -> Request:
+        """A request that brings the state, and asks for the new one."""
+        states = [pair.output for pair in model.manifest.state]
+        infer = msgspec.msgpack.decode(request.head, type=Infer)
+        loaded = domain.loaded(model.manifest.name)
+        all_of = [one.name for one in loaded.outputs] if loaded else []
+        asked = infer.outputs or [name for name in all_of if name not in states]
+        json = asked if "*" in infer.json else infer.json
+        whole = Infer([*infer.inputs, *memory.tensors], [*asked, *states], json)
+        return request._replace(
+            head=msgspec.Raw(self._encoder.encode(whole)),
+            body=[*request.body, *memory.content],
+            size_bytes=request.size_bytes + sum(map(len, memory.content)),
+        )
+
+    def _without(self, memory: Memory, result: Result, inputs: list[str]) -> Result:
+        """Keep the last outputs as the next call's inputs; the result without them."""
+        outputs = self._decoder.decode(result.head).outputs
+        shown = len(outputs) - len(inputs)
+        at = sum(one.size_bytes for one in outputs[:shown])
+        body = result.body[:at]
+        memory.tensors, memory.content = [], []
+        for name, one in zip(inputs, outputs[shown:], strict=True):
+            memory.tensors.append(Tensor(name, one.dtype, one.shape, one.size_bytes))
+            memory.content.append(bytes(result.body[at : at + one.size_bytes]))
+            at += one.size_bytes
+        head = msgspec.Raw(self._encoder.encode(Inferred(outputs[:shown])))
+        return result._replace(head=head, body=body)
+
+
+def _begin(memory: Memory, domain: Domain, model: Model) -> None:
+    """A sequence begins with zeros. Raises BusyError."""
+    loaded = domain.loaded(model.manifest.name)
+    if loaded is None:
+        raise BusyError(f"domain {domain.name} is not ready: {domain.cause}", "try again later")
+    inputs = {one.name: one for one in loaded.inputs}
+    memory.tensors, memory.content = [], []
+    for pair in model.manifest.state:
+        one = inputs[pair.input]
+        shape = [max(1, size) for size in one.shape]
+        size = ELEMENT_BYTES[one.dtype]
+        for dimension in shape:
+            size *= dimension
+        memory.tensors.append(Tensor(one.name, one.dtype, shape, size))
+        memory.content.append(bytes(size))
+
+
+ELEMENT_BYTES = {
+    **dict.fromkeys(("BOOL", "UINT8", "INT8"), 1),
+    **dict.fromkeys(("UINT16", "INT16", "FP16"), 2),
+    **dict.fromkeys(("UINT32", "INT32", "FP32"), 4),
+    **dict.fromkeys(("UINT64", "INT64", "FP64"), 8),
+}
