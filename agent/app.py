@@ -30,6 +30,7 @@ from agent import config, config_file
 from agent.api.bundle import BundleDoors
 from agent.api.domains import DomainDoors
 from agent.api.inference import Inference
+from agent.api.jobs import JobDoors
 from agent.api.metrics import Metrics
 from agent.api.outbox import OutboxDoors
 from agent.api.server import Server
@@ -43,6 +44,7 @@ from agent.clock import Clock
 from agent.config import Config
 from agent.confinement import Confinement
 from agent.errors import ConfigError, StoreError
+from agent.forms import Keep
 from agent.health.clockwork import Clockwork
 from agent.health.conditions import Conditions
 from agent.health.flash import Flash
@@ -58,7 +60,11 @@ from agent.inference.domains.domains import Domains
 from agent.inference.scheduler import Scheduler
 from agent.inference.sequences import Sequences
 from agent.inference.speech import Speech
+from agent.jobs.calls import Calls, parsed
+from agent.jobs.queue import Queue
+from agent.jobs.runner import Runner
 from agent.protocol.presence import Heartbeat
+from agent.store.arrivals import Limits
 from agent.store.store import Store
 from agent.sync.broker import EmbeddedBroker
 from agent.sync.budget.control import Control
@@ -91,7 +97,7 @@ class App:
         self.device = settings.device  # read once: it may be the host's name
         self.version = version("holdfast")
         self.conditions = Conditions(self.clock)
-        self.store = Store(settings.store, self.clock)
+        self.store = Store(settings.store, self.clock, _job_limits(settings.jobs))
         self._make_domains(settings)
         self._make_link(settings.link)
         self.sources: list[Source] = []
@@ -113,6 +119,9 @@ class App:
         )
         cache, sequences = Cache(settings.models.cache_bytes_max), Sequences(self.clock)
         self.scheduler = Scheduler(self.domains, cache, sequences, self.clock)
+        calls = Calls(self.scheduler, self.domains)
+        self.runner = Runner(self.store.jobs, calls, calls.where, self.clock)
+        self.job_doors = JobDoors(Queue(self.store.jobs, self.runner, calls.where), parsed)
         hearing = self.domains.named(settings.audio.domain)
         self.speech = Speech(hearing, hearing.settings.models[0], self.clock)
 
@@ -198,6 +207,7 @@ class App:
                 *self.outbox_doors.routes(),
                 *SyncDoors(self.control, self.sync.state).routes(),
                 *BundleDoors(bundles).routes(),
+                *self.job_doors.routes(),
                 *DomainDoors(self.domains, views.domains, views.models, self._domains).routes(),
             ],
             inference=Inference(self.scheduler),
@@ -237,7 +247,7 @@ class App:
     def _loops(self) -> list[Callable[[], Coroutine[Any, Any, None]]]:
         loops = [self.store.run, self.store.salvage.run, self.storage.run, self.letters.run]
         loops += [self.flash.run, self.clockwork.run, self.status.run, self._scrub]
-        loops += [self.outbox_doors.run, self.domains.run, self._link]
+        loops += [self.outbox_doors.run, self.domains.run, self.runner.run, self._link]
         loops += [self.control.run]
         if self.broker:
             loops.append(self.broker.run)
@@ -260,7 +270,7 @@ class App:
                 await self.store.spool.end_absent(name, ())
                 self._listen(name, keep, asyncio.Event())
 
-    def _listen(self, name: str, keep: config.Keep, arrived: asyncio.Event) -> None:
+    def _listen(self, name: str, keep: Keep, arrived: asyncio.Event) -> None:
         rules, spool = self.settings.audio.segments, self.store.spool
         self.listeners.append(
             Listener(name, keep, rules, spool, self.speech, self.conditions, arrived)
@@ -334,6 +344,12 @@ class App:
                 f"acks come from the {self.settings.link.ack_from}; nothing leaves this machine",
                 "set link.broker_url to your broker, and link.ack_from to ingest",
             )
+
+
+def _job_limits(settings: config.Jobs) -> Limits:
+    return Limits(
+        settings.jobs_max, settings.bytes_max, settings.result_keep_s, settings.attempts_max
+    )
 
 
 def run(settings: Config, path: Path) -> None:

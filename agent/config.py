@@ -12,72 +12,26 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta, Struct, field
 
-Name = Annotated[
-    str,
-    Meta(
-        pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$",
-        description="a name of 1 to 32 letters a-z, digits, - and _",
-    ),
-]
-SECONDS_MIN, SECONDS_MAX = 0.01, 31_536_000  # up to a year; below, it is no rest
-Seconds = Annotated[float, Meta(ge=SECONDS_MIN, le=SECONDS_MAX)]
-Share = Annotated[float, Meta(ge=0, le=1)]
-Portion = Annotated[float, Meta(gt=0, le=1)]
-Device = Literal["tensorrt", "cuda", "cpu"]
-CpuSet = Annotated[
-    str,
-    Meta(pattern=r"^\d{1,4}(-\d{1,4})?(,\d{1,4}(-\d{1,4})?)*$", description="CPUs, as 0-3,6"),
-]
-BYTES_MAX = 10**15  # so that no sum of numbers of bytes is more than SQLite takes
-RATE_BYTES_PER_S_MIN, RATE_BYTES_PER_S_MAX = 1024, 10**12
-Rate = Annotated[int, Meta(ge=RATE_BYTES_PER_S_MIN, le=RATE_BYTES_PER_S_MAX)]  # bytes in a second
-TimeOfDay = Annotated[
-    str, Meta(pattern=r"^([01]\d|2[0-3]):[0-5]\d$", description="a time of day, 00:00 to 23:59")
-]
-Port = Annotated[int, Meta(ge=0, le=65535)]
-Keep = Literal["segments", "all"]
-PACKET_BYTES_MAX = 16 * 1024**2  # an ingest takes no larger one
-PACKET_ROOM_BYTES = 1024  # of a packet for all but its payload
-PAYLOAD_BYTES_MIN, PAYLOAD_BYTES_MAX = 8192, PACKET_BYTES_MAX - PACKET_ROOM_BYTES
-_PORT = r"[1-9]\d{0,3}|[1-5]\d{4}|6[0-4]\d{3}|65[0-4]\d{2}|655[0-2]\d|6553[0-5]"
-BROKER_URL = rf"^mqtts?://([^][:/?#@\s]+|\[[0-9A-Fa-f:.]+\])(:({_PORT}))?/?$"
-BROKER_FORM = "mqtt://HOST, mqtts://HOST or either with :PORT, 1 to 65535"
-Broker = Annotated[str, Meta(pattern=BROKER_URL, description=BROKER_FORM)]
-Payload = Annotated[
-    int,
-    Meta(
-        ge=PAYLOAD_BYTES_MIN,
-        le=PAYLOAD_BYTES_MAX,
-        description=f"{PAYLOAD_BYTES_MIN:,} to {PAYLOAD_BYTES_MAX:,} bytes: an ingest takes "
-        f"packets of {PACKET_BYTES_MAX >> 20} MiB at most",
-    ),
-]
-Prefix = Annotated[
-    str, Meta(pattern=r"^[^+#\s]+[^/+#\s]$", description="a topic without + and #, as plant/7")
-]
-DeviceId = Annotated[
-    str,
-    Meta(
-        pattern=r"^[A-Za-z0-9_.-]{1,64}$",
-        description="a name of 1 to 64 letters, digits, -, _ and .",
-    ),
-]
-
-
-AgeRecipient = Annotated[
-    str,
-    Meta(
-        pattern=r"^(age1[0-9a-z]+|ssh-(ed25519|rsa) \S.*)$",
-        description="a recipient of age: age1..., or a public key of ssh",
-    ),
-]
-PublicKey = Annotated[
-    str,
-    Meta(
-        pattern=r"^hf1pub:[A-Za-z0-9+/]{43}=$",
-        description="a public key, hf1pub:..., as `holdfast-fleet bundle key` prints it",
-    ),
-]
+from agent.forms import (
+    BYTES_MAX,
+    SECONDS_MAX,
+    AgeRecipient,
+    Broker,
+    CpuSet,
+    Device,
+    DeviceId,
+    Keep,
+    Name,
+    Payload,
+    Port,
+    Portion,
+    Prefix,
+    PublicKey,
+    Rate,
+    Seconds,
+    Share,
+    TimeOfDay,
+)
 
 
 class Part(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -330,6 +284,19 @@ class Bundle(Part, frozen=True):
     fleet_keys: list[PublicKey] = field(default_factory=list)
 
 
+class Jobs(Part, frozen=True):
+    """Durable jobs, in the store: `jobs_max` of them, in `bytes_max` of its room.
+
+    A result is kept until it is taken, `result_keep_s` of running time at most. Work that is lost
+    with its process is begun again, `attempts_max` times in all.
+    """
+
+    jobs_max: Annotated[int, Meta(ge=1, le=100_000)] = 1000
+    bytes_max: Annotated[int, Meta(ge=1024**2, le=BYTES_MAX)] = 256 * 1024**2
+    result_keep_s: Seconds = 604_800.0
+    attempts_max: Annotated[int, Meta(ge=1, le=100)] = 5
+
+
 class Api(Part, frozen=True):
     """The local doors. `hosts` are further names a client may put in `Host`, without port."""
 
@@ -351,6 +318,7 @@ class Config(Part, frozen=True, kw_only=True):
     audio: Audio = field(default_factory=Audio)
     domains: dict[Name, Domain] = field(default_factory=dict)
     models: Models = field(default_factory=Models)
+    jobs: Jobs = field(default_factory=Jobs)
     api: Api = field(default_factory=Api)
     bundle: Bundle = field(default_factory=Bundle)
     log_level: Literal["debug", "info", "warning", "error"] = "info"

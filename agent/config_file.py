@@ -15,19 +15,9 @@ import msgspec
 import yaml
 from msgspec import Meta
 
-from agent.config import (
-    Config,
-    Domain,
-    File,
-    Folder,
-    Link,
-    Loop,
-    Microphone,
-    Name,
-    Source,
-    Store,
-)
+from agent.config import Config, Domain, File, Folder, Link, Loop, Microphone, Source, Store
 from agent.errors import ConfigError
+from agent.forms import Name
 from agent.records import raw_stream, segments_stream
 
 UNITS = {

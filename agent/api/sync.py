@@ -8,8 +8,8 @@ import msgspec
 from aiohttp import web
 from msgspec import Struct
 
-from agent.config import Rate, Seconds
 from agent.errors import RequestError
+from agent.forms import Rate, Seconds
 
 log = logging.getLogger("link")
 T = TypeVar("T")

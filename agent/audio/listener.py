@@ -15,8 +15,9 @@ from typing import NamedTuple
 from agent.audio import codec
 from agent.audio.flac import Flac
 from agent.audio.segmenter import NONE, Segmenter, Stretch
-from agent.config import Keep, Segments
+from agent.config import Segments
 from agent.errors import EpochOver, PoisonError, StoreError
+from agent.forms import Keep
 from agent.health.conditions import Conditions
 from agent.inference.speech import FRESH, Speech, lag
 from agent.records import RATE_HZ, Position, Raw, Segment, Stamp, raw_stream

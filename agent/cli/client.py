@@ -62,6 +62,10 @@ class Client:
         """As `post`, with `content` as it is."""
         return self._ask("POST", route, content)
 
+    def delete(self, route: str) -> dict[str, Any]:
+        """Have `route` removed; the answer. Raises as `get` does."""
+        return self._ask("DELETE", route)
+
     @contextmanager
     def download(self, route: str) -> Iterator[Callable[[int], bytes]]:
         """Have `route` done, and read its long answer: so many bytes at most, b"" at its end.

@@ -10,7 +10,7 @@ import sys
 
 import typer
 
-from agent.cli import bundle, domains, models, outbox, sync
+from agent.cli import bundle, domains, jobs, models, outbox, sync
 from agent.cli.options import DEFAULT, Config, Json
 from agent.errors import HoldfastError
 
@@ -23,6 +23,7 @@ app = typer.Typer(
 app.add_typer(domains.app, name="domains")
 app.add_typer(outbox.app, name="outbox")
 app.add_typer(sync.app, name="sync")
+app.add_typer(jobs.app, name="jobs")
 app.add_typer(bundle.app, name="bundle")
 app.add_typer(models.app, name="models")
 settings = typer.Typer(help="The configuration file.", no_args_is_help=True)

@@ -20,7 +20,7 @@ BYTES = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 
 def seconds(text: str) -> float:
     """`2h`, `90 min`, `45s`, `1.5d`. Raises typer.BadParameter."""
-    from agent.config import SECONDS_MAX, SECONDS_MIN
+    from agent.forms import SECONDS_MAX, SECONDS_MIN
 
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|m|min|h|d)", text.strip(), re.ASCII)
     if match is None:
@@ -35,7 +35,7 @@ def seconds(text: str) -> float:
 
 def rate(text: str) -> int | None:
     """`64k`, `1.5M`, `2048`: bytes in a second; `off`: none. Raises typer.BadParameter."""
-    from agent.config import RATE_BYTES_PER_S_MAX, RATE_BYTES_PER_S_MIN
+    from agent.forms import RATE_BYTES_PER_S_MAX, RATE_BYTES_PER_S_MIN
 
     if text == "off":
         return None

@@ -15,6 +15,7 @@ from msgspec import UNSET, Raw, Struct, UnsetType
 
 from agent.errors import RequestError
 from agent.inference.domains.work import Class, Result
+from agent.inference.engines.tensors import array, content
 from agent.inference.scheduler import Request
 from agent.inference.sequences import Step
 from agent.inference.wire import Buffer, Infer, Inferred, Tensor
@@ -192,6 +193,42 @@ class Bodies:
         if len(raw) == len(outputs) and not key[3] and len(head) <= KEPT_BYTES_MAX:
             _remember(self._heads, key, head)
         return len(head), [head, *raw]
+
+
+def tensors(
+    header_length: str | None, body: Buffer
+) -> tuple[list[tuple[Tensor, bytes]], list[str]]:
+    """The inputs of a request in their raw form, and the outputs it names (none: all).
+
+    All of it is done here, which takes its time. Raises RequestError.
+    """
+    size = len(body) if header_length is None else _header_size(header_length, body)
+    raw = memoryview(body)[size:]
+    try:
+        asked = _decoder.decode(memoryview(body)[:size])
+    except msgspec.MsgspecError as error:
+        raise RequestError(f"the request: {error}", f"send {FORM}") from error
+    heads, data, raw_bytes = _inputs(asked, raw)
+    if raw_bytes != len(raw):
+        raise RequestError(
+            f"{len(raw)} bytes follow the JSON, its tensors take {raw_bytes}",
+            "send as many as their binary_data_size say",
+        )
+    pieces = data if data is not None else _cut(heads, raw)
+    found: list[tuple[Tensor, bytes]] = []
+    for head, piece in zip(heads, pieces, strict=True):
+        plain = bytes(content(array(head, memoryview(piece)), as_json=False))
+        found.append((Tensor(head.name, head.dtype, head.shape, len(plain)), plain))
+    return found, [one.name for one in asked.outputs]
+
+
+def _cut(heads: list[Tensor], raw: memoryview) -> list[Buffer]:
+    pieces: list[Buffer] = []
+    at = 0
+    for one in heads:
+        pieces.append(raw[at : at + one.size_bytes])
+        at += one.size_bytes
+    return pieces
 
 
 K = TypeVar("K")

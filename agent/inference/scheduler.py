@@ -8,6 +8,7 @@ call -> cache -> circuit breaker -> (state of its sequence) -> domain: queue, ba
 
 import asyncio
 import logging
+import math
 from functools import partial
 from typing import NamedTuple, Protocol
 
@@ -38,6 +39,7 @@ class Request(NamedTuple):
     timeout_s: float | None = None  # None: as its domain allows at most
     step: Step | None = None
     version: int | None = None  # that it insists on
+    patient: bool = False  # it has no deadline, however long it takes
 
 
 class Domains(Protocol):
@@ -125,7 +127,7 @@ class Scheduler:
         if not breaker.admits(now_s):
             domain, model, breaker = self._instead(model, breaker, now_s)
             request = request._replace(model=model.manifest.name)
-        most_s = domain.settings.request_timeout_s
+        most_s = math.inf if request.patient else domain.settings.request_timeout_s
         loaded = domain.loaded(request.model)
         work = Work(
             request.model,

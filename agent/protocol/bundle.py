@@ -30,8 +30,8 @@ from typing import Annotated, Literal, Protocol, TypeVar
 import msgspec
 from msgspec import Meta, Struct
 
-from agent.config import DeviceId
 from agent.errors import BundleError, ProtocolError
+from agent.forms import DeviceId
 from agent.protocol import signing
 from agent.protocol.envelope import from_json
 from agent.records import Range

@@ -53,3 +53,9 @@ class Ages:
         """Seconds of running time since a record was made, with what is known of its boot."""
         begun = self._bases.get(made.boot, 0) + made.mono_ns
         return max(0.0, (self._bases[now.boot] + now.mono_ns - begun) / 1e9)
+
+
+def boot_begin_ns(connection: sqlite3.Connection, boot: str) -> int:
+    """Where a boot in which the file was opened begins on the store's own clock."""
+    row = connection.execute("SELECT base_ns FROM boots WHERE boot = ?", (boot,)).fetchone()
+    return int(row[0])

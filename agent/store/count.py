@@ -283,6 +283,18 @@ def owners(
     return seen
 
 
+def job_of(connection: sqlite3.Connection, _: Over, piece: int, blob: int) -> str:
+    """The job that a damaged piece belongs to, said as a fault; '' if it is none's."""
+    row = connection.execute(
+        "SELECT coalesce(jobs.id, 'that is being removed'), chunk, crc, data FROM job_chunks"
+        " JOIN jobs ON job = number JOIN chunks ON chunks.id = ? WHERE blob = ?",
+        (piece, blob),
+    ).fetchone()
+    if row is None or zlib.crc32(row[3]) == row[2]:
+        return ""
+    return f"job {row[0]}: piece {piece % PIECES_MAX} of its chunk {row[1]} is damaged (CRC)"
+
+
 def drops(connection: sqlite3.Connection, over: Over, at: tuple[int, int, int]) -> Seen:
     """The dropped ranges behind `at`: a stream, a first and a last seq."""
     seen = Seen(at)

@@ -17,6 +17,7 @@ import sqlite3
 from msgspec import Struct
 
 from agent.clock import Clock
+from agent.store.age import boot_begin_ns
 from agent.store.database import Database
 
 NOTE_S = 60.0
@@ -68,7 +69,7 @@ class LinkState:
             if row is None:
                 return None
             paused, paused_ns, limit, limit_ns, date, begun_ns, used_bytes = row
-            base_ns = _base_ns(connection, boot)
+            base_ns = boot_begin_ns(connection, boot)
             until = _instant(paused_ns, base_ns) if paused else None
             orders = Orders(until, limit, _instant(limit_ns, base_ns))
             return orders, Day(_instant(begun_ns, base_ns), date, used_bytes)
@@ -80,7 +81,7 @@ class LinkState:
         boot = self._clock.boot
 
         def operation(connection: sqlite3.Connection) -> None:
-            base_ns = _base_ns(connection, boot)
+            base_ns = boot_begin_ns(connection, boot)
             paused = orders.paused_until is not None
             connection.execute(
                 "INSERT OR REPLACE INTO link VALUES (1, ?, ?, ?, ?, ?, ?, ?)",
@@ -92,12 +93,6 @@ class LinkState:
             )
 
         await self._database.write(operation)
-
-
-def _base_ns(connection: sqlite3.Connection, boot: str) -> int:
-    """Where this boot begins on the store's own clock."""
-    row = connection.execute("SELECT base_ns FROM boots WHERE boot = ?", (boot,)).fetchone()
-    return int(row[0])  # it was noted when the file was opened
 
 
 def _instant(noted_ns: int | None, base_ns: int) -> float:

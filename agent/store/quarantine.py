@@ -18,11 +18,11 @@ from typing import TypeVar
 import msgspec
 from msgspec import Struct
 
-from agent.store import head
+from agent.store import head, jobsteps
 
 T = TypeVar("T")
 KEPT_MAX = 3
-CARRIED = ("takes", "boots", "bindings")  # small tables that producers go on with
+CARRIED = ("takes", "boots", "bindings", "job_rates")  # small tables that producers go on with
 ALL = ("", "-wal", ".head")
 _MOVING = ".moving"
 
@@ -102,6 +102,9 @@ def note(connection: sqlite3.Connection, store: Path) -> None:
         for table in CARRIED if report.state != "done" else ():
             with suppress(sqlite3.Error):  # then they begin anew
                 _carry(connection, folder / store.name, table)
+        if report.state != "done" and (folder / store.name).exists():
+            with suppress(sqlite3.Error):  # then nobody knows of them any more
+                jobsteps.carry(connection, folder / store.name)
 
 
 def done(store: Path, report: Report) -> None:

@@ -18,8 +18,8 @@ import msgspec
 from msgspec.structs import astuple
 
 from agent.clock import Clock
-from agent.config import Keep
 from agent.errors import EpochOver, StoreDamaged
+from agent.forms import Keep
 from agent.records import (
     Position,
     Range,

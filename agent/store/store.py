@@ -8,6 +8,7 @@ from typing import Self
 from agent.clock import Clock
 from agent.config import Store as Settings
 from agent.errors import StoreError
+from agent.store.arrivals import Limits
 from agent.store.bindings import Bindings
 from agent.store.bounds import Bounds, pages_bytes
 from agent.store.database import Database
@@ -15,6 +16,7 @@ from agent.store.decisions import Decisions
 from agent.store.held import Held
 from agent.store.intake import Intake
 from agent.store.inventory import Inventory
+from agent.store.jobs import Jobs
 from agent.store.latency import Commits
 from agent.store.ledger import Ledger
 from agent.store.linkstate import LinkState
@@ -31,9 +33,10 @@ class Store:
     """Open with `async with`; `intake` takes records in and `spool` sound, `outbox` gives them out,
     `ledger` counts, `wear` adds up what was written, `link` remembers for the link, `bindings` know
     the time of day, `scrub` looks for what the disk has damaged, `salvage` saves what a damaged
-    file holds; `held` copies out, `inventory` shows, and `decisions` are an operator's."""
+    file holds; `held` copies out, `inventory` shows, and `decisions` are an operator's; `jobs` are
+    work that waits."""
 
-    def __init__(self, settings: Settings, clock: Clock) -> None:
+    def __init__(self, settings: Settings, clock: Clock, jobs: Limits | None = None) -> None:
         self.path = Path(settings.path)
         self.bytes_max = settings.bytes_max
         bounds = Bounds(settings, clock, lambda *name: self.outbox.out(*name))
@@ -54,6 +57,7 @@ class Store:
         self.salvage = Salvage(self._database, self.path, kept)
         self.wear = Wear(self._database)
         self.link = LinkState(self._database, clock)
+        self.jobs = Jobs(self._database, clock, jobs or Limits())
         self.scrub = Scrub(self._database, settings.scrub_s, clock)
 
     async def __aenter__(self) -> Self:
@@ -62,6 +66,8 @@ class Store:
             await self.bindings.load()
             with suppress(StoreError):  # then the source's listener meets it, and says so
                 await self.spool.drafts.forget()
+            with suppress(StoreError):  # then the runner meets it
+                await self.jobs.recover()
             await parts.enter_async_context(self._volatile)
             self._parts = parts.pop_all()
         return self

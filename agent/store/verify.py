@@ -89,7 +89,7 @@ class Verify:
         self._number = 0  # of slices
         self._marked: dict[int, Checked] = {}
         self._aside: dict[int, int] = {}  # held records that lie in a damaged file (salvage.py)
-        self._drafts: list[tuple[int, int]] = []  # blobs without a record yet, and their pieces
+        self._others: list[tuple[int, int]] = []  # pieces without a record: of drafts, of jobs
         self._faults: list[str] = []
         self._faults_more = 0
 
@@ -177,12 +177,19 @@ class Verify:
             ).fetchall()
         }
         self._aside = dict(connection.execute("SELECT id, quarantined FROM streams").fetchall())
-        self._drafts = connection.execute("SELECT blob, next - 1 FROM drafts").fetchall()
+        self._others = connection.execute(
+            "SELECT next - 1, (next - 1) * blob FROM drafts UNION ALL"
+            " SELECT coalesce(sum(pieces), 0), coalesce(sum(pieces * blob), 0) FROM job_chunks"
+        ).fetchall()
         self.total = sum(one.ledger.held for one in self._marked.values())
 
     async def _name(self, damaged: dict[int, int]) -> None:
         """Whose the damaged pieces are: a piece's key, and its blob."""
         owners = await self._walk(partial(count.owners, damaged=damaged, who=self._who), -1)
+        for number, blob in damaged.items():
+            if said := await self._read(partial(count.job_of, piece=number, blob=blob)):
+                owners.damaged[number] = blob
+                self._fault(said)
         left = len(damaged.keys() - owners.damaged.keys())
         if left:
             what = counted(left, "piece of a blob was", "pieces of blobs were")
@@ -209,9 +216,9 @@ class Verify:
             told = one.epoch == self._slices.epoch  # of a damaged file not every range is known
             said = _faults(one, now, settled if told else None)
             self._fault(*(f"{self._who(key)}: {sentence}" for sentence in said))
-        for blob, pieces in self._drafts:
+        for pieces, sum_of_blobs in self._others:
             named.pieces += pieces
-            named.blobs += pieces * blob
+            named.blobs += sum_of_blobs
         lying.add(lying_gone)
         more = lying.pieces - named.pieces
         if more > 0:

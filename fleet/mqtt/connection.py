@@ -18,8 +18,8 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from agent.config import PACKET_BYTES_MAX
 from agent.errors import ConfigError, LinkError
+from agent.forms import PACKET_BYTES_MAX
 from agent.mqtt import Driver
 
 MQTT5, MQTT311 = MQTTProtocolVersion.MQTTv5, MQTTProtocolVersion.MQTTv311

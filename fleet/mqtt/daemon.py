@@ -11,8 +11,8 @@ import aiohttp
 import uvloop
 
 from agent.clock import Clock
-from agent.config import BROKER_FORM, BROKER_URL
 from agent.errors import ConfigError
+from agent.forms import BROKER_FORM, BROKER_URL
 from fleet.mqtt.connection import Broker
 from fleet.mqtt.ingest import Ingest
 from fleet.mqtt.metrics import Metrics

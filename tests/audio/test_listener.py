@@ -18,7 +18,8 @@ import soundfile
 from agent import config
 from agent.audio.listener import Listener
 from agent.audio.recordings import take_in
-from agent.config import Keep, Segments
+from agent.config import Segments
+from agent.forms import Keep
 from agent.inference.admission import Admission
 from agent.inference.catalog import Catalog
 from agent.inference.domains.domain import Domain

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 import soundfile
 
-from agent.config import Keep
 from agent.errors import CallLost
+from agent.forms import Keep
 from agent.inference.speech import Speech
 from agent.records import RATE_HZ, Range, RecordType
 from tests.audio.bed import SOURCE, Bed, running, soon

@@ -22,6 +22,7 @@ from agent.config import StreamRule
 from agent.errors import HoldfastError
 from agent.records import Balance, Drop, Position, Stamp, raw_stream
 from agent.store import blobs, bounds, reserve, space
+from agent.store.arrivals import Limits
 from agent.store.outbox import Batch, Outbox
 from agent.store.store import Store
 from tests.outside import DEADLINE_S
@@ -77,10 +78,11 @@ def _unsent(connection: sqlite3.Connection) -> list[tuple[str, int, Kept]]:
 class Rig:
     """One folder, one clock, and one open store after the other."""
 
-    def __init__(self, settings: config.Store) -> None:
+    def __init__(self, settings: config.Store, jobs: Limits | None = None) -> None:
         self.clock = Hands()
         self.store: Store
         self._settings = settings
+        self._jobs = jobs
         self._folder = Path(tempfile.mkdtemp(dir=MEMORY if MEMORY.is_dir() else None))
         self._path = self._folder / "0" / "s.db"
         self._lives = 0
@@ -102,7 +104,7 @@ class Rig:
         """Open what is in the folder."""
         settings = msgspec.structs.replace(self._settings, path=str(self._path))
         self._blobs.clear()
-        self.store = Store(settings, self.clock)
+        self.store = Store(settings, self.clock, self._jobs)
         self._loop.run_until_complete(self.store.__aenter__())
 
     def close(self) -> None:

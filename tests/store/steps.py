@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from agent.config import Keep as What
+from agent.forms import Keep as What
 from agent.records import Position, Range, Raw, Segment, Stamp, Take
 from agent.records import raw_stream as raw_of
 from agent.records import segments_stream as segments_of

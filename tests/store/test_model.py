@@ -115,7 +115,7 @@ class Machine(RuleBasedStateMachine):
         what=st.sampled_from(["segments", "all"]),
         buries=st.booleans(),
     )
-    def keep(self, flacs: list[int], further: int, what: config.Keep, buries: bool) -> None:
+    def keep(self, flacs: list[int], further: int, what: Keep, buries: bool) -> None:
         found = [self.pcm(size // 2) for size in flacs]
         self.pair.perform(Keep(self.pair.model, found, further, what, buries))
 

@@ -12,8 +12,10 @@ from agent.config import Store as Settings
 from agent.errors import StoreError
 from agent.records import Balance, Drop, Raw, Segment
 from agent.store import schema, streams
+from agent.store.arrivals import New
 from agent.store.outbox import Buried
 from agent.store.store import Store
+from agent.store.tensors import Part
 
 SEGMENT = Segment("x/1/0", "x", 1, "a.wav", 0, 16_000, 0.9, 1, "m", "CPU", "0" * 64, 4)
 FIRST = """
@@ -74,6 +76,9 @@ async def test_a_store_of_an_earlier_schema_is_brought_up(tmp_path: Path, versio
         assert (take.id, take.samples) == (1, 9)
         await store.outbox.acknowledge((store.epoch, "x.segments"), [batch.span])
         assert (await store.ledger.balances())["x.segments"].delivered == 4
+        job, _ = await store.jobs.submit(New("m", "batch", []), [Part(1, b"x")])
+        assert await store.jobs.chunk(job.id, 0, ["queued"]) == b"x"
+        assert await store.ledger.faults() == []
     with sqlite3.connect(path) as db:
         assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
         assert db.execute("PRAGMA foreign_key_check").fetchall() == []

@@ -4,9 +4,9 @@ from msgspec import Struct
 from paho.mqtt.enums import MQTTProtocolVersion
 from paho.mqtt.properties import Properties
 
-from agent.config import PACKET_ROOM_BYTES, PAYLOAD_BYTES_MIN
 from agent.config import Link as Settings
 from agent.errors import LinkError
+from agent.forms import PACKET_ROOM_BYTES, PAYLOAD_BYTES_MIN
 
 
 class Terms(Struct, frozen=True):

@@ -1,0 +1,80 @@
+"""`holdfast jobs`: the work that waits, how far it is, and what to do about it."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import quote
+
+import typer
+
+from agent.cli.options import DEFAULT, Config, Json
+
+if TYPE_CHECKING:  # what a command needs, it loads itself: `--help` needs none of it
+    from agent.cli.client import Client
+
+app = typer.Typer(help="Durable jobs: work that outlasts its caller.", no_args_is_help=True)
+JOBS = "/api/v1/jobs"
+Id = Annotated[str, typer.Argument(metavar="ID", help="A job, as `holdfast jobs ls` names it.")]
+
+
+@app.command("ls")
+def ls(
+    state: Annotated[
+        str, typer.Option(help="Those that are queued, running, done, failed or cancelled.")
+    ] = "",
+    config: Config = DEFAULT,
+    as_json: Json = False,
+) -> None:
+    """One line for each job, the oldest first."""
+    client = _client(config)
+    document: dict[str, Any] = {"jobs": []}
+    following: int | None = 1
+    while following is not None:
+        only = f"&state={quote(state, safe='')}" if state else ""
+        page = client.get(f"{JOBS}?from={following}{only}")
+        document = {**page, "jobs": document["jobs"] + page["jobs"]}
+        following = page["next"]
+    if as_json:
+        print(json.dumps(document))
+        return
+    from agent.cli.jobs_view import jobs
+
+    jobs(document)
+
+
+@app.command("show")
+def show(job: Id, config: Config = DEFAULT, as_json: Json = False) -> None:
+    """How far a job is, when it will be done, and what answered it."""
+    _print(_client(config).get(_route(job)), as_json)
+
+
+@app.command("cancel")
+def cancel(job: Id, config: Config = DEFAULT, as_json: Json = False) -> None:
+    """Give up a job that has not ended, in the middle of its work if need be."""
+    _print(_client(config).post(f"{_route(job)}/cancel"), as_json)
+
+
+@app.command("rm")
+def rm(job: Id, config: Config = DEFAULT, as_json: Json = False) -> None:
+    """Remove a job that has ended, with its result."""
+    document = _client(config).delete(_route(job))
+    typer.echo(json.dumps(document) if as_json else f"job {job} is removed")
+
+
+def _client(config: Path) -> "Client":
+    from agent.cli.client import Client
+
+    return Client.of(config)
+
+
+def _route(job: str) -> str:
+    return f"{JOBS}/{quote(job.encode(errors='surrogateescape'), safe='')}"
+
+
+def _print(document: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(document))
+        return
+    from agent.cli.jobs_view import job
+
+    job(document)

@@ -1,0 +1,1 @@
+"""Durable jobs: taken in, run chunk by chunk, and given out again."""

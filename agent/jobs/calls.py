@@ -1,0 +1,113 @@
+"""Jobs and the scheduler: where a model runs, what a chunk asks, what a body holds.
+
+A chunk is larger than a batch: its commit is worth some calls. They are made one after the other,
+each as many rows as its domain batches, so that what is more urgent passes between them.
+"""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import msgspec
+
+from agent.errors import BusyError, ModelError, NotNow, NotThere, RunError
+from agent.inference import oip, wire
+from agent.inference.domains.domain import Domain
+from agent.inference.domains.work import Class, Result
+from agent.inference.scheduler import Request as Call
+from agent.jobs.infer import Answer, Place, Request
+from agent.store.tensors import Tensor, rows_of, split, unpack
+
+CHUNK_ROWS = 32  # of a model that batches
+CALL_ROWS = 8
+
+
+class Scheduler(Protocol):
+    """Who makes the calls."""
+
+    async def infer(self, request: Call) -> Result: ...  # noqa: D102
+
+
+class Domains(Protocol):
+    """Where the models are."""
+
+    def serving(self, model: str) -> Domain | None: ...  # noqa: D102
+
+
+class Calls:
+    """What agent/jobs/infer.py asks for."""
+
+    def __init__(self, scheduler: Scheduler, domains: Domains) -> None:
+        self._scheduler = scheduler
+        self._domains = domains
+
+    def where(self, model: str) -> Place:
+        """Where it runs. Raises NotThere."""
+        domain = self._domains.serving(model)
+        if domain is None:
+            raise NotThere(f"no domain has the model {model!r}", "holdfast models ls")
+        loaded, known = domain.loaded(model), domain.models.get(model)
+        cut = loaded is not None and loaded.batching and not (known and known.manifest.state)
+        return Place(domain.name, CHUNK_ROWS if cut else None)
+
+    async def infer(self, request: Request) -> Answer:
+        """Make a chunk's calls. Raises as infer.py says."""
+        rows = rows_of(request.inputs) if self.where(request.model).rows_max else None
+        if rows is None or rows <= CALL_ROWS:
+            return await self._call(request, request.inputs)
+        parts = [unpack(part.content) for part in split(request.inputs, CALL_ROWS)]
+        return joined([await self._call(request, inputs) for inputs in parts])
+
+    async def _call(self, request: Request, inputs: list[Tensor]) -> Answer:
+        heads = [wire.Tensor(one.name, one.dtype, one.shape, one.data.nbytes) for one in inputs]
+        call = Call(
+            request.model,
+            msgspec.Raw(msgspec.msgpack.encode(wire.Infer(heads, request.wanted))),
+            [one.data for one in inputs],
+            sum(one.size_bytes for one in heads),
+            heads[0].shape[0] if heads and heads[0].shape else 1,
+            Class[request.klass.upper()],
+            patient=True,
+        )
+        try:
+            result = await self._scheduler.infer(call)
+        except BusyError as error:
+            raise NotNow(str(error), error.hint) from error
+        except RunError as error:
+            raise ModelError(str(error), error.hint) from error
+        return answered(result)
+
+
+def answered(result: Result) -> Answer:
+    """A result, its outputs apart."""
+    outputs: list[Tensor] = []
+    at = 0
+    for one in msgspec.msgpack.decode(result.head, type=wire.Inferred).outputs:
+        data = result.body[at : at + one.size_bytes]
+        outputs.append(Tensor(one.name, one.dtype, one.shape, data))
+        at += one.size_bytes
+    return Answer(outputs, result.model, result.ep)
+
+
+def joined(answers: list[Answer]) -> Answer:
+    """The answers to the parts of a chunk, row after row. Raises ModelError."""
+    first = answers[0]
+    outputs: list[Tensor] = []
+    for i, one in enumerate(first.outputs):
+        parts = [answer.outputs[i] for answer in answers]
+        if any(not part.shape or part.shape[1:] != one.shape[1:] for part in parts):
+            raise ModelError(
+                f"output {one.name!r} of {first.model} has not the same shape for all rows",
+                "declare `batching: false` for a model whose rows belong together",
+            )
+        shape = [sum(part.shape[0] for part in parts), *one.shape[1:]]
+        outputs.append(
+            Tensor(one.name, one.dtype, shape, memoryview(b"".join(part.data for part in parts)))
+        )
+    return Answer(outputs, answers[-1].model, answers[-1].ep)
+
+
+def parsed(headers: Mapping[str, str], body: bytes) -> tuple[list[Tensor], list[str]]:
+    """The inputs in a body, and the outputs that it wants. Raises RequestError."""
+    found, wanted = oip.tensors(headers.get(oip.HEADER), body)
+    inputs = [Tensor(one.name, one.dtype, one.shape, memoryview(data)) for one, data in found]
+    return inputs, wanted
