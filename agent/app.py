@@ -13,6 +13,7 @@ Ending needs no draining: what is unfinished is in the store and goes on at the 
 """
 
 import asyncio
+import gc
 import logging
 import os
 import random
@@ -230,6 +231,7 @@ class App:
             await parts.enter_async_context(self.domains)
             await parts.enter_async_context(self.server)
             self._welcome()
+            gc.freeze()  # what is there by now stays: it need not be looked through again and again
             try:
                 async with asyncio.TaskGroup() as group:
                     for part in self._loops():

@@ -122,9 +122,10 @@ class Domain(Part, frozen=True, kw_only=True):
     instance (none: all CPUs but two, shared out). A child above `memory_bytes_max` is killed, it
     alone. `gpu_share` is the part of the GPU's time when all want it.
 
-    Up to `queue_max` calls wait, none longer than `request_timeout_s`; more are refused at once. Up
-    to `batch_max` rows go together (none: 10, and 256 for speech), and wait for each other up to
-    `batch_delay_ms_max` (none: not at all, and 4 for speech). A child that does not answer within
+    Up to `queue_max` calls wait (none: 256, and 2048 for speech), none longer than
+    `request_timeout_s`; more are refused at once. Up to `batch_max` rows go together (none: 10, and
+    64 for speech), and wait for each other up to `batch_delay_ms_max` (none: not at all, and 10 for
+    live speech). A child that does not answer within
     `call_timeout_s` is killed. Restarts wait from `restart_s_min`, doubling up to `restart_s_max`;
     after `quarantine_after` deaths in `quarantine_window_s` it rests for `quarantine_s`. After a
     swap of a model the former processes stand by for `keep_previous_s`, for a quick rollback.
@@ -140,7 +141,7 @@ class Domain(Part, frozen=True, kw_only=True):
     threads: Annotated[int, Meta(ge=1, le=256)] | None = None
     gpu_memory_bytes_max: Annotated[int, Meta(ge=64 * 1024**2, le=BYTES_MAX)] | None = None
     gpu_share: Portion | None = None
-    queue_max: Annotated[int, Meta(ge=1, le=65_536)] = 256
+    queue_max: Annotated[int, Meta(ge=1, le=65_536)] | None = None
     batch_max: Annotated[int, Meta(ge=1, le=4096)] | None = None
     batch_delay_ms_max: Annotated[float, Meta(ge=0, le=1000)] | None = None
     start_timeout_s: Seconds = 30.0

@@ -25,6 +25,7 @@ from agent.records import RATE_HZ
 
 log = logging.getLogger("domain")
 FRESH = b""  # the memory of a stream that has not begun
+HEADS_MAX = 256
 STRIKES = 3  # workers that one call may cost
 PATIENCE_S = 3600.0  # a call has no deadline: its sound waits in the store
 RETRY_S = 0.1
@@ -66,7 +67,7 @@ class Speech:
         self._model = model
         self._clock = clock
         self._suspicion = asyncio.Lock()  # suspects are heard one after the other
-        self._encoder = msgspec.msgpack.Encoder()
+        self._heads: dict[tuple[int, bool], msgspec.Raw] = {}
 
     async def ready(self) -> None:
         """Until the model is known and can be asked."""
@@ -138,7 +139,7 @@ class Speech:
             klass = self.domain.klass if live else max(self.domain.klass, Class.INTERACTIVE)
         work = Work(
             self._model,
-            msgspec.Raw(self._encoder.encode(wire.Part(samples, end))),
+            self._head(samples, end),
             [pcm, memory],
             size_bytes=len(pcm) + len(memory),
             klass=klass,
@@ -157,6 +158,15 @@ class Speech:
             self.domain.cancel(work)
             raise
         return self._heard(result)
+
+    def _head(self, samples: int, end: bool) -> msgspec.Raw:
+        """Nearly always the same."""
+        found = self._heads.get((samples, end))
+        if found is None:
+            found = msgspec.Raw(msgspec.msgpack.encode(wire.Part(samples, end)))
+            if len(self._heads) < HEADS_MAX:
+                self._heads[samples, end] = found
+        return found
 
     @staticmethod
     def _heard(result: Result) -> Heard:

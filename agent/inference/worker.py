@@ -118,6 +118,11 @@ class Worker:
         self, batch: wire.Batch, bodies: list[memoryview], now_s: float
     ) -> list[Done | Faulty]:
         gone = self._withdrawals.begin([call.id for call in batch.calls])
+        if not gone and min([call.deadline_s for call in batch.calls]) >= now_s:
+            return self._engine_run(
+                batch.model,
+                [Call(call.head, body) for call, body in zip(batch.calls, bodies, strict=True)],
+            )
         found: list[Done | Faulty] = []
         due: list[Call] = []
         for call, body in zip(batch.calls, bodies, strict=True):
@@ -127,15 +132,16 @@ class Worker:
                 found.append(Faulty("expired", ""))
             else:
                 due.append(Call(call.head, body))
-        try:
-            answers = self._engines[batch.model].run(due, self._withdrawals.options) if due else []
-        finally:
-            self._withdrawals.end()
-        if len(due) == len(batch.calls):
-            return answers
+        answers = self._engine_run(batch.model, due)
         rest, faults = iter(answers), iter(found)
         late = {c.id for c in batch.calls if c.id in gone or c.deadline_s < now_s}
         return [next(faults) if c.id in late else next(rest) for c in batch.calls]
+
+    def _engine_run(self, model: str, calls: list[Call]) -> list[Done | Faulty]:
+        try:
+            return self._engines[model].run(calls, self._withdrawals.options) if calls else []
+        finally:
+            self._withdrawals.end()
 
     def _answer(
         self, batch: wire.Batch, found: list[Done | Faulty], received_s: float, began_s: float
@@ -147,10 +153,9 @@ class Worker:
             if isinstance(one, Faulty):
                 answers.append(wire.Answer(fault=one.fault, message=one.message))
                 continue
-            size = sum(memoryview(b).nbytes for b in one.body)
-            answers.append(wire.Answer(msgspec.Raw(msgspec.msgpack.encode(one.head)), size))
+            answers.append(wire.Answer(one.head, one.size_bytes))
             body += one.body
-            total += size
+            total += one.size_bytes
         at, room = batch.room
         if 0 < total <= room:
             self._put(at, body)

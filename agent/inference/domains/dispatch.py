@@ -33,10 +33,13 @@ class Kind(NamedTuple):
 
     batch_max: int
     batch_delay_s: float
+    queue_max: int
     always_joins: bool  # batches pay, whatever was measured
 
 
-KINDS = {"onnx": Kind(10, 0.0, False), "speech": Kind(64, 0.010, True)}
+# A call of speech costs about what a hop costs to compute: live streams wait for each other
+# (python -m bench.streams), and each of them has one call at a time.
+KINDS = {"onnx": Kind(10, 0.0, 256, False), "speech": Kind(64, 0.010, 2048, True)}
 
 
 class Ledger(Protocol):
@@ -60,7 +63,7 @@ class Dispatch:
         ledger: Ledger,
     ) -> None:
         """`serving` get calls; `present` are all there are, those too that only finish theirs."""
-        self.queue = Queue(settings.queue_max, AGE_S)
+        self.queue = Queue(kind.queue_max, AGE_S)
         self.costs: dict[str, Costs] = {}
         self._name = name
         self._settings = settings
@@ -77,7 +80,7 @@ class Dispatch:
     def apply(self, settings: Settings, kind: Kind) -> None:
         """Other settings hold from now on."""
         self._settings, self._kind = settings, kind
-        self.queue.calls_max = settings.queue_max
+        self.queue.calls_max = kind.queue_max
 
     def submit(self, work: Work) -> None:
         """Accept a call, which is answered then, whatever happens. Raises BusyError."""

@@ -245,7 +245,12 @@ class Domain:
         kind, rules = KINDS[engines.pop()], self.settings
         delay_ms = rules.batch_delay_ms_max
         delay_s = kind.batch_delay_s if delay_ms is None else delay_ms / 1000
-        return Kind(rules.batch_max or kind.batch_max, delay_s, kind.always_joins)
+        return Kind(
+            rules.batch_max or kind.batch_max,
+            delay_s,
+            rules.queue_max or kind.queue_max,
+            kind.always_joins,
+        )
 
     def _pool(self, models: Mapping[str, Model]) -> Pool:
         parts = (self._instance, self._restarts, self._dispatch, self._look, self._crew)

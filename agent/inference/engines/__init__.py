@@ -20,9 +20,14 @@ class Call(NamedTuple):
 
 
 class Done(NamedTuple):
-    """The answer to one call: its head, and its body as buffers."""
+    """The answer to one call: its head, encoded, and how long its body is.
 
-    head: msgspec.Struct
+    `body` are the buffers; an engine whose answers lie one after the other in one buffer gives that
+    with the first of them.
+    """
+
+    head: msgspec.Raw
+    size_bytes: int
     body: Sequence[Buffer]
 
 

@@ -52,6 +52,7 @@ class Engine:
         self._finite = load.finite
         self._plans: dict[bytes, Plan] = {}
         self._decoder = msgspec.msgpack.Decoder(Infer)
+        self._encoder = msgspec.msgpack.Encoder()
         loaded_s = time.perf_counter() - began
         self.loaded = Loaded(
             ep=self._session.get_providers()[0],
@@ -176,7 +177,8 @@ class Engine:
             size = memoryview(piece).nbytes
             tensors.append(Tensor(name, dtype, list(found.shape), size, as_json))
             body.append(piece)
-        return Done(Inferred(tensors), body)
+        size = sum(one.size_bytes for one in tensors)
+        return Done(msgspec.Raw(self._encoder.encode(Inferred(tensors))), size, body)
 
     def _batches(self) -> bool:
         """Whether all that goes in and comes out has a free first dimension."""
