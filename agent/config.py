@@ -21,6 +21,7 @@ from agent.forms import (
     Device,
     DeviceId,
     Keep,
+    ModelName,
     Name,
     Payload,
     Port,
@@ -131,7 +132,7 @@ class Domain(Part, frozen=True, kw_only=True):
     swap of a model the former processes stand by for `keep_previous_s`, for a quick rollback.
     """
 
-    models: Annotated[list[Name], Meta(min_length=1)]
+    models: Annotated[list[ModelName], Meta(min_length=1)]
     class_: Literal["realtime", "interactive", "batch"] = field(default="interactive", name="class")
     instances: Instances = field(default_factory=Instances)
     devices: Annotated[list[Device], Meta(min_length=1)] = field(default_factory=lambda: ["cpu"])

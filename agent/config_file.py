@@ -144,6 +144,10 @@ def _overlaps(domains: dict[str, Domain]) -> Iterator[Mistake]:
                 wrong = f"{model!r} is a model of domain {seen[model]} already"
                 yield ["domains", name, "models", i], wrong, "a model is served by one domain"
             seen[model] = name
+        for part in (one.cpus or "").split(","):
+            first, _, last = part.partition("-")
+            if last and int(first) > int(last):
+                yield ["domains", name, "cpus"], f"{part}: goes backwards", "write 0-3, not 3-0"
         if one.instances.min > one.instances.max:
             wrong = f"{one.instances.min} is above max {one.instances.max}"
             yield ["domains", name, "instances", "min"], wrong, "raise max, or lower min"
@@ -181,6 +185,8 @@ def _in_domains(value: Any, message: str) -> str:
             msgspec.convert({name: one}, dict[Name, Domain])
         except msgspec.ValidationError as error:
             what, _, where = str(error).partition(" - at `")
+            if where.startswith("key"):
+                what = f"expected {_form(Name)}"
             inner = where.removeprefix("$[...]") if where.startswith("$[...]") else "`"
             return f"{what} - at `$.domains.{name}{inner}"
     return message

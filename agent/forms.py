@@ -14,6 +14,13 @@ Name = Annotated[
         description="a name of 1 to 32 letters a-z, digits, - and _",
     ),
 ]
+ModelName = Annotated[
+    str,
+    Meta(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$",
+        description="the name of a model's folder: 1 to 128 letters, digits, -, _ and .",
+    ),
+]
 SECONDS_MIN, SECONDS_MAX = 0.01, 31_536_000  # up to a year; below, it is no rest
 Seconds = Annotated[float, Meta(ge=SECONDS_MIN, le=SECONDS_MAX)]
 Share = Annotated[float, Meta(ge=0, le=1)]
