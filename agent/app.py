@@ -36,16 +36,11 @@ from agent.api.metrics import Metrics
 from agent.api.outbox import OutboxDoors
 from agent.api.server import Server
 from agent.api.sync import SyncDoors
-from agent.audio.listener import Listener
-from agent.audio.live import Loop, Microphone
-from agent.audio.recorder import Recorder
-from agent.audio.recordings import File, Folder
-from agent.audio.source import Source
+from agent.audio.ears import Ears
 from agent.clock import Clock
 from agent.config import Config
 from agent.confinement import Confinement
 from agent.errors import ConfigError, StoreError
-from agent.forms import Keep
 from agent.health.clockwork import Clockwork
 from agent.health.conditions import Conditions
 from agent.health.flash import Flash
@@ -101,10 +96,7 @@ class App:
         self.store = Store(settings.store, self.clock, _job_limits(settings.jobs))
         self._make_domains(settings)
         self._make_link(settings.link)
-        self.sources: list[Source] = []
-        self.listeners: list[Listener] = []
-        for source in settings.audio.sources:
-            self._add(source)
+        self.ears = Ears(settings.audio, self.store.spool, self.speech, self.conditions, self.clock)
         self._make_doors(settings)
 
     def _make_domains(self, settings: Config) -> None:
@@ -180,7 +172,7 @@ class App:
         self.letters = Letters(outbox.buried, outbox.more_buried, self.conditions)
         self.flash = Flash(settings.store, self.store.wear, self.conditions, self.clock)
         self.clockwork = Clockwork(self.store.bindings.bind, self.conditions, self.clock)
-        views = Views(self.domains, self.scheduler, self.store, self.flash, self.sources)
+        views = Views(self.domains, self.scheduler, self.store, self.flash, self.ears.sources)
         self.status = Status(
             lambda: {"device": self.device, "version": self.version},
             self.conditions,
@@ -196,7 +188,7 @@ class App:
             self.store.path.with_name("status.json"),
         )
         metrics = Metrics(self.status, self.conditions, self.store, self.flash, self.sync.last)
-        self.outbox_doors = OutboxDoors(self.store, self._wake)
+        self.outbox_doors = OutboxDoors(self.store, self.ears.wake)
         bundles = Bundles(
             self.device, settings.bundle, self.store.held, self.store.outbox, self.clock
         )
@@ -227,7 +219,7 @@ class App:
             await parts.enter_async_context(self.control)
             if self.puts:
                 await parts.enter_async_context(self.puts)
-            await self._hear_former_sources()
+            await self.ears.hear_former_sources()
             await parts.enter_async_context(self.domains)
             await parts.enter_async_context(self.server)
             self._welcome()
@@ -253,7 +245,7 @@ class App:
         loops += [self.control.run]
         if self.broker:
             loops.append(self.broker.run)
-        return [*loops, *(x.run for x in self.listeners), *(x.run for x in self.sources)]
+        return [*loops, *self.ears.loops()]
 
     async def _scrub(self) -> None:
         await self.store.scrub.run(self.storage.tell_damage)
@@ -262,46 +254,6 @@ class App:
         if self.broker:
             await self.broker.ready.wait()
         await self.link.run()
-
-    async def _hear_former_sources(self) -> None:
-        """What a source that left the configuration had accepted still becomes segments."""
-        configured = {source.name for source in self.sources}
-        for name, keep in (await self.store.spool.sources()).items():
-            if name not in configured:
-                log.info("hearing what is left of %s, a source no longer configured", name)
-                await self.store.spool.end_absent(name, ())
-                self._listen(name, keep, asyncio.Event())
-
-    def _listen(self, name: str, keep: Keep, arrived: asyncio.Event) -> None:
-        rules, spool = self.settings.audio.segments, self.store.spool
-        self.listeners.append(
-            Listener(name, keep, rules, spool, self.speech, self.conditions, arrived)
-        )
-
-    def _wake(self, source: str) -> bool:
-        """Have a source's dead letters looked at; whether somebody listens to it."""
-        listening = [one for one in self.listeners if one.source == source]
-        for one in listening:
-            one.wake()
-        return bool(listening)
-
-    def _add(self, source: config.Source) -> None:
-        """A source, its recorder and its listener, with the event between the two."""
-        arrived = asyncio.Event()
-        recorder = Recorder(source.name, self.store.spool, self.conditions, self.clock, arrived)
-        self._listen(source.name, source.keep, arrived)
-        chunk_s = self.settings.audio.chunk_s
-        match source:
-            case config.File():
-                self.sources.append(File(source, recorder, self.conditions))
-            case config.Folder():
-                self.sources.append(Folder(source, recorder, self.conditions))
-            case config.Loop():
-                self.sources.append(Loop(source, chunk_s, recorder, self.conditions, self.clock))
-            case config.Microphone():
-                self.sources.append(
-                    Microphone(source, chunk_s, recorder, self.conditions, self.clock)
-                )
 
     def _domains(self) -> dict[str, config.Domain]:
         """The domains as the configuration file has them now. Raises ConfigError."""
