@@ -111,7 +111,7 @@ def lives(folder: Path) -> int:
 
 async def main(given: argparse.Namespace) -> None:
     """The agent and its producer, until it is killed."""
-    app = App(config_file.load(given.config))
+    app = App(config_file.load(given.config), given.config)
     left_out = [app.domain.run, app.speech.run]
     loops = [loop for loop in app._loops() if loop not in left_out]
     life = f"{given.seed}:{lives(given.config.parent)}"
