@@ -91,10 +91,18 @@ def test_processors_that_are_not_there_are_said(tmp_path: Path) -> None:
         assert os.sched_getaffinity(one.pid) == {0}
 
 
+def own_data_bytes() -> int:
+    """What RLIMIT_DATA counts of this process."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    (kib,) = [line.split()[1] for line in lines if line.startswith("VmData:")]
+    return 1024 * int(kib)
+
+
 def test_a_user_without_rights_takes_the_way_without_groups() -> None:
     def agent() -> dict[str, object]:
         cells = Cells()
-        cell = cells.open("images", Limits((0,), 0.5, ROOMY, "batch"))
+        # What is forked here begins with what this process has.
+        cell = cells.open("images", Limits((0,), 0.5, own_data_bytes() + ROOMY, "batch"))
 
         def classed() -> int:
             score = int(Path("/proc/self/oom_score_adj").read_text())

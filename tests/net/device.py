@@ -112,7 +112,7 @@ def lives(folder: Path) -> int:
 async def main(given: argparse.Namespace) -> None:
     """The agent and its producer, until it is killed."""
     app = App(config_file.load(given.config), given.config)
-    left_out = [app.domain.run, app.speech.run]
+    left_out = [app.domains.run, app.runner.run]
     loops = [loop for loop in app._loops() if loop not in left_out]
     life = f"{given.seed}:{lives(given.config.parent)}"
     producer = Producer(app, random.Random(life), life)
