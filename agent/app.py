@@ -33,6 +33,7 @@ from agent.api.domains import DomainDoors
 from agent.api.inference import Inference
 from agent.api.jobs import JobDoors
 from agent.api.metrics import Metrics
+from agent.api.model_metrics import ModelMetrics
 from agent.api.outbox import OutboxDoors
 from agent.api.server import Server
 from agent.api.sync import SyncDoors
@@ -187,7 +188,9 @@ class App:
             },
             self.store.path.with_name("status.json"),
         )
-        metrics = Metrics(self.status, self.conditions, self.store, self.flash, self.sync.last)
+        models = ModelMetrics(self.domains, self.scheduler).collect
+        parts = (self.status, self.conditions, self.store, self.flash, self.sync.last, models)
+        metrics = Metrics(*parts)
         self.outbox_doors = OutboxDoors(self.store, self.ears.wake)
         bundles = Bundles(
             self.device, settings.bundle, self.store.held, self.store.outbox, self.clock
@@ -270,6 +273,29 @@ class App:
                 domain.cause or "its process has ended",
                 domain.hint or "audio waits in the store; it is being started again",
             )
+        self._devices_changed(domain)
+
+    def _devices_changed(self, domain: Domain) -> None:
+        """Say of each model that it runs elsewhere than its domain prefers.
+
+        Of a domain that is down, what was said last still holds.
+        """
+        fallen = {
+            f"{domain.name}/{name}": f"it runs on {loaded.ep}: {loaded.fallback}"
+            for name in domain.models
+            if (loaded := domain.loaded(name)) and loaded.fallback
+        }
+        if domain not in self.domains.all():
+            fallen = {}
+        elif not domain.ready.is_set():
+            return
+        for one in self.conditions.all():
+            mine = one.name == "device_fallback" and one.subject.startswith(f"{domain.name}/")
+            if mine and one.subject not in fallen:
+                self.conditions.clear("device_fallback", one.subject)
+        for subject, cause in fallen.items():
+            remedy = f"mend what is named, or set domains.{domain.name}.devices to what there is"
+            self.conditions.hold("device_fallback", subject, "warning", cause, remedy)
 
     async def _heartbeat(self) -> Heartbeat:
         return Heartbeat(

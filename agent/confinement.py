@@ -1,12 +1,14 @@
 """Domains under limits: what settings ask of the host, and what it cannot hold, as conditions."""
 
 import asyncio
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from agent.config import Domain as Settings
 from agent.health.conditions import Conditions
+from agent.host import mps
 from agent.host.cells import Cell, Cells
 from agent.host.limits import Limits
 
@@ -25,21 +27,34 @@ class Confinement:
     def __call__(self, domain: str, settings: Settings) -> "Confined":
         """For a domain."""
         cell = self._cells.open(domain, limits(settings))
-        return Confined(domain, cell, self._conditions, self._thread)
+        return Confined(domain, settings, cell, self._conditions, self._thread)
 
 
 class Confined:
     """One domain's processes."""
 
     def __init__(
-        self, domain: str, cell: Cell, conditions: Conditions, thread: ThreadPoolExecutor
+        self,
+        domain: str,
+        settings: Settings,
+        cell: Cell,
+        conditions: Conditions,
+        thread: ThreadPoolExecutor,
     ) -> None:
         self._domain = domain
+        self._settings = settings
         self._cell = cell
         self._conditions = conditions
         self._thread = thread
         self._oom_kills = 0
         self._tell(cell.shortfalls)
+
+    def environment(self) -> dict[str, str]:
+        """Its part of the GPU, where NVIDIA's MPS runs; else nothing."""
+        settings = self._settings
+        if settings.devices == ["cpu"]:
+            return {}
+        return mps.variables(os.environ, settings.gpu_share, settings.gpu_memory_bytes_max)
 
     async def admit(self, pid: int) -> None:
         """Put a fresh process under the limits."""
@@ -47,7 +62,8 @@ class Confined:
         self._tell(await self._do(lambda: self._cell.shortfalls))
 
     async def change(self, settings: Settings) -> None:
-        """Other limits hold from now on."""
+        """Other limits hold from now on; the environment is that of processes yet to come."""
+        self._settings = settings
         new = limits(settings)
         await self._do(lambda: self._cell.change(new))
         self._tell(await self._do(lambda: self._cell.shortfalls))

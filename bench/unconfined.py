@@ -4,6 +4,10 @@
 class Unconfined:
     """In the place of agent/confinement.py."""
 
+    def environment(self) -> dict[str, str]:
+        """Nothing is added."""
+        return {}
+
     async def admit(self, pid: int) -> None:
         """Nothing holds it."""
 

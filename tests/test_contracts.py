@@ -28,6 +28,10 @@ def test_the_parent_never_loads_onnxruntime() -> None:
     assert not {m for m in modules if m.startswith(("onnxruntime", "amqtt", "torch"))}
 
 
+def test_an_agent_loads_what_few_need_only_when_it_is_needed() -> None:
+    assert "cryptography" not in loaded_by("agent.app")
+
+
 def test_the_agent_loads_nothing_of_the_command_line() -> None:
     assert not loaded_by("agent.cli.run") & {"typer", "click", "rich", "pydantic"}
 
@@ -45,6 +49,7 @@ def test_a_worker_loads_nothing_of_the_agent_but_its_own() -> None:
         "agent.inference",
         "agent.inference.arena",
         "agent.inference.engines",
+        "agent.inference.engines.devices",
         "agent.inference.engines.hearing",
         "agent.inference.engines.onnx",
         "agent.inference.engines.session",

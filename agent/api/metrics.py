@@ -61,8 +61,13 @@ class Metrics:
         store: Store,
         flash: Flash,
         link: Callable[[], dict[str, Any]],
+        models: Callable[[], Iterable[Metric]] = tuple,
     ) -> None:
-        """`link` is the link's state as it was seen last; it asks nobody."""
+        """`link` is the link's state as it was seen last, `models` those of model_metrics.py.
+
+        Neither asks anybody.
+        """
+        self._models = models
         self._link = link
         self._status = status
         self._conditions = conditions
@@ -71,7 +76,8 @@ class Metrics:
 
     async def text(self) -> bytes:
         """The metrics in Prometheus' text format."""
-        return generate_latest(Collector(await self._snapshot()))
+        snapshot = await self._snapshot()
+        return generate_latest(Collector(snapshot, self._models))
 
     async def _snapshot(self) -> Snapshot:
         held = await self._held()
@@ -99,8 +105,9 @@ class Metrics:
 class Collector:
     """A snapshot as families of metrics, as prometheus_client wants them."""
 
-    def __init__(self, snapshot: Snapshot) -> None:
+    def __init__(self, snapshot: Snapshot, models: Callable[[], Iterable[Metric]] = tuple) -> None:
         self._snapshot = snapshot
+        self._models = models
 
     def collect(self) -> Iterator[Metric]:
         """Every family, with what it means and its type."""
@@ -121,6 +128,7 @@ class Collector:
             [([source], size) for source, size in found.written_bytes.items()],
         )
         yield from _link(found.link)
+        yield from self._models()
         if found.held:
             yield gauge(
                 "holdfast_store_used_bytes", "Pages in use in the store.", found.held.used_bytes

@@ -4,7 +4,8 @@ It is a memfd: it has no name, so nothing of it is left when the processes are g
 they went. It is sealed: a broken worker cannot shrink it, which would end the agent with SIGBUS.
 
 Limits  : `size_bytes` for all bodies that are under way, the agent's and the worker's. A body for
-          which there is no room goes through the socket: slower, never wrong.
+          which there is no room goes through the socket: slower, never wrong. Pages that were
+          written to stay in memory until `trim`.
 Format  : stretches, each beginning at a multiple of ALIGN_BYTES, given out and taken back by the
           agent alone; the worker is told where to read, and where it may write its answers.
 Recovery: an arena ends with its worker; the next worker gets a new one.
@@ -25,7 +26,8 @@ class Arena:
         os.ftruncate(self.fd, size_bytes)
         seals = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
         fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, seals)
-        self.view = memoryview(mmap.mmap(self.fd, size_bytes))
+        self._mapped = mmap.mmap(self.fd, size_bytes)
+        self.view = memoryview(self._mapped)
         self._free = [(0, size_bytes)]  # place and length, ascending
         self._taken: dict[int, int] = {}
 
@@ -56,9 +58,19 @@ class Arena:
         """What is given out now."""
         return sum(self._taken.values())
 
+    def trim(self) -> None:
+        """Give the memory of what is not given out back to the system, in whole pages."""
+        for at, room in self._free:
+            begin, end = -(-at // mmap.PAGESIZE), (at + room) // mmap.PAGESIZE
+            if begin < end:
+                pages = begin * mmap.PAGESIZE, (end - begin) * mmap.PAGESIZE
+                self._mapped.madvise(mmap.MADV_REMOVE, *pages)
+
     def close(self) -> None:
         """Let go of it; the memory is freed once the worker is gone too."""
         os.close(self.fd)
+        self.view.release()  # now, not when somebody collects garbage
+        self._mapped.close()
         self._free = []
 
 

@@ -14,10 +14,10 @@ blocking; the agent's is in domains/process.py, so that a worker need not load a
 import socket
 import struct
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 HEAD_BYTES_MAX = 4 << 20
 BODY_BYTES_MAX = 256 << 20
@@ -53,6 +53,7 @@ class Load(Struct, frozen=True):
     engine: str
     path: str
     options: dict[str, Any] = {}
+    sha256: str = ""
     batching: bool | None = None  # None: whatever its shapes allow
     state: list[tuple[str, str]] = []  # inputs that are fed from the outputs of the last call
     finite: bool = False
@@ -77,6 +78,7 @@ class Loaded(Struct, frozen=True):
     inputs: list[Tensor] = []
     outputs: list[Tensor] = []
     batching: bool = False
+    fallback: str = ""  # why it is not on the first of its devices; empty: it is
     memory_size: int = 0  # of a stream of sound, in float32 values
 
 
@@ -125,7 +127,7 @@ class Answer(Struct, frozen=True, array_like=True):
     """
 
     head: msgspec.Raw = msgspec.Raw(b"\xc0")
-    size_bytes: int = 0
+    size_bytes: Annotated[int, Meta(ge=0)] = 0
     fault: Fault = ""
     message: str = ""
 
@@ -138,7 +140,7 @@ class Answers(Struct, frozen=True, array_like=True, tag=True):
     received_s: float  # CLOCK_BOOTTIME
     began_s: float
     ended_s: float
-    at: int = NOT_IN_ARENA
+    at: Annotated[int, Meta(ge=NOT_IN_ARENA)] = NOT_IN_ARENA
 
 
 class Part(Struct, frozen=True, array_like=True):

@@ -5,6 +5,8 @@ Format  : the key file holds one line, `hf1key:` and the 32 bytes of the key in 
           public key is `hf1pub:` and its 32 bytes.
 Recovery: a new key is in the file, and the file in its folder, before anybody sees the key; one
           that is not whole is told and never replaced.
+
+`cryptography` is loaded by whoever signs or checks (6 MiB): most agents never do.
 """
 
 import base64
@@ -13,9 +15,6 @@ import os
 import secrets
 from pathlib import Path
 from typing import Self
-
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from agent.errors import ConfigError, ProtocolError
 
@@ -29,6 +28,8 @@ class Key:
     """A private key; `public` is what others know it by."""
 
     def __init__(self, secret: bytes) -> None:
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
         self._key = Ed25519PrivateKey.from_private_bytes(secret)
         self.public = PUBLIC + _text(self._key.public_key().public_bytes_raw())
 
@@ -64,6 +65,9 @@ class Key:
 
 def is_signed(public: str, digest: bytes, signature: bytes, purpose: bytes = BUNDLE) -> bool:
     """Whether the owner of `public` signed a digest. Raises ProtocolError for what is no key."""
+    from cryptography.exceptions import InvalidSignature
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
     try:
         Ed25519PublicKey.from_public_bytes(_public(public)).verify(signature, purpose + digest)
     except InvalidSignature:

@@ -18,6 +18,7 @@ from agent.errors import BusyError, CallLost, LateError, RequestError, RunError
 from agent.inference import wire
 from agent.inference.domains.costs import Costs
 from agent.inference.domains.instance import Flight, Instance
+from agent.inference.domains.lease import UNBOUNDED_S, Lease, Want
 from agent.inference.domains.queue import Queue
 from agent.inference.domains.work import Work
 
@@ -61,8 +62,12 @@ class Dispatch:
         present: Callable[[], list[Instance]],
         clock: Clock,
         ledger: Ledger,
+        lease: Lease,
     ) -> None:
-        """`serving` get calls; `present` are all there are, those too that only finish theirs."""
+        """`serving` get calls; `present` are all there are, those too that only finish theirs.
+
+        `lease` shares out the time of the GPU.
+        """
         self.queue = Queue(kind.queue_max, AGE_S)
         self.costs: dict[str, Costs] = {}
         self._name = name
@@ -72,6 +77,7 @@ class Dispatch:
         self._present = present
         self._clock = clock
         self._ledger = ledger
+        self.seat = lease.seat(settings, self._want, self.pump_soon)
         self._works = 0
         self._pumping: asyncio.Handle | None = None
         self._sweeping: asyncio.TimerHandle | None = None
@@ -81,6 +87,7 @@ class Dispatch:
         """Other settings hold from now on."""
         self._settings, self._kind = settings, kind
         self.queue.calls_max = kind.queue_max
+        self.seat.apply(settings)
 
     def submit(self, work: Work) -> None:
         """Accept a call, which is answered then, whatever happens. Raises BusyError."""
@@ -117,11 +124,14 @@ class Dispatch:
             if answer.fault and work.holder is instance:
                 self._fault(work, answer)
         self._ledger.answered(works, message)
+        if not instance.flights:
+            self.seat.over(instance)
         if len(self.queue) or instance.flights or len(self._serving()) > 1:
             self.pump_soon()
 
     def lost(self, instance: Instance, works: list[Work], cause: str) -> None:
         """An instance died of, or with, these calls."""
+        self.seat.over(instance)
         for work in works:
             if work.done.done() or work.holder is not instance:
                 continue
@@ -136,6 +146,7 @@ class Dispatch:
 
     def close(self, why: str) -> None:
         """Give back all that waits."""
+        self.seat.leave()
         for work in list(self.queue.all()):
             work.fail(BusyError(f"domain {self._name}: {why}", "try again later"))
         for handle in (self._pumping, self._sweeping, self._gathering):
@@ -153,14 +164,32 @@ class Dispatch:
                 return
             if self._gathers(head, now_s):
                 return
+            turn_s = self.seat.turn(_ep(instance, head), ahead=bool(instance.flights))
+            if not turn_s:  # it is another's; pumped again when it is over
+                return
             rows_max, calls_max = self._together(head, instance)
+            rows_max = min(rows_max, self._rows(head, turn_s))
             works = self.queue.take(head, rows_max, calls_max)
             self._send(instance, works)
+
+    def _want(self) -> Want | None:
+        """What it would send to the GPU now, if it might."""
+        now_s = self._clock.monotonic()
+        head, instance = self.queue.head(now_s), self._free(self._serving())
+        if not (head and instance) or instance.flights or self._gathers(head, now_s):
+            return None
+        return Want(head.klass, head.deadline_s) if self.seat.shares(_ep(instance, head)) else None
+
+    def _rows(self, head: Work, turn_s: float) -> int:
+        """How many rows such as those of `head` are done in so long a time, about."""
+        row_s = self._costs(head.model).row_s()
+        return max(1, int(turn_s / row_s)) if row_s and turn_s < UNBOUNDED_S else 1 << 30
 
     def _send(self, instance: Instance, works: list[Work]) -> None:
         for work in works:
             work.holder = instance
         instance.send(works, self._cost_s(works))
+        self.seat.began(_ep(instance, works[0]), instance, works[0].klass)
 
     def _free(self, serving: list[Instance]) -> Instance | None:
         """The instance that has least to do, if it may get more."""
@@ -240,7 +269,8 @@ class Dispatch:
         now_s = self._clock.monotonic()
         for work in self.queue.drop(now_s):
             work.fail(self._late())
-        busy = len(self.queue) > 0
+        if busy := len(self.queue) > 0:
+            self.pump_soon()  # a turn of the GPU may have lapsed
         for instance in self._present():
             for flight in instance.flights.values():
                 busy = True
@@ -264,3 +294,8 @@ class Dispatch:
         known: Mapping[str, Costs] = self.costs
         row_s = max((c.row_s() or 0.0 for c in known.values()), default=0.0)
         return max(0.1, round(row_s * len(self.queue) / max(1, len(self._serving())), 2))
+
+
+def _ep(instance: Instance, work: Work) -> str:
+    """The execution provider on which it would run there."""
+    return instance.loaded[work.model].ep

@@ -12,6 +12,7 @@ Recovery: a dead instance is replaced (pool.py), its calls are made once more (d
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Self
 
 from agent.clock import Clock
@@ -22,6 +23,7 @@ from agent.inference.catalog import Model
 from agent.inference.domains.dispatch import KINDS, Dispatch, Kind
 from agent.inference.domains.figures import Figures
 from agent.inference.domains.instance import Cell, Instance, setup_of
+from agent.inference.domains.lease import Lease
 from agent.inference.domains.pool import Pool
 from agent.inference.domains.restarts import Restarts
 from agent.inference.domains.work import Class, Result, Work
@@ -50,13 +52,15 @@ class Domain:
         prove: Prove,
         cell: Cell,
         threads: int,
+        lease: Lease | None = None,
     ) -> None:
         """`choose`, called in a thread, finds the models to begin with, or raises HoldfastError.
 
         `changed` is called when it becomes ready or is lost, or its models change.
 
         `prove` raises ModelError for a model that must not serve; `cell` puts processes under the
-        domain's limits; `threads` are those of each instance.
+        domain's limits; `threads` are those of each instance; `lease` shares out the GPU's time
+        (none: there is no other domain).
         """
         self.name = name
         self.settings = settings
@@ -80,7 +84,8 @@ class Domain:
         self._former: Pool | None = None
         self._pools: set[Pool] = set()
         self._idle_since_s = clock.monotonic()
-        parts = (self._serving, self._present, clock, self.figures)
+        self.lease = lease or Lease(clock)
+        parts = (self._serving, self._present, clock, self.figures, self.lease)
         self._dispatch = Dispatch(name, settings, KINDS["onnx"], *parts)
 
     async def __aenter__(self) -> Self:
@@ -116,6 +121,18 @@ class Domain:
         return len(self._dispatch.queue)
 
     @property
+    def gpu_s(self) -> float:
+        """Seconds of the GPU that it has used."""
+        return self._dispatch.seat.used_s
+
+    @property
+    def processes(self) -> dict[str, int]:
+        """How many get calls, how many stand by for them, how many are not ready."""
+        serving, ready = len(self._serving()), len(self.instances)
+        every = len(self._current.all) if self._current else 0
+        return {"serving": serving, "spare": ready - serving, "starting": every - ready}
+
+    @property
     def instances(self) -> list[Instance]:
         """Those that serve, then those that stand by for them."""
         return list(self._current.ready) if self._current else []
@@ -132,12 +149,17 @@ class Domain:
 
     def submit(self, work: Work) -> None:
         """Accept a call: `work.done` will have its answer or an error. Raises BusyError."""
-        if not self.ready.is_set():
-            raise BusyError(
-                f"domain {self.name} is not ready: {self.cause or 'its process has ended'}",
-                "try again later; `holdfast status` shows how it goes",
-            )
-        self._dispatch.submit(work)
+        try:
+            if not self.ready.is_set():
+                raise BusyError(
+                    f"domain {self.name} is not ready: {self.cause or 'its process has ended'}",
+                    "try again later; `holdfast status` shows how it goes",
+                )
+            self._dispatch.submit(work)
+        except BusyError:
+            self.figures.counted(work.model, "busy")
+            raise
+        work.done.add_done_callback(partial(self.figures.ended, work.model))
 
     def cancel(self, work: Work) -> None:
         """Nobody waits for this call any more."""

@@ -17,6 +17,7 @@ from agent.inference.catalog import Catalog, Model
 from agent.inference.domains.choices import Choices
 from agent.inference.domains.domain import Domain, Prove
 from agent.inference.domains.instance import Cell
+from agent.inference.domains.lease import Lease
 from agent.tasks import Crew
 
 log = logging.getLogger("domain")
@@ -44,14 +45,19 @@ class Domains:
         changed: Callable[[Domain], None],
         prove: Prove,
         confine: Callable[[str, Settings], Limits],
+        lease: Lease | None = None,
     ) -> None:
-        """`confine` makes the limits of a domain; for the rest, see Domain. Raises ConfigError."""
+        """`confine` makes the limits of a domain; for the rest, see Domain. Raises ConfigError.
+
+        `lease` shares out the time of an accelerator (none: of the GPU).
+        """
         self.catalog = catalog
         self._choices = choices
         self._clock = clock
         self._changed = changed
         self._prove = prove
         self._confine = confine
+        self._lease = lease or Lease(clock)
         self._crew = Crew()
         self._cells: dict[str, Limits] = {}
         self._domains: dict[str, Domain] = {}
@@ -168,7 +174,7 @@ class Domains:
 
         cell = self._confine(name, settings)
         parts = (self._clock, self._changed, self._prove, cell)
-        domain = Domain(name, settings, choose, *parts, _threads(settings, all_of))
+        domain = Domain(name, settings, choose, *parts, _threads(settings, all_of), self._lease)
         self._cells[name], self._domains[name] = cell, domain
         self._by_model |= dict.fromkeys(settings.models, domain)
 

@@ -1,15 +1,25 @@
 """What a domain has done: counts and times by model, for the metrics, and the last timelines."""
 
+from asyncio import Future
 from bisect import bisect_left
 from collections import deque
 from typing import Any, NamedTuple
 
+from agent.errors import BusyError, CallLost, LateError, RequestError, RunError
 from agent.inference import wire
-from agent.inference.domains.work import Class, Times, Work
+from agent.inference.domains.work import Class, Result, Times, Work
 
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 CALLS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0)
 TRACES_MAX = 256
+OUTCOMES: dict[type, str] = {
+    type(None): "ok",
+    RequestError: "refused",
+    RunError: "failed",
+    LateError: "late",
+    CallLost: "lost",
+    BusyError: "busy",
+}
 
 
 class Histogram:
@@ -33,7 +43,7 @@ class ModelFigures:
         self.queue_s = Histogram(SECONDS)
         self.compute_s = Histogram(SECONDS)  # of batches
         self.batch_calls = Histogram(CALLS)
-        self.faults: dict[str, int] = {}
+        self.outcomes: dict[str, int] = {}  # calls, by what became of them
 
 
 class Trace(NamedTuple):
@@ -79,21 +89,34 @@ class Figures:
         self._last: deque[tuple[Any, ...]] = deque(maxlen=TRACES_MAX)
 
     def answered(self, works: list[Work], message: wire.Answers) -> None:
-        """A batch is done."""
-        model = works[0].model
-        figures = self.models.get(model)
-        if figures is None:
-            figures = self.models[model] = ModelFigures()
+        """A batch is done; what proves a fresh process is nobody's call."""
+        if not works[0].id:
+            return
+        figures = self._of(works[0].model)
         queue_s = figures.queue_s
         for work, answer in zip(works, message.answers, strict=True):
             queue_s.add(work.times.sent_s - work.times.arrived_s)
-            if answer.fault:
-                figures.faults[answer.fault] = figures.faults.get(answer.fault, 0) + 1
             # What stays of a call: not its tensors. A Trace is made of it when somebody looks.
             kept = (work.id, work.model, work.klass, work.rows, work.batched, work.tries)
             self._last.append((*kept, work.pid, answer.fault, work.times))
         figures.compute_s.add(message.ended_s - message.began_s)
         figures.batch_calls.add(len(works))
+
+    def ended(self, model: str, done: Future[Result]) -> None:
+        """A call has what it will ever have."""
+        error = None if done.cancelled() else done.exception()
+        self.counted(model, "withdrawn" if done.cancelled() else OUTCOMES.get(type(error), "lost"))
+
+    def counted(self, model: str, outcome: str) -> None:
+        """One more call came to this."""
+        outcomes = self._of(model).outcomes
+        outcomes[outcome] = outcomes.get(outcome, 0) + 1
+
+    def _of(self, model: str) -> ModelFigures:
+        figures = self.models.get(model)
+        if figures is None:
+            figures = self.models[model] = ModelFigures()
+        return figures
 
     def traces(self) -> list[Trace]:
         """The last calls, the newest first."""

@@ -41,6 +41,9 @@ class Flight:
 class Cell(Protocol):
     """What holds a domain's processes within its limits."""
 
+    def environment(self) -> dict[str, str]:
+        """What a process is to find in its environment beside the agent's own."""
+
     async def admit(self, pid: int) -> None:
         """Put a fresh process under them."""
 
@@ -126,7 +129,9 @@ class Instance:
     async def _live(self) -> str:
         self._hello = asyncio.get_running_loop().create_future()
         try:
-            process = self._process = await spawned(self._heard, self._closed, ARENA_BYTES)
+            process = self._process = await spawned(
+                self._heard, self._closed, ARENA_BYTES, self._cell.environment()
+            )
         except OSError as error:
             return f"no process could be started: {error}"
         self.pid = process.pid
@@ -229,10 +234,12 @@ class Instance:
         assert self._process is not None
         flight = self.flights[message.id]
         arena = self._process.arena
+        total = sum(answer.size_bytes for answer in message.answers)
         if message.at != wire.NOT_IN_ARENA:
-            total = sum(answer.size_bytes for answer in message.answers)
             # Copied, for the place is given to the next call; the reader may take its time.
             body = memoryview(bytes(arena.view[message.at : message.at + total]))
+        if len(body) != total:
+            raise ValueError(f"answers of {total} bytes came with {len(body)}")
         now_s = self._clock.monotonic()
         self._hand_out(flight, message, body, now_s)
         del self.flights[message.id]
@@ -280,6 +287,8 @@ class Instance:
         """Whether the call whose turn it is takes too long. The timer runs only while calls do."""
         self._timer = None
         if not self.flights:
+            if self._process:
+                self._process.arena.trim()
             return
         left_s = self._turn_s + self._settings.call_timeout_s - self._clock.monotonic()
         if left_s > 0:
@@ -296,6 +305,7 @@ def setup_of(models: Iterable[Model], settings: Settings, threads: int) -> wire.
             engine=model.manifest.engine,
             path=str(model.path),
             options=model.manifest.options,
+            sha256=model.sha256,
             batching=model.manifest.batching,
             finite=model.manifest.finite,
             warm_up=model.manifest.warm_up,

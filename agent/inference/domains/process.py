@@ -5,7 +5,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import cast
 
 import msgspec
@@ -75,7 +75,7 @@ class Frames(asyncio.BufferedProtocol):
             begin, end = at + wire.PREFIX_BYTES, at + wire.PREFIX_BYTES + head + body
             if end <= self._held:
                 split = begin + head
-                self._heard(bytes(room[begin:split]), memoryview(bytes(room[split:end])))
+                self._heard(bytes(room[begin:split]), memoryview(room[split:end]))
                 at = end
                 continue
             if end - at > len(room):
@@ -144,8 +144,10 @@ class Process:
             self.arena.close()
 
 
-async def spawned(heard: Heard, ended: Callable[[], None], arena_bytes: int) -> Process:
-    """Start a worker. Raises OSError."""
+async def spawned(
+    heard: Heard, ended: Callable[[], None], arena_bytes: int, environment: Mapping[str, str]
+) -> Process:
+    """Start a worker; `environment` is added to the agent's own. Raises OSError."""
     ours, theirs = socket.socketpair()
     for end in (ours, theirs):
         end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BYTES)
@@ -160,6 +162,7 @@ async def spawned(heard: Heard, ended: Callable[[], None], arena_bytes: int) -> 
             *(str(fd) for fd in passed),
             str(os.getpid()),
             pass_fds=passed,
+            env={**os.environ, **environment},
             stdin=asyncio.subprocess.DEVNULL,
         )
         loop = asyncio.get_running_loop()

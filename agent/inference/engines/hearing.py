@@ -34,7 +34,13 @@ class Engine:
         self._encoder = msgspec.msgpack.Encoder()
         loaded_s = time.perf_counter() - began
         memory_size = self._speech.memory_size
-        self.loaded = Loaded(self._speech.ep, loaded_s, batching=True, memory_size=memory_size)
+        self.loaded = Loaded(
+            self._speech.ep,
+            loaded_s,
+            batching=True,
+            fallback="" if setup.devices[0] == "cpu" else "the speech engine runs on the CPU alone",
+            memory_size=memory_size,
+        )
 
     def run(self, calls: list[Call], options: Any) -> list[Done | Faulty]:
         """Hear the calls' sound, each stream with its own memory."""

@@ -46,7 +46,7 @@ class Engine:
 
     def __init__(self, load: Load, setup: Setup) -> None:
         began = time.perf_counter()
-        self._session = opened(load, setup)
+        self._session, fallback = opened(load, setup)
         self._inputs = {one.name: one for one in tensors(self._session.get_inputs())}
         self._outputs = {one.name: one for one in tensors(self._session.get_outputs())}
         self._finite = load.finite
@@ -61,6 +61,7 @@ class Engine:
             inputs=list(self._inputs.values()),
             outputs=list(self._outputs.values()),
             batching=self._batches() if load.batching is None else load.batching,
+            fallback=fallback,
         )
 
     def run(self, calls: list[Call], options: Any) -> list[Done | Faulty]:

@@ -1,16 +1,19 @@
 """An ONNX Runtime session, opened as a domain wants it, or refused with the reason."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as refusals
 
 from agent.errors import ModelError
+from agent.inference.engines import devices
+from agent.inference.engines.devices import PROVIDERS
 from agent.inference.engines.tensors import ORT_TYPES
 from agent.inference.wire import Load, Setup, Tensor
 
 REFUSALS = (  # what ONNX Runtime raises about a model; they have no base class of their own
+    refusals.EPFail,
     refusals.Fail,
     refusals.InvalidArgument,
     refusals.InvalidGraph,
@@ -19,47 +22,63 @@ REFUSALS = (  # what ONNX Runtime raises about a model; they have no base class 
     refusals.NotImplemented,
     refusals.RuntimeException,
 )
-PROVIDERS = {
-    "tensorrt": "TensorrtExecutionProvider",
-    "cuda": "CUDAExecutionProvider",
-    "cpu": "CPUExecutionProvider",
-}
 
 
-def opened(load: Load, setup: Setup) -> ort.InferenceSession:
-    """A session on the first device there is. Raises ModelError.
+class Opened(NamedTuple):
+    """A session, and why it is not on the first device that was asked for; empty: it is."""
 
-    Asked for a device that is not there, ONNX Runtime runs on the CPU without a word: read the
-    execution provider from the session, as `Loaded.ep` does.
+    session: ort.InferenceSession
+    fallback: str
+
+
+def opened(load: Load, setup: Setup) -> Opened:
+    """A session on the first device that works. Raises ModelError where none does.
+
+    Asked for a device that is not there, ONNX Runtime runs on the CPU without a word, or with a
+    word on standard error: what counts is the execution provider that the session names.
     """
+    reasons = {device: devices.absent(device) for device in setup.devices}
+    there = [device for device, reason in reasons.items() if not reason]
+    if not there:
+        raise _nowhere(load, reasons)
+    while True:
+        try:
+            session = _session(load, setup, there)
+            break
+        except (*REFUSALS, RuntimeError) as error:  # of the device's, or the model's own fault
+            if len(there) == 1:
+                raise ModelError(f"{load.path}: ONNX Runtime refuses it: {error}") from error
+            reasons[there[0]] = devices.unused(there[0], str(error))
+            del there[0]  # a fault of the model's is told by the last one
+    ep = session.get_providers()[0]
+    for device in there:
+        if PROVIDERS[device] == ep:
+            return Opened(session, _told(setup.devices, device, reasons))
+        reasons[device] = devices.unused(device)
+    raise _nowhere(load, reasons)
+
+
+def _session(load: Load, setup: Setup, there: list[str]) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.intra_op_num_threads = setup.threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     # A spinning thread waits on a core that another domain may need.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    try:
-        return ort.InferenceSession(load.path, options, providers=list(_providers(setup)))
-    except REFUSALS as error:
-        raise ModelError(f"{load.path}: ONNX Runtime refuses it: {error}") from error
+    providers = devices.providers(there, load, setup)
+    return ort.InferenceSession(load.path, options, providers=providers, enable_fallback=0)
 
 
-def _providers(setup: Setup) -> Iterable[str | tuple[str, dict[str, Any]]]:
-    there = ort.get_available_providers()
-    for device in setup.devices:
-        name = PROVIDERS[device]
-        if name not in there:
-            continue
-        cap = setup.gpu_memory_bytes_max
-        if device == "cuda" and cap is not None:
-            # The arena grows by what is asked for, so that the cap is not overrun by its doubling.
-            yield name, {"gpu_mem_limit": cap, "arena_extend_strategy": "kSameAsRequested"}
-        elif device == "tensorrt" and cap is not None:
-            yield name, {"trt_max_workspace_size": cap}
-        else:
-            yield name
-    if "cpu" not in setup.devices:  # nodes that the device cannot take run there
-        yield PROVIDERS["cpu"]
+def _told(wanted: list[str], got: str, reasons: dict[str, str]) -> str:
+    """Why it is not on the first device."""
+    return "; ".join(reasons[device] for device in wanted[: wanted.index(got)])
+
+
+def _nowhere(load: Load, reasons: dict[str, str]) -> ModelError:
+    return ModelError(
+        f"{load.path}: none of its devices can run it: {'; '.join(reasons.values())}",
+        "add cpu to the domain's devices, or mend what is named",
+    )
 
 
 def tensors(found: Iterable[Any]) -> list[Tensor]:

@@ -7,12 +7,14 @@ a restart.
 import ssl
 from datetime import UTC, datetime
 from pathlib import Path
-
-from cryptography import x509
+from typing import TYPE_CHECKING
 
 from agent.clock import Clock
 from agent.config import Link as Settings
 from agent.errors import LinkError
+
+if TYPE_CHECKING:
+    from cryptography import x509
 
 _NOT_YET, _EXPIRED, _NO_ISSUER, _WRONG_HOST, _WRONG_ADDRESS = 9, 10, (18, 19, 20, 21), 62, 64
 
@@ -82,7 +84,9 @@ def _readable(key: str, path: str) -> None:
         ) from error
 
 
-def _certificate(path: str) -> x509.Certificate:
+def _certificate(path: str) -> "x509.Certificate":
+    from cryptography import x509  # 6 MiB, for those alone who need it
+
     try:
         return x509.load_pem_x509_certificate(Path(path).read_bytes())
     except ValueError as error:

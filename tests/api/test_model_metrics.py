@@ -1,0 +1,212 @@
+"""What a scraper and the status learn of domains and models, from a real agent."""
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+import subprocess
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from onnxruntime import get_available_providers
+from prometheus_client.parser import text_string_to_metric_families
+
+from agent.cli.client import Client
+from agent.errors import BusyError, CallLost, LateError, RequestError, RunError
+from agent.inference.domains.figures import Figures
+from bench.models import tiny, write
+from tests.outside import Device, free_port, until
+
+KEYS = {"domain": "some", "model": "tiny"}
+
+
+class Board(Device):
+    """An agent with a domain of two models, and one that wants a GPU."""
+
+    def __init__(self, folder: Path) -> None:
+        root = folder / "models"
+        shutil.copytree(Path(__file__).parents[2] / "models/speech", root / "speech")
+        write(root, "tiny", tiny(), deterministic=True)
+        write(root, "other", tiny())
+        write(root, "eager", tiny(), deterministic=False)
+        self.port = free_port()
+        self.domains: dict[str, dict[str, Any]] = {
+            "some": {"models": ["tiny", "other"], "instances": {"min": 1, "max": 1, "spare": 1}},
+            "gpu": {"models": ["eager"], "devices": ["cuda", "cpu"]},
+        }
+        settings = {"models": {"path": str(root)}, "domains": self.domains}
+        super().__init__(folder, settings)
+        self.configure()
+
+    def configure(self) -> None:
+        whole = yaml.safe_load(self.config.read_text())
+        whole["api"]["port"] = self.port
+        whole["domains"] = self.domains
+        self.config.write_text(yaml.safe_dump(whole))
+
+    def ask(self, model: str, name: str, values: list[float]) -> int:
+        """Infer one row; the status."""
+        tensor = {"name": name, "shape": [1, len(values)], "datatype": "FP32", "data": values}
+        url = f"http://127.0.0.1:{self.port}/v2/models/{model}/infer"
+        try:
+            urllib.request.urlopen(url, json.dumps({"inputs": [tensor]}).encode(), 30).close()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code
+        return 200
+
+    def text(self) -> str:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=30) as said:
+            return str(said.read().decode())
+
+    def value(self, sample: str, **labels: str) -> float | None:
+        """One sample by its full name; labels not named may be any."""
+        for family in text_string_to_metric_families(self.text()):
+            for one in family.samples:
+                if one.name == sample and labels.items() <= one.labels.items():
+                    return one.value
+        return None
+
+    def fallbacks(self) -> list[dict[str, Any]]:
+        held = self.status()["conditions"]
+        return [one for one in held if one["name"] == "device_fallback"]
+
+
+@pytest.fixture(scope="module")
+def board(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Board]:
+    found = Board(tmp_path_factory.mktemp("board"))
+    found.start()
+    try:
+        names = ("some", "gpu")
+        until(lambda: all(found.status()["domains"][n]["ready"] for n in names), "ready")
+        spare = {"domain": "some", "state": "spare"}
+        until(lambda: found.value("holdfast_domain_instances", **spare) == 1, "a spare")
+        yield found
+    finally:
+        found.stop()
+
+
+def test_each_call_is_counted_by_what_became_of_it(board: Board) -> None:
+    for i in range(3):
+        assert board.ask("tiny", "x", [float(i)] * 64) == 200
+    assert board.ask("tiny", "x", [0.0] * 64) == 200  # from the cache
+    assert board.ask("tiny", "x", [0.0] * 63) == 400
+    calls = "holdfast_model_calls_total"
+    assert board.value(calls, **KEYS, outcome="ok") == 3
+    assert board.value(calls, **KEYS, outcome="refused") == 1
+    assert board.value(calls, model="other", outcome="ok") is None
+    assert board.value("holdfast_cache_hits_total") == 1
+    assert board.value("holdfast_cache_misses_total") == 4
+    assert (board.value("holdfast_cache_bytes") or 0) > 0
+    assert board.value("holdfast_sequences") == 0
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome"),
+    [
+        (None, "ok"),
+        (RequestError("x"), "refused"),
+        (RunError("x"), "failed"),
+        (LateError("x"), "late"),
+        (CallLost("x"), "lost"),
+        (BusyError("x", "y"), "busy"),
+    ],
+)
+async def test_an_outcome_is_told_by_its_error(error: Exception | None, outcome: str) -> None:
+    figures, done = Figures(), asyncio.get_running_loop().create_future()
+    if error:
+        done.set_exception(error)
+    else:
+        done.set_result(None)
+    figures.ended("m", done)
+    given_up = asyncio.get_running_loop().create_future()
+    given_up.cancel()
+    figures.ended("m", given_up)
+    assert figures.models["m"].outcomes == {outcome: 1, "withdrawn": 1}
+
+
+def test_times_are_histograms(board: Board) -> None:
+    assert board.ask("eager", "x", [1.0] * 64) == 200
+    for name in ("queue_seconds", "compute_seconds", "batch_calls"):
+        count = board.value(f"holdfast_model_{name}_count", model="eager")
+        assert count == 1
+        last = board.value(f"holdfast_model_{name}_bucket", model="eager", le="+Inf")
+        assert last == count
+    assert board.value("holdfast_model_batch_calls_bucket", model="eager", le="1.0") == 1
+    assert board.value("holdfast_model_batch_calls_sum", model="eager") == 1
+    assert 0 < (board.value("holdfast_model_compute_seconds_sum", model="eager") or 0) < 60
+
+
+def test_domains_and_versions_are_described(board: Board) -> None:
+    some = {"domain": "some"}
+    assert board.value("holdfast_domain_ready", **some) == 1
+    assert board.value("holdfast_domain_quarantined", **some) == 0
+    assert board.value("holdfast_domain_waiting", **some) == 0
+    for state, number in (("serving", 1), ("spare", 1), ("starting", 0)):
+        assert board.value("holdfast_domain_instances", **some, state=state) == number
+    info = {"version": "1", "ep": "CPUExecutionProvider"}
+    assert board.value("holdfast_model_info", **KEYS, **info) == 1
+    assert (board.value("holdfast_model_load_seconds", **KEYS) or 0) > 0
+    for state, number in (("closed", 1), ("open", 0), ("half-open", 0)):
+        assert board.value("holdfast_model_breaker_state", **KEYS, state=state) == number
+    assert board.value("holdfast_domain_gpu_seconds_total", **some) == 0
+
+
+def test_a_restart_is_counted(board: Board) -> None:
+    before = board.value("holdfast_domain_restarts_total", domain="some")
+    assert before is not None
+    os.kill(board.status()["domains"]["some"]["pid"], signal.SIGKILL)
+    restarts = "holdfast_domain_restarts_total"
+    until(lambda: board.value(restarts, domain="some") == before + 1, "it was counted")
+    spare = {"domain": "some", "state": "spare"}
+    until(lambda: board.value("holdfast_domain_instances", **spare) == 1, "a spare again")
+
+
+def test_the_lines_do_not_grow_with_what_callers_say(board: Board) -> None:
+    def lines() -> int:
+        return len(board.text().splitlines())
+
+    board.ask("tiny", "x", [0.0] * 64)
+    before = lines()
+    for i in range(20):
+        assert board.ask(f"nobody's {i}".replace(" ", "%20"), "x", [0.0]) == 404
+    assert lines() <= before
+
+
+def test_prometheus_finds_nothing_to_mend(board: Board) -> None:
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("promtool is not installed (apt-get install prometheus)")
+    command = [promtool, "check", "metrics"]
+    said = subprocess.run(command, input=board.text(), capture_output=True, text=True, check=False)
+    own = [line for line in said.stderr.splitlines() if "_model_" in line or "_domain_" in line]
+    assert not own
+    assert "error while linting" not in said.stderr
+
+
+@pytest.mark.skipif("CUDAExecutionProvider" in get_available_providers(), reason="it has CUDA")
+def test_a_model_on_another_device_than_was_asked_for_is_a_condition(board: Board) -> None:
+    (held,) = board.fallbacks()
+    assert held["subject"] == "gpu/eager"
+    assert held["severity"] == "warning"
+    assert "runs on CPUExecutionProvider" in held["cause"]
+    assert "has no CUDAExecutionProvider" in held["cause"]
+    assert "domains.gpu.devices" in held["remedy"]
+    board.domains["gpu"]["devices"] = ["cpu"]
+    board.configure()
+    Client(board.socket, 60.0).post("/api/v1/domains/apply", {})
+    until(lambda: not board.fallbacks(), "nothing else is asked for")
+    board.domains["gpu"]["devices"] = ["cuda", "cpu"]
+    board.configure()
+    Client(board.socket, 60.0).post("/api/v1/domains/apply", {})
+    until(board.fallbacks, "it is asked for again")
+    del board.domains["gpu"]
+    board.configure()
+    Client(board.socket, 60.0).post("/api/v1/domains/apply", {})
+    until(lambda: not board.fallbacks(), "the domain is gone")
