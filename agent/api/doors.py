@@ -20,6 +20,7 @@ class Limits(NamedTuple):
     socket_places: int = 16  # its own, so that the command gets in however full the other door is
     first_request_s: float = 10.0  # from this machine a request takes milliseconds
     next_request_s: float = 15.0  # from the last answer on, which has to be taken within it too
+    body_s: float = 60.0  # from the header of an `infer` to the end of its body
 
 
 LIMITS = Limits()
@@ -31,14 +32,25 @@ class Lane(Protocol):
     @property
     def busy(self) -> bool: ...  # noqa: D102
     def feed(self, data: bytes) -> None: ...  # noqa: D102
-    def eof(self) -> bool: ...  # noqa: D102
     def pause(self) -> None: ...  # noqa: D102
     def resume(self) -> None: ...  # noqa: D102
     def close(self) -> None: ...  # noqa: D102
 
 
-# Its connection; called when that shows life; called with what is not for it, and all that follows.
-Lanes = Callable[[asyncio.Transport, Callable[[], None], Callable[[bytes], None]], Lane]
+class Place(Protocol):
+    """What a lane tells of its connection."""
+
+    def receive(self) -> None:
+        """A header was there, its body is not yet."""
+
+    def rest(self) -> None:
+        """An answer is out."""
+
+    def leave(self, data: bytes) -> None:
+        """This is aiohttp's, with all that follows."""
+
+
+Lanes = Callable[[asyncio.Transport, Place], Lane]
 
 
 class Door:
@@ -91,9 +103,9 @@ class Visitor(asyncio.Protocol):
         self._wait(self._door.limits.first_request_s)
         self._look()
         if self._door.lanes:
-            self._lane = self._door.lanes(self._transport, self._rest, self._change)
+            self._lane = self._door.lanes(self._transport, self)
         else:
-            self._change(b"")
+            self.leave(b"")
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Give the place back."""
@@ -121,8 +133,6 @@ class Visitor(asyncio.Protocol):
 
     def eof_received(self) -> bool | None:
         """Hand on."""
-        if self._lane:
-            return self._lane.eof()
         return self._serving.eof_received() if self._serving else None
 
     def pause_writing(self) -> None:
@@ -146,7 +156,20 @@ class Visitor(asyncio.Protocol):
         try:
             yield
         finally:
-            self._rest()
+            self.rest()
+
+    @contextmanager
+    def receiving(self) -> Iterator[None]:
+        """The limit for a body."""
+        self.receive()
+        try:
+            yield
+        finally:
+            self._due_s = None
+
+    def receive(self) -> None:
+        """The limit for a body, which ends with a call or an answer."""
+        self._wait(self._door.limits.body_s)
 
     @contextmanager
     def abandonable(self) -> Iterator[None]:
@@ -157,7 +180,7 @@ class Visitor(asyncio.Protocol):
         finally:
             self._task = None
 
-    def _change(self, data: bytes) -> None:
+    def leave(self, data: bytes) -> None:
         """From the lane to aiohttp, with what that is to read first."""
         self._lane = None
         self._serving = self._door.inside()
@@ -165,7 +188,8 @@ class Visitor(asyncio.Protocol):
         if data:
             self._serving.data_received(data)
 
-    def _rest(self) -> None:
+    def rest(self) -> None:
+        """A new limit, for the next request."""
         self._wait(self._door.limits.next_request_s)
 
     def _wait(self, seconds: float) -> None:
@@ -190,6 +214,12 @@ def served(request: web.Request) -> AbstractContextManager[None]:
     """The time in which a request is worked on, for the connection it came by."""
     visitor = request.transport.get_protocol() if request.transport else None
     return visitor.served() if isinstance(visitor, Visitor) else nullcontext()
+
+
+def receiving(request: web.Request) -> AbstractContextManager[None]:
+    """The time in which a request's body comes, for the connection it comes by."""
+    visitor = request.transport.get_protocol() if request.transport else None
+    return visitor.receiving() if isinstance(visitor, Visitor) else nullcontext()
 
 
 def abandonable(request: web.Request) -> AbstractContextManager[None]:

@@ -6,8 +6,9 @@ bytes goes from the socket to the scheduler in one step, without a task. That ha
 call costs the agent (python -m bench.serving).
 
 A connection begins here. What is not a plain `infer` (another route or method, chunks, compression,
-`Expect`, `Origin`, a name that this agent does not answer to) goes to aiohttp, and with it all that
-follows on that connection: there is one place where requests are refused, and it is not here.
+`Expect`, `Origin`, a header in pieces, a name that this agent does not answer to) goes to aiohttp,
+and with it all that follows on that connection: there is one place where requests are refused, and
+it is not here.
 
 Limits: HEADS_MAX headers of HEAD_BYTES_MAX are remembered; a body has oip.BODY_BYTES_MAX; of a
 client that sends ahead, AHEAD_BYTES_MAX are read before its answer is out.
@@ -15,15 +16,14 @@ client that sends ahead, AHEAD_BYTES_MAX are read before its answer is out.
 
 import asyncio
 import re
-from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 from aiohttp.base_protocol import BaseProtocol
 from aiohttp.http import HttpRequestParser, HttpVersion11
 from aiohttp.http_exceptions import HttpProcessingError
 
-from agent.api.inference import Call, Inference, Reply, refused
-from agent.errors import HoldfastError
+from agent.api.doors import Place
+from agent.api.inference import Call, Inference, Reply
 from agent.inference import oip
 from agent.inference.domains.work import Result
 from agent.inference.wire import Buffer
@@ -33,7 +33,6 @@ HEADS_MAX = 256
 HEAD_BYTES_MAX = 4096
 AHEAD_BYTES_MAX = 256 * 1024
 END = b"\r\n\r\n"
-POST = b"POST /v2/models/"
 REASONS = {200: "OK", 400: "Bad Request", 404: "Not Found", 500: "Internal Server Error"}
 REASONS |= {503: "Service Unavailable", 504: "Gateway Timeout"}
 FOREIGN = ("Origin", "Expect", "Transfer-Encoding", "Content-Encoding", "Upgrade")
@@ -64,6 +63,8 @@ class Express:
         self.inference = inference
         self.counter = counter
         self._heads: dict[bytes, Head | None] = {}
+        self._lanes: set[Lane] = set()
+        self._fewer = asyncio.Event()
 
     def head(self, content: bytes) -> Head | None:
         """What a whole header asks; None: it is aiohttp's."""
@@ -77,14 +78,29 @@ class Express:
         self._heads[content] = found
         return found
 
-    def lane(
-        self,
-        transport: asyncio.Transport,
-        alive: Callable[[], None],
-        leave: Callable[[bytes], None],
-    ) -> "Lane":
+    def lane(self, transport: asyncio.Transport, place: Place) -> "Lane":
         """For a new connection."""
-        return Lane(self, transport, alive, leave)
+        made = Lane(self, transport, place)
+        self._lanes.add(made)
+        return made
+
+    def gone(self, lane: "Lane") -> None:
+        """A connection has ended, or is aiohttp's."""
+        self._lanes.discard(lane)
+        self._fewer.set()
+
+    async def close(self, patience_s: float) -> None:
+        """End all connections; those with a call when it is answered, if that is soon."""
+        for lane in list(self._lanes):
+            lane.finish()
+        try:
+            async with asyncio.timeout(patience_s):
+                while self._lanes:
+                    self._fewer.clear()
+                    await self._fewer.wait()
+        except TimeoutError:
+            for lane in list(self._lanes):
+                lane.transport.abort()
 
     def _read(self, content: bytes) -> Head | None:
         loop = asyncio.get_running_loop()
@@ -117,27 +133,17 @@ class Express:
 class Lane:
     """One connection, for as long as it brings nothing but plain `infer`s."""
 
-    def __init__(
-        self,
-        express: Express,
-        transport: asyncio.Transport,
-        alive: Callable[[], None],
-        leave: Callable[[bytes], None],
-    ) -> None:
-        """`alive` is called when a request came forward, or its answer is out; `leave` with what
-        is aiohttp's: then it has left the lane, with all that follows.
-        """
+    def __init__(self, express: Express, transport: asyncio.Transport, place: Place) -> None:
         self._express = express
-        self._transport = transport
-        self._alive = alive
-        self._leave = leave
-        self._held = b""  # of a header that is not whole, or sent ahead
+        self.transport = transport
+        self._place = place
+        self._held = b""  # what was sent ahead
         self._head: Head | None = None
         self._body: bytearray | None = None
         self._filled = 0
         self._call: Call | None = None
         self._stuck = False  # the client does not take its answers
-        self._last = False  # it has said that no more comes
+        self._last = False  # no request follows this one
 
     @property
     def busy(self) -> bool:
@@ -149,16 +155,11 @@ class Lane:
         if self._call is not None or self._stuck:
             self._held += data
             if len(self._held) > AHEAD_BYTES_MAX:
-                self._transport.pause_reading()
+                self.transport.pause_reading()
         elif self._body is not None:
             self._more(data)
         else:
-            self._begin(self._held + data if self._held else data)
-
-    def eof(self) -> bool:
-        """No more comes; whether the connection is still needed for an answer."""
-        self._last = True
-        return self.busy
+            self._begin(data)
 
     def pause(self) -> None:
         """The client does not take its answers: it gets no more before it does."""
@@ -172,19 +173,23 @@ class Lane:
 
     def close(self) -> None:
         """The client has gone: nobody waits for the call's answer."""
+        self._express.gone(self)
         if self._call is not None:
             self._call.answer.cancel()
 
+    def finish(self) -> None:
+        """Take no request any more."""
+        self._last = True
+        if self._call is None:
+            self.transport.close()
+
     def _begin(self, data: bytes) -> None:
-        end = data.find(END)
-        if end < 0 and len(data) < HEAD_BYTES_MAX and POST.startswith(data[: len(POST)]):
-            self._held = data
-            return
-        self._held = b""
-        end += len(END)
-        head = self._express.head(data[:end]) if 0 <= end <= HEAD_BYTES_MAX else None
+        end = data.find(END) + len(END)
+        # A header in pieces is not taken apart here: aiohttp may refuse it before it is whole.
+        head = self._express.head(data[:end]) if len(END) <= end <= HEAD_BYTES_MAX else None
         if head is None:
-            self._leave(data)
+            self._express.gone(self)
+            self._place.leave(data)
             return
         have = min(len(data) - end, head.body_bytes)
         if have == head.body_bytes:
@@ -193,6 +198,7 @@ class Lane:
             return
         self._head, self._body, self._filled = head, bytearray(head.body_bytes), have
         self._body[:have] = data[end:]
+        self._place.receive()
 
     def _more(self, data: bytes) -> None:
         assert self._body is not None
@@ -200,20 +206,14 @@ class Lane:
         have = min(len(data), len(self._body) - self._filled)
         self._body[self._filled : self._filled + have] = data[:have]
         self._filled += have
-        self._alive()
         if self._filled == len(self._body):
             body, self._body = self._body, None
             self._held = data[have:]
             self._ask(self._head, body)
 
     def _ask(self, head: Head, body: Buffer) -> None:
-        try:
-            call = self._express.inference.begin(head.model, head.version, head.json_bytes, body)
-        except HoldfastError as error:
-            self._write(refused(error))
-            asyncio.get_running_loop().call_soon(self._next)  # not deeper for each one sent ahead
-            return
         self._express.counter.active_requests += 1
+        call = self._express.inference.begin(head.model, head.version, head.json_bytes, body)
         self._call = call
         call.answer.add_done_callback(self._answered)
 
@@ -222,17 +222,21 @@ class Lane:
         call, self._call = self._call, None
         if call is None or answer.cancelled():
             return
-        self._write(self._express.inference.reply(call))
-        self._next()
+        reply = self._express.inference.reply(call)
+        if self.transport.is_closing():
+            return
+        self._write(reply)
+        if self._last:
+            self.transport.close()
+        else:
+            self._next()
 
     def _next(self) -> None:
         """Go on with what was sent ahead."""
-        self._alive()
-        if self._last:
-            self._transport.close()
-        elif self._held and not self._stuck and self._call is None:
+        self._place.rest()
+        if self._held and not self._stuck:
             data, self._held = self._held, b""
-            self._transport.resume_reading()
+            self.transport.resume_reading()
             self._begin(data)
 
     def _write(self, reply: Reply) -> None:
@@ -242,4 +246,4 @@ class Lane:
         if reply.retry_s is not None:
             head += f"Retry-After: {reply.retry_s}\r\n"
         head += f"Content-Length: {sum(map(len, reply.pieces))}\r\n\r\n"
-        self._transport.writelines([head.encode(), *reply.pieces])
+        self.transport.writelines([head.encode(), *reply.pieces])

@@ -5,20 +5,22 @@
 """
 
 import asyncio
+import logging
 import math
 from typing import NamedTuple, Protocol
 
 import msgspec
 from aiohttp import web
 
-from agent.api.doors import abandonable
+from agent.api.doors import abandonable, receiving
 from agent.errors import BusyError, HoldfastError, LateError, NotThere, RequestError
 from agent.inference import oip
 from agent.inference.domains.work import Result
 from agent.inference.scheduler import Request
 from agent.inference.wire import Buffer
 
-VERSION_MAX = 999_999_999
+log = logging.getLogger("api")
+VERSION_MAX, VERSION_DIGITS_MAX = 999_999_999, 20
 JSON, RAW = "application/json", "application/octet-stream"
 STATUS: list[tuple[type[HoldfastError], int]] = [  # the first that fits
     (NotThere, 404),
@@ -61,25 +63,46 @@ class Inference:
         self._bodies = oip.Bodies()
 
     def begin(self, model: str, version: str | None, json_bytes: str | None, body: Buffer) -> Call:
-        """Have a call made. Raises RequestError, BusyError."""
-        number = None if version is None else _version(version)
-        exchange = self._bodies.parsed(model, number, json_bytes, body)
-        request = exchange.request
-        if request.step is None:
-            return Call(exchange.id, self._scheduler.start(request))
-        return Call(exchange.id, asyncio.ensure_future(self._scheduler.infer(request)))
+        """Have a call made. One that is not accepted has come to its end at once."""
+        try:
+            number = None if version is None else _version(version)
+            exchange = self._bodies.parsed(model, number, json_bytes, body)
+            request = exchange.request
+            if request.step is None:
+                return Call(exchange.id, self._scheduler.start(request))
+            return Call(exchange.id, asyncio.ensure_future(self._scheduler.infer(request)))
+        except HoldfastError as error:
+            return Call("", _failed(error))
+        except Exception:  # the border: what one request meets must not end the connection
+            log.exception("a request to model %s failed", model)
+            return Call("", _failed(_fault()))
 
     def reply(self, call: Call) -> Reply:
         """To a call that has come to its end."""
         try:
             result = call.answer.result()
+            json_bytes, pieces = self._bodies.answer(call.id, result)
         except HoldfastError as error:
-            return refused(error)
-        json_bytes, pieces = self._bodies.answer(call.id, result)
+            return _refused(error)
+        except Exception:  # the border, as above
+            log.exception("a call failed")
+            return _refused(_fault())
         return Reply(200, JSON if json_bytes is None else RAW, pieces, json_bytes)
 
 
-def refused(error: HoldfastError) -> Reply:
+def _failed(error: HoldfastError) -> asyncio.Future[Result]:
+    answer: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+    answer.set_exception(error)
+    return answer
+
+
+def _fault() -> HoldfastError:
+    return HoldfastError(
+        "the agent met a fault of its own", "look at its log, and report what it says"
+    )
+
+
+def _refused(error: HoldfastError) -> Reply:
     """The reply to a call that failed, or was not accepted."""
     status = next(code for kind, code in STATUS if isinstance(error, kind))
     body = msgspec.json.encode({"error": str(error), "hint": error.hint})
@@ -101,14 +124,15 @@ class InferenceDoors:
         ]
 
     async def _infer(self, request: web.Request) -> web.StreamResponse:
-        body = await _body(request)
         named, length = request.match_info, request.headers.get(oip.HEADER)
-        try:
-            call = self._inference.begin(named["model"], named.get("version"), length, body)
-        except HoldfastError as error:
-            return _response(refused(error))
         with abandonable(request):
-            await asyncio.wait([call.answer])
+            with receiving(request):
+                body = await _body(request)
+            call = self._inference.begin(named["model"], named.get("version"), length, body)
+            try:
+                await asyncio.wait([call.answer])
+            finally:
+                call.answer.cancel()  # where it has not come, nobody waits for it any more
         return _response(self._inference.reply(call))
 
 
@@ -149,6 +173,7 @@ def _too_long(size_bytes: int) -> RequestError:
 
 
 def _version(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or int(text) > VERSION_MAX:
+    digits = text.isascii() and text.isdigit() and len(text) <= VERSION_DIGITS_MAX
+    if not digits or int(text) > VERSION_MAX:
         raise RequestError(f"version {text!r} is no whole number", "see holdfast models ls")
     return int(text)

@@ -49,7 +49,7 @@ class Server:
         self._status = status
         self._metrics = metrics
         self._guard = Guard(settings.hosts)
-        self._lanes = Express(inference, self._guard).lane if inference else None
+        self._express = Express(inference, self._guard) if inference else None
         app = web.Application(middlewares=[self._guard.middleware])
         app.add_routes(
             [
@@ -83,7 +83,8 @@ class Server:
 
     def _door(self, places: int) -> Door:
         assert self._runner.server is not None  # the runner is set up
-        return Door(self._runner.server, places, self._limits, self._lanes)
+        lanes = self._express.lane if self._express else None
+        return Door(self._runner.server, places, self._limits, lanes)
 
     async def __aexit__(self, *_: object) -> None:
         await self._close()
@@ -91,6 +92,8 @@ class Server:
     async def _close(self) -> None:
         for server in self._listening:
             server.close()
+        if self._express:
+            await self._express.close(SHUTDOWN_S)
         await self._runner.cleanup()
         Path(self._settings.socket).unlink(missing_ok=True)
 

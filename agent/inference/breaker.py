@@ -24,6 +24,7 @@ class Breaker:
         self._calls: deque[tuple[float, bool]] = deque()  # when, and whether it erred
         self._errors = 0
         self._opened_s: float | None = None
+        self._passes = 0  # those given since it changed last have this number
         self._probing_until_s = 0.0
 
     def state(self, now_s: float) -> State:
@@ -32,17 +33,18 @@ class Breaker:
             return "closed"
         return "open" if now_s < self._opened_s + OPEN_S else "half-open"
 
-    def admits(self, now_s: float) -> bool:
-        """Whether a call may go through; in half-open this one is the probe."""
+    def admits(self, now_s: float) -> int | None:
+        """A pass for one call, for `went`, or None; in half-open it is the probe's."""
         match self.state(now_s):
             case "closed":
-                return True
+                return self._passes
             case "open":
-                return False
+                return None
         if now_s < self._probing_until_s:
-            return False
+            return None
         self._probing_until_s = now_s + OPEN_S  # one that is never heard of blocks no longer
-        return True
+        self._passes += 1
+        return self._passes
 
     def retry_s(self, now_s: float) -> float:
         """When a call may go through again."""
@@ -50,27 +52,36 @@ class Breaker:
             return 0.0
         return max(0.1, max(self._opened_s + OPEN_S, self._probing_until_s) - now_s)
 
-    def went(self, now_s: float, *, erred: bool) -> bool:
-        """A call came to its end; whether the breaker has changed."""
+    def went(self, now_s: float, admitted: int, *, erred: bool | None) -> bool:
+        """A call with this pass came to its end; whether the breaker has changed.
+
+        `erred` None: its end says nothing about the model.
+        """
+        if admitted != self._passes:  # it was under way when the breaker changed
+            return False
         if self._opened_s is not None:
             return self._probed(now_s, erred)
+        if erred is None:
+            return False
         self._calls.append((now_s, erred))
         self._errors += erred
         while self._calls[0][0] < now_s - WINDOW_S or len(self._calls) > CALLS_MAX:
             self._errors -= self._calls.popleft()[1]
         if len(self._calls) < CALLS_MIN or self._errors <= ERRORS_MAX * len(self._calls):
             return False
-        self._opened_s = now_s
+        self._turn(now_s)
         return True
 
-    def _probed(self, now_s: float, erred: bool) -> bool:
-        if self.state(now_s) == "open":  # it was under way when the breaker opened
-            return False
+    def _probed(self, now_s: float, erred: bool | None) -> bool:
         self._probing_until_s = 0.0
-        if erred:
-            self._opened_s = now_s
-            return True
-        self._opened_s = None
+        if erred is None:
+            return False
+        self._turn(now_s if erred else None)
+        return True
+
+    def _turn(self, opened_s: float | None) -> None:
+        """Open it, or close it."""
+        self._opened_s = opened_s
+        self._passes += 1
         self._calls.clear()
         self._errors = 0
-        return True

@@ -1,7 +1,8 @@
 """Answers that are known already, of models that say they are deterministic.
 
 Limits  : `bytes_max` for bodies and heads; the answer that was asked for longest ago goes first,
-          and each goes after the time its model states (`cache_ttl_s`).
+          and each goes after the time its model states (`cache_ttl_s`). Calls above CALL_BYTES_MAX
+          are not looked up: their digest would hold up all others.
 Format  : by the digest of the model version's label and the whole call.
 Recovery: it is in memory alone.
 """
@@ -13,6 +14,7 @@ from collections.abc import Sequence
 from agent.inference.domains.work import Result
 from agent.inference.wire import Buffer
 
+CALL_BYTES_MAX = 4 << 20
 ENTRY_BYTES = 500  # what an entry takes beside its answer, about
 
 
@@ -51,8 +53,9 @@ class Cache:
             return
         if former := self._entries.pop(key, None):
             self.used_bytes -= _size(former[1])
-        # A copy: what came from the socket may be a part of something larger.
-        self._entries[key] = (until_s, result._replace(body=memoryview(bytes(result.body))))
+        # Copies: what came from the socket may be a part of something larger.
+        body = memoryview(bytes(result.body))
+        self._entries[key] = (until_s, result._replace(head=result.head.copy(), body=body))
         self.used_bytes += size
         while self.used_bytes > self._bytes_max:
             _, (_, oldest) = self._entries.popitem(last=False)
@@ -60,4 +63,4 @@ class Cache:
 
 
 def _size(result: Result) -> int:
-    return ENTRY_BYTES + len(bytes(result.head)) + len(result.body)
+    return ENTRY_BYTES + len(result.head) + len(result.body)

@@ -4,9 +4,10 @@ Tensors come as JSON (`data`), or raw behind the JSON, whose length then stands 
 Inference-Header-Content-Length (the binary tensor data extension). Only the frame is read here: the
 tensors are taken apart, and put together, by the worker.
 
-Limits: BODY_BYTES_MAX for a request; TENSORS_MAX inputs and outputs.
+Limits: BODY_BYTES_MAX for a request, JSON_BYTES_MAX of it JSON; TENSORS_MAX inputs and outputs.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple, TypeVar
 
@@ -22,8 +23,12 @@ from agent.inference.wire import Buffer, Infer, Inferred, Tensor
 
 HEADER = "Inference-Header-Content-Length"
 BODY_BYTES_MAX = 64 << 20
+JSON_BYTES_MAX = 16 << 20  # what is larger is sent raw: JSON takes its worker many times its size
+HEAD_BYTES_MAX = 64 << 10  # of what a worker is told beside the tensors
+TIMEOUT_US_MAX = 10**15
 TENSORS_MAX = 256
 AXES_MAX = 32
+LENGTH_DIGITS_MAX = 20
 KEPT_MAX = 256
 KEPT_BYTES_MAX = 2048
 DTYPES: tuple[str, ...] = (
@@ -116,8 +121,13 @@ class Bodies:
     ) -> Exchange:
         """What a body asks. Raises RequestError."""
         size = len(body) if header_length is None else _header_size(header_length, body)
+        if size > JSON_BYTES_MAX:
+            raise RequestError(
+                f"JSON of {size} bytes is above {JSON_BYTES_MAX}",
+                f"send large tensors raw, behind the JSON: binary_data_size, and {HEADER}",
+            )
         text = bytes(memoryview(body)[:size])
-        plan = self._plans.get(text)
+        plan = self._plans.get(text) if size <= KEPT_BYTES_MAX else None
         if plan is None:
             plan = self._plan(text, memoryview(body)[size:])
         rest = len(body) - size
@@ -144,15 +154,22 @@ class Bodies:
     def _plan(self, text: bytes, raw: memoryview) -> Plan:
         try:
             asked = _decoder.decode(text)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise RequestError(f"the request: {error}", f"send {FORM}") from error
-        if not asked.inputs or max(len(asked.inputs), len(asked.outputs)) > TENSORS_MAX:
-            raise RequestError(f"inputs, outputs: expected 1 to {TENSORS_MAX}", f"send {FORM}")
+        if max(len(asked.inputs), len(asked.outputs)) > TENSORS_MAX:
+            raise RequestError(
+                f"inputs, outputs: expected at most {TENSORS_MAX} of each", f"send {FORM}"
+            )
         tensors, data, raw_bytes = _inputs(asked, raw)
         infer = Infer(tensors, [one.name for one in asked.outputs], _json_outputs(asked))
-        shape, told = asked.inputs[0].shape, asked.parameters
+        head = _packer.encode(infer)
+        if len(head) > HEAD_BYTES_MAX:
+            raise RequestError(
+                f"names and shapes take {len(head)} bytes, above {HEAD_BYTES_MAX}", f"send {FORM}"
+            )
+        shape, told = asked.inputs[0].shape if asked.inputs else [], asked.parameters
         plan = Plan(
-            Raw(_packer.encode(infer)),
+            Raw(head),
             asked.id,
             sum(one.size_bytes for one in tensors),
             raw_bytes,
@@ -248,7 +265,8 @@ def _remember(kept: dict[K, V], key: K, value: V) -> None:
 def _header_size(length: str | None, body: Buffer) -> int:
     if length is None:
         return len(body)
-    if not length.isascii() or not length.isdigit() or int(length) > len(body):
+    digits = length.isascii() and length.isdigit() and len(length) <= LENGTH_DIGITS_MAX
+    if not digits or int(length) > len(body):
         raise RequestError(
             f"{HEADER}: {length!r} is no length within the body of {len(body)} bytes",
             "send the length of the JSON that comes before the raw tensors",
@@ -265,7 +283,9 @@ def _inputs(asked: Asked, raw: memoryview) -> tuple[list[Tensor], list[Buffer] |
         if one.datatype not in DTYPES:
             raise _wrong(one, f"datatype {one.datatype!r} is not one of {', '.join(DTYPES)}")
         if any(size < 0 for size in one.shape) or len(one.shape) > AXES_MAX:
-            raise _wrong(one, f"{one.shape} is no shape")
+            raise _wrong(one, "its shape is none")
+        if math.prod(size or 1 for size in one.shape) > BODY_BYTES_MAX:
+            raise _wrong(one, "its shape is too large")
         size = one.parameters.get("binary_data_size")
         if size is not None:
             if type(size) is not int or not 0 <= size <= BODY_BYTES_MAX:
@@ -305,7 +325,7 @@ def _timeout_s(parameters: Mapping[str, Any]) -> float | None:
     value = parameters.get("timeout")
     if value is None:
         return None
-    if type(value) is not int or value <= 0:
+    if type(value) is not int or not 0 < value <= TIMEOUT_US_MAX:
         raise RequestError(
             f"parameters.timeout: {value!r} is no number of microseconds", "send a whole number"
         )
@@ -319,7 +339,11 @@ def _step(parameters: Mapping[str, Any]) -> Step | None:
     if type(sequence) not in (int, str) or len(str(sequence)) > 128:
         raise RequestError("parameters.sequence_id: expected a number or a short text", "send one")
     start, end = parameters.get("sequence_start", False), parameters.get("sequence_end", False)
-    return Step(str(sequence), start is True, end is True)
+    if type(start) is not bool or type(end) is not bool:
+        raise RequestError(
+            "parameters.sequence_start, sequence_end: expected true or false", "send one"
+        )
+    return Step(str(sequence), start, end)
 
 
 def _wrong(one: Given, what: str) -> RequestError:

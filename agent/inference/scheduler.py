@@ -16,12 +16,13 @@ import msgspec
 
 from agent.clock import Clock
 from agent.errors import BusyError, CallLost, NotThere, RequestError, RunError
-from agent.inference.breaker import Breaker, State
-from agent.inference.cache import Cache
+from agent.inference.breaker import Breaker
+from agent.inference.breaker import State as BreakerState
+from agent.inference.cache import CALL_BYTES_MAX, Cache
 from agent.inference.catalog import Model
 from agent.inference.domains.domain import Domain
 from agent.inference.domains.work import Class, Result, Work
-from agent.inference.sequences import Memory, Sequences, Step
+from agent.inference.sequences import STATE_BYTES_MAX, Sequences, State, Step
 from agent.inference.wire import Buffer, Infer, Inferred, Tensor
 
 log = logging.getLogger("infer")
@@ -82,7 +83,7 @@ class Scheduler:
                 f"model {model.label} has a state",
                 "send sequence_id, and sequence_start with the first call",
             )
-        if not model.manifest.deterministic:
+        if not model.manifest.deterministic or request.size_bytes > CALL_BYTES_MAX:
             return self._ask(domain, model, request)
         key = self.cache.key(model.label, request.head, request.body)
         if known := self.cache.get(key, self._clock.monotonic()):
@@ -101,7 +102,7 @@ class Scheduler:
             found = self._breakers[name] = (model.label, Breaker())
         return found[1]
 
-    def breaker_state(self, model: Model) -> State:
+    def breaker_state(self, model: Model) -> BreakerState:
         """What the breaker of a version does now."""
         return self.breaker(model).state(self._clock.monotonic())
 
@@ -110,8 +111,17 @@ class Scheduler:
         if domain is None:
             raise NotThere(f"no model {request.model!r} is loaded", "holdfast models ls")
         model = domain.models.get(request.model)
+        if model is None and domain.ready.is_set():
+            raise NotThere(
+                f"model {request.model} was unloaded", f"holdfast models load {request.model}"
+            )
         if model is None:
             raise BusyError(f"domain {domain.name} is not ready: {domain.cause}", "try again later")
+        if model.manifest.engine != "onnx":
+            raise RequestError(
+                f"model {model.label} takes no tensors: its engine is {model.manifest.engine}",
+                "infer is for ONNX models; holdfast models ls",
+            )
         if request.version not in (None, model.manifest.version):
             raise NotThere(
                 f"model {request.model}: version {model.manifest.version} is loaded, "
@@ -124,8 +134,9 @@ class Scheduler:
         """Have a domain make the call, unless the breaker of its model is open."""
         now_s = self._clock.monotonic()
         breaker = self.breaker(model)
-        if not breaker.admits(now_s):
-            domain, model, breaker = self._instead(model, breaker, now_s)
+        admitted = breaker.admits(now_s)
+        if admitted is None:
+            domain, model, breaker, admitted = self._instead(model, breaker, now_s)
             request = request._replace(model=model.manifest.name)
         most_s = math.inf if request.patient else domain.settings.request_timeout_s
         loaded = domain.loaded(request.model)
@@ -140,8 +151,12 @@ class Scheduler:
             rows=request.rows if loaded is not None and loaded.batching else 1,
             once=not model.manifest.idempotent,
         )
-        domain.submit(work)
-        work.done.add_done_callback(partial(self._over, domain, model, breaker, work))
+        try:
+            domain.submit(work)
+        except BusyError:
+            breaker.went(now_s, admitted, erred=None)
+            raise
+        work.done.add_done_callback(partial(self._over, domain, model, breaker, admitted, work))
         return work.done
 
     def _over(
@@ -149,19 +164,20 @@ class Scheduler:
         domain: Domain,
         model: Model,
         breaker: Breaker,
+        admitted: int,
         work: Work,
         answer: asyncio.Future[Result],
     ) -> None:
         """A call came to its end: the breaker learns how."""
+        erred: bool | None = False
         if answer.cancelled():
             domain.cancel(work)
-            return
-        error = answer.exception()
-        if error is not None and not isinstance(error, (RunError, CallLost)):
-            return  # it says nothing about the model
-        if breaker.went(self._clock.monotonic(), erred=error is not None):
-            state = breaker.state(self._clock.monotonic())
-            log.warning("the circuit breaker of %s is %s", model.label, state)
+            erred = None
+        elif error := answer.exception():
+            erred = True if isinstance(error, (RunError, CallLost)) else None
+        now_s = self._clock.monotonic()
+        if breaker.went(now_s, admitted, erred=erred):
+            log.warning("the circuit breaker of %s is %s", model.label, breaker.state(now_s))
 
     def _keep(self, model: Model, key: bytes, answer: asyncio.Future[Result]) -> None:
         """An answer that may be given again; not a fallback's, nor a newer version's."""
@@ -174,13 +190,16 @@ class Scheduler:
 
     def _instead(
         self, model: Model, breaker: Breaker, now_s: float
-    ) -> tuple[Domain, Model, Breaker]:
+    ) -> tuple[Domain, Model, Breaker, int]:
         """The fallback, which takes the same inputs, if its own breaker lets a call through."""
         name = model.manifest.fallback
         other = self._domains.serving(name) if name else None
         standby = other.models.get(name) if name and other else None
-        if other and standby and self.breaker(standby).admits(now_s):
-            return other, standby, self.breaker(standby)
+        # A state is one model's own.
+        if other and standby and not (model.manifest.state or standby.manifest.state):
+            its = self.breaker(standby)
+            if (admitted := its.admits(now_s)) is not None:
+                return other, standby, its, admitted
         raise BusyError(
             f"model {model.label} erred too often: its circuit breaker is open",
             "try again later; `holdfast domains trace` shows its last calls",
@@ -189,68 +208,88 @@ class Scheduler:
 
     async def _step(self, request: Request) -> Result:
         """One step of a sequence: its state goes in, and the new state stays here."""
+        step = request.step
+        assert step is not None
+        self._stateful(request)
+        with self.sequences.at(request.model, step) as memory:
+            async with memory.turn:
+                domain, model = self._stateful(request)  # as it is now
+                if step.start:
+                    self.sequences.keep(memory, None)
+                    state = _begun(domain, model, request)
+                else:
+                    state = self.sequences.state(memory, request.model, step, model.label)
+                result = await self._ask(domain, model, self._with(state, domain, model, request))
+                result, state = self._without(result, model)
+                self.sequences.keep(memory, None if step.end else state)
+        return result
+
+    def _stateful(self, request: Request) -> tuple[Domain, Model]:
         domain, model = self._found(request)
-        pairs = model.manifest.state
-        if not pairs or request.step is None:
+        if not model.manifest.state:
             raise RequestError(
                 f"model {model.label} has no state: sequence_id means nothing to it",
                 "leave sequence_id out",
             )
-        memory = self.sequences.at(model.manifest.name, request.step)
-        async with memory.turn:
-            if request.step.start or not memory.tensors:
-                _begin(memory, domain, model)
-            result = await self._ask(domain, model, self._with(memory, domain, model, request))
-            result = self._without(memory, result, [pair.input for pair in pairs])
-        if request.step.end:
-            self.sequences.end(model.manifest.name, request.step)
-        return result
+        return domain, model
 
-    def _with(self, memory: Memory, domain: Domain, model: Model, request: Request) -> Request:
+    def _with(self, state: State, domain: Domain, model: Model, request: Request) -> Request:
         """A request that brings the state, and asks for the new one."""
         states = [pair.output for pair in model.manifest.state]
         infer = msgspec.msgpack.decode(request.head, type=Infer)
         loaded = domain.loaded(model.manifest.name)
         all_of = [one.name for one in loaded.outputs] if loaded else []
         asked = infer.outputs or [name for name in all_of if name not in states]
+        if mine := set(asked) & set(states):
+            raise RequestError(
+                f"output {', '.join(sorted(mine))}: it is the state of the sequence, which is kept",
+                "ask for the other outputs",
+            )
         json = asked if "*" in infer.json else infer.json
-        whole = Infer([*infer.inputs, *memory.tensors], [*asked, *states], json)
+        whole = Infer([*infer.inputs, *state.tensors], [*asked, *states], json)
         return request._replace(
             head=msgspec.Raw(self._encoder.encode(whole)),
-            body=[*request.body, *memory.content],
-            size_bytes=request.size_bytes + sum(map(len, memory.content)),
+            body=[*request.body, *state.content],
+            size_bytes=request.size_bytes + state.size_bytes,
         )
 
-    def _without(self, memory: Memory, result: Result, inputs: list[str]) -> Result:
-        """Keep the last outputs as the next call's inputs; the result without them."""
+    def _without(self, result: Result, model: Model) -> tuple[Result, State]:
+        """The result without its last outputs; these, as the next call's inputs."""
+        inputs = [pair.input for pair in model.manifest.state]
         outputs = self._decoder.decode(result.head).outputs
         shown = len(outputs) - len(inputs)
         at = sum(one.size_bytes for one in outputs[:shown])
         body = result.body[:at]
-        memory.tensors, memory.content = [], []
+        state = State(result.model, [], [])
         for name, one in zip(inputs, outputs[shown:], strict=True):
-            memory.tensors.append(Tensor(name, one.dtype, one.shape, one.size_bytes))
-            memory.content.append(bytes(result.body[at : at + one.size_bytes]))
+            state.tensors.append(Tensor(name, one.dtype, one.shape, one.size_bytes))
+            state.content.append(bytes(result.body[at : at + one.size_bytes]))
             at += one.size_bytes
         head = msgspec.Raw(self._encoder.encode(Inferred(outputs[:shown])))
-        return result._replace(head=head, body=body)
+        return result._replace(head=head, body=body), state
 
 
-def _begin(memory: Memory, domain: Domain, model: Model) -> None:
-    """A sequence begins with zeros. Raises BusyError."""
+def _begun(domain: Domain, model: Model, request: Request) -> State:
+    """A sequence begins with zeros, a row for each that the call has. Raises BusyError."""
     loaded = domain.loaded(model.manifest.name)
     if loaded is None:
         raise BusyError(f"domain {domain.name} is not ready: {domain.cause}", "try again later")
     inputs = {one.name: one for one in loaded.inputs}
-    memory.tensors, memory.content = [], []
+    state = State(model.label, [], [])
     for pair in model.manifest.state:
         one = inputs[pair.input]
         shape = [max(1, size) for size in one.shape]
-        size = ELEMENT_BYTES[one.dtype]
-        for dimension in shape:
-            size *= dimension
-        memory.tensors.append(Tensor(one.name, one.dtype, shape, size))
-        memory.content.append(bytes(size))
+        if loaded.batching:
+            shape[0] = request.rows
+        size = ELEMENT_BYTES[one.dtype] * math.prod(shape)
+        if size > STATE_BYTES_MAX:
+            raise RequestError(
+                f"{request.rows} rows need a state of {size} bytes, above {STATE_BYTES_MAX}",
+                "send fewer rows, in more sequences",
+            )
+        state.tensors.append(Tensor(one.name, one.dtype, shape, size))
+        state.content.append(bytes(size))
+    return state
 
 
 ELEMENT_BYTES = {

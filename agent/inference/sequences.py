@@ -4,20 +4,25 @@ The agent keeps it, not the worker. So any instance may take the next call, the 
 sequences travel in one batch, and a worker's death costs no sequence anything. The calls of one
 sequence are made one after the other.
 
-Limits  : SEQUENCES_MAX at a time; one without a call for IDLE_S is forgotten.
+Limits  : SEQUENCES_MAX at a time, of ALL_BYTES_MAX, each of STATE_BYTES_MAX; one without a call for
+          IDLE_S is forgotten.
 Format  : by model and the caller's id, the state outputs of its last call as raw tensors.
 Recovery: none over a restart of the agent; a sequence that is not known must begin with its start.
 """
 
 import asyncio
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from agent.clock import Clock
-from agent.errors import BusyError, NotThere
+from agent.errors import BusyError, NotThere, RunError
 from agent.inference.wire import Tensor
 
 SEQUENCES_MAX = 4096
+ALL_BYTES_MAX = 256 << 20
+STATE_BYTES_MAX = 32 << 20
 IDLE_S = 60.0
 
 
@@ -29,13 +34,26 @@ class Step(NamedTuple):
     end: bool = False
 
 
+class State(NamedTuple):
+    """What a call leaves behind: tensors, named as the inputs of the next one."""
+
+    label: str  # of the model version that left it
+    tensors: list[Tensor]
+    content: list[bytes]
+
+    @property
+    def size_bytes(self) -> int:
+        """Of its content."""
+        return sum(map(len, self.content))
+
+
 class Memory:
-    """What a sequence remembers: its tensors, named as the inputs that they will be."""
+    """One sequence."""
 
     def __init__(self) -> None:
-        self.tensors: list[Tensor] = []
-        self.content: list[bytes] = []
+        self.state: State | None = None  # none before its first call has an answer
         self.used_s = 0.0
+        self.steps = 0  # that are made, or wait for their turn
         self.turn = asyncio.Lock()
 
 
@@ -43,39 +61,76 @@ class Sequences:
     """The sequences of all models, the one used longest ago first."""
 
     def __init__(self, clock: Clock) -> None:
+        self.used_bytes = 0
         self._clock = clock
-        self._states: OrderedDict[tuple[str, str], Memory] = OrderedDict()
+        self._memories: OrderedDict[tuple[str, str], Memory] = OrderedDict()
 
     def __len__(self) -> int:
-        return len(self._states)
+        return len(self._memories)
 
-    def at(self, model: str, step: Step) -> Memory:
-        """The state before this step. Raises NotThere, BusyError."""
-        key, now_s = (model, step.id), self._clock.monotonic()
-        self._forget(now_s)
-        state = self._states.get(key)
-        if state is None or step.start:
-            if not step.start:
-                raise NotThere(
-                    f"model {model}: no sequence {step.id!r} is under way",
-                    "begin it with sequence_start; after "
-                    f"{IDLE_S:g} s without a call it is forgotten",
-                )
-            if len(self._states) >= SEQUENCES_MAX and key not in self._states:
-                raise BusyError(f"{SEQUENCES_MAX} sequences are under way", "end some", IDLE_S)
-            state = state or Memory()
-        state.used_s = now_s
-        self._states[key] = state
-        self._states.move_to_end(key)
-        return state
+    @contextmanager
+    def at(self, model: str, step: Step) -> Iterator[Memory]:
+        """The sequence of this step, while that is made. Raises NotThere, BusyError."""
+        key = (model, step.id)
+        self._forget(self._clock.monotonic())
+        memory = self._memories.get(key)
+        if memory is None:
+            memory = self._memories[key] = self._begun(model, step)
+        self._memories.move_to_end(key)
+        memory.steps += 1
+        try:
+            yield memory
+        finally:
+            memory.steps -= 1
+            memory.used_s = self._clock.monotonic()
+            self._memories.move_to_end(key)
+            if memory.state is None and not memory.steps:
+                del self._memories[key]
 
-    def end(self, model: str, step: Step) -> None:
-        """It was the last step."""
-        self._states.pop((model, step.id), None)
+    def keep(self, memory: Memory, state: State | None) -> None:
+        """What a step left behind; none: the sequence is at its end. Raises RunError."""
+        if state and state.size_bytes > STATE_BYTES_MAX:
+            raise RunError(
+                f"model {state.label}: the state of a sequence grew to {state.size_bytes} bytes",
+                f"end it sooner: at most {STATE_BYTES_MAX} are kept",
+            )
+        for one, sign in (memory.state, -1), (state, 1):
+            self.used_bytes += sign * one.size_bytes if one else 0
+        memory.state = state
+
+    def state(self, memory: Memory, model: str, step: Step, label: str) -> State:
+        """What the last step left behind. Raises NotThere."""
+        if memory.state is None:
+            raise _unknown(model, step)
+        if memory.state.label != label:
+            raise NotThere(
+                f"sequence {step.id!r} was made with {memory.state.label}, {label} serves now",
+                "begin it again with sequence_start",
+            )
+        return memory.state
+
+    def _begun(self, model: str, step: Step) -> Memory:
+        if not step.start:
+            raise _unknown(model, step)
+        if len(self._memories) >= SEQUENCES_MAX or self.used_bytes >= ALL_BYTES_MAX:
+            raise BusyError(
+                f"{len(self._memories)} sequences of {self.used_bytes} bytes are under way",
+                "end some",
+                IDLE_S,
+            )
+        return Memory()
 
     def _forget(self, now_s: float) -> None:
-        while self._states:
-            key, state = next(iter(self._states.items()))
-            if state.used_s >= now_s - IDLE_S or state.turn.locked():
+        while self._memories:
+            key, memory = next(iter(self._memories.items()))
+            if memory.steps or memory.used_s >= now_s - IDLE_S:
                 return
-            del self._states[key]
+            self.keep(memory, None)
+            del self._memories[key]
+
+
+def _unknown(model: str, step: Step) -> NotThere:
+    return NotThere(
+        f"model {model}: no sequence {step.id!r} is under way",
+        f"begin it with sequence_start; after {IDLE_S:g} s without a call it is forgotten",
+    )

@@ -25,6 +25,8 @@ from agent.inference.arena import seen
 from agent.inference.engines import Call, Done, Engine, Faulty, engine
 
 WITHDRAWN_MAX = 4096  # remembered; an id is forgotten once its call has come
+MESSAGE_BYTES_MAX = 900  # of one call: all of a batch are to find room in a head
+HEAD_ROOM_BYTES = 32  # what an answer takes beside its head and its message
 
 
 def now_s() -> float:
@@ -37,6 +39,7 @@ class Withdrawals:
 
     def __init__(self, pipe: int) -> None:
         self.options = RunOptions()
+        self.options.log_severity_level = 4  # what fails is told in the answer
         self._lock = threading.Lock()
         self._ids: dict[int, None] = {}
         self._running: set[int] = set()
@@ -100,9 +103,8 @@ class Worker:
             head, body = self._inbox.receive()
             received_s = now_s()
             batch = decoder.decode(head)
-            bodies = self._bodies(batch, body)
             began_s = now_s()
-            found = self._run(batch, list(bodies), began_s)
+            found = self._run(batch, self._bodies(batch, body))
             self._answer(batch, found, received_s, began_s)
 
     def _bodies(self, batch: wire.Batch, body: memoryview) -> Iterator[memoryview]:
@@ -114,48 +116,51 @@ class Worker:
             else:
                 yield self._arena[call.at : call.at + call.size_bytes]
 
-    def _run(
-        self, batch: wire.Batch, bodies: list[memoryview], now_s: float
+    def _run(self, batch: wire.Batch, bodies: Iterator[memoryview]) -> list[Done | Faulty]:
+        model = self._engines[batch.model]
+        calls = list(zip(batch.calls, bodies, strict=True))
+        if model.loaded.batching:
+            return self._together(model, calls)
+        # One after the other: the end of one that is withdrawn must not be that of others.
+        return [found for call in calls for found in self._together(model, [call])]
+
+    def _together(
+        self, model: Engine, calls: list[tuple[wire.Call, memoryview]]
     ) -> list[Done | Faulty]:
-        gone = self._withdrawals.begin([call.id for call in batch.calls])
-        if not gone and min([call.deadline_s for call in batch.calls]) >= now_s:
-            return self._engine_run(
-                batch.model,
-                [Call(call.head, body) for call, body in zip(batch.calls, bodies, strict=True)],
-            )
-        found: list[Done | Faulty] = []
+        began_s = now_s()
+        gone = self._withdrawals.begin([call.id for call, _ in calls])
+        found: list[Faulty | None] = []
         due: list[Call] = []
-        for call, body in zip(batch.calls, bodies, strict=True):
+        for call, body in calls:
             if call.id in gone:
                 found.append(Faulty("withdrawn", ""))
-            elif call.deadline_s < now_s:
+            elif call.deadline_s < began_s:
                 found.append(Faulty("expired", ""))
             else:
+                found.append(None)
                 due.append(Call(call.head, body))
-        answers = self._engine_run(batch.model, due)
-        rest, faults = iter(answers), iter(found)
-        late = {c.id for c in batch.calls if c.id in gone or c.deadline_s < now_s}
-        return [next(faults) if c.id in late else next(rest) for c in batch.calls]
-
-    def _engine_run(self, model: str, calls: list[Call]) -> list[Done | Faulty]:
         try:
-            return self._engines[model].run(calls, self._withdrawals.options) if calls else []
+            answers = iter(model.run(due, self._withdrawals.options) if due else ())
         finally:
             self._withdrawals.end()
+        return [one or next(answers) for one in found]
 
     def _answer(
         self, batch: wire.Batch, found: list[Done | Faulty], received_s: float, began_s: float
     ) -> None:
         answers: list[wire.Answer] = []
         body: list[wire.Buffer] = []
-        total = 0
+        head_bytes = total = 0
         for one in found:
-            if isinstance(one, Faulty):
-                answers.append(wire.Answer(fault=one.fault, message=one.message))
-                continue
-            answers.append(wire.Answer(one.head, one.size_bytes))
-            body += one.body
-            total += one.size_bytes
+            answer = _answered(one)
+            head_bytes += HEAD_ROOM_BYTES + len(answer.head) + len(answer.message)
+            body_bytes = total + answer.size_bytes
+            if answers and (head_bytes > wire.HEAD_BYTES_MAX or body_bytes > wire.BODY_BYTES_MAX):
+                answer = wire.Answer(fault="withdrawn")  # no room in this message: once more
+            elif isinstance(one, Done) and not answer.fault:
+                body += one.body
+            answers.append(answer)
+            total += answer.size_bytes
         at, room = batch.room
         if 0 < total <= room:
             self._put(at, body)
@@ -171,6 +176,20 @@ class Worker:
             view = memoryview(buffer).cast("B")
             self._arena[at : at + len(view)] = view
             at += len(view)
+
+
+def _answered(one: Done | Faulty) -> wire.Answer:
+    """As it is sent, if it can be."""
+    if isinstance(one, Faulty):
+        said = one.message.encode()[:MESSAGE_BYTES_MAX].decode(errors="ignore")
+        return wire.Answer(fault=one.fault, message=said)
+    size = one.size_bytes
+    if size > wire.BODY_BYTES_MAX:
+        return wire.Answer(
+            fault="failed",
+            message=f"its outputs take {size} bytes, above {wire.BODY_BYTES_MAX}: ask for less",
+        )
+    return wire.Answer(one.head, size)
 
 
 def main(fd: str, pipe: str, arena: str, parent: str) -> None:

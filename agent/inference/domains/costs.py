@@ -2,7 +2,7 @@
 
 WEIGHT = 0.1  # of the newest measurement
 PAYS = 0.95  # of the cost alone: a batch that saves less only makes the first wait for the last
-PROBE_EACH = 64  # batches held back, until one is tried again
+PROBE_EACH = 64  # calls that ran alone, until a batch is tried again
 
 
 class Costs:
@@ -11,7 +11,7 @@ class Costs:
     def __init__(self) -> None:
         self._single_s: float | None = None  # for a row of a call that ran alone
         self._joint_s: float | None = None
-        self._held_back = 0
+        self._singles = 0  # since the last batch
 
     def row_s(self) -> float | None:
         """Seconds for a row; None when nothing is known yet."""
@@ -23,17 +23,16 @@ class Costs:
         each_s = seconds / max(1, rows)
         if calls == 1:
             self._single_s = _mixed(self._single_s, each_s)
+            self._singles += 1
         else:
             self._joint_s = _mixed(self._joint_s, each_s)
+            self._singles = 0
 
     def pays(self) -> bool:
         """Whether calls that could go together should."""
         if self._single_s is None or self._joint_s is None:
             return True
-        if self._joint_s <= PAYS * self._single_s:
-            return True
-        self._held_back += 1
-        return self._held_back % PROBE_EACH == 0
+        return self._joint_s <= PAYS * self._single_s or self._singles >= PROBE_EACH
 
 
 def _mixed(before_s: float | None, now_s: float) -> float:

@@ -5,16 +5,17 @@ wait for us, if all it has is cheap (AHEAD_S): what is costly waits here, where 
 urgent can still pass it. Should an instance run dry while another has a batch that it has not
 begun, it gets that one too; the first answer counts.
 
-A call whose worker died is made once more, alone; if that one dies too, it is given back.
+A call whose worker died is made once more, alone: in a message of its own, with none ahead of it or
+behind. So it is known what that worker died of, should it die too, and the call is given back.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 from agent.clock import Clock
 from agent.config import Domain as Settings
-from agent.errors import BusyError, CallLost, LateError, RequestError, RunError
+from agent.errors import BusyError, CallLost, LateError, NotThere, RequestError, RunError
 from agent.inference import wire
 from agent.inference.domains.costs import Costs
 from agent.inference.domains.instance import Flight, Instance
@@ -24,6 +25,8 @@ from agent.inference.domains.work import Work
 
 AHEAD_S = 0.008
 AHEAD_MAX = 2  # batches under way in one instance
+TURN_S = 0.001  # of calls in one message that are made one after the other
+ROWS_ANY = 1 << 30
 TRIES_MAX = 2  # workers that one call may cost
 SWEEP_S = 0.02  # how late a caller may learn that its deadline has passed
 AGE_S = 1.0
@@ -82,6 +85,7 @@ class Dispatch:
         self._pumping: asyncio.Handle | None = None
         self._sweeping: asyncio.TimerHandle | None = None
         self._gathering: asyncio.TimerHandle | None = None
+        self._closed: str | None = None  # why it is
 
     def apply(self, settings: Settings, kind: Kind) -> None:
         """Other settings hold from now on."""
@@ -118,8 +122,9 @@ class Dispatch:
     def answered(self, instance: Instance, flight: Flight, message: wire.Answers) -> None:
         """An instance is done with a batch."""
         works = flight.works
-        rows = sum(work.rows for work in works)
-        self._costs(works[0].model).measured(message.ended_s - message.began_s, rows, len(works))
+        if not any(answer.fault for answer in message.answers):  # else it was not the whole work
+            rows, took_s = sum(work.rows for work in works), message.ended_s - message.began_s
+            self._costs(works[0].model).measured(took_s, rows, len(works))
         for work, answer in zip(works, message.answers, strict=True):
             if answer.fault and work.holder is instance:
                 self._fault(work, answer)
@@ -137,18 +142,22 @@ class Dispatch:
                 continue
             work.tries += 1
             work.holder = None
-            if work.once or work.tries >= TRIES_MAX:
+            if self._closed is not None:
+                work.fail(self._gone())
+            elif work.once or work.tries >= TRIES_MAX:
                 work.fail(CallLost(f"domain {self._name} was lost during a call: {cause}"))
             else:
                 work.alone = True
                 self.queue.put(work)
-        self.pump_soon()
+        if self._closed is None:
+            self.pump_soon()
 
     def close(self, why: str) -> None:
-        """Give back all that waits."""
+        """Give back all that waits, and from now on what instances leave behind."""
+        self._closed = why
         self.seat.leave()
         for work in list(self.queue.all()):
-            work.fail(BusyError(f"domain {self._name}: {why}", "try again later"))
+            work.fail(self._gone())
         for handle in (self._pumping, self._sweeping, self._gathering):
             if handle:
                 handle.cancel()
@@ -162,28 +171,39 @@ class Dispatch:
             if head is None:
                 self._steal(instance, serving)
                 return
-            if self._gathers(head, now_s):
+            if head.model not in instance.loaded:
+                head.fail(NotThere(f"model {head.model} was unloaded", "holdfast models ls"))
+                continue
+            if head.alone and instance.flights:
+                return
+            joins = self._joins(head, instance)
+            if joins and self._gathers(head, now_s):
                 return
             turn_s = self.seat.turn(_ep(instance, head), ahead=bool(instance.flights))
             if not turn_s:  # it is another's; pumped again when it is over
                 return
-            rows_max, calls_max = self._together(head, instance)
-            rows_max = min(rows_max, self._rows(head, turn_s))
-            works = self.queue.take(head, rows_max, calls_max)
+            rows_max = self._rows(head, turn_s)
+            if joins:
+                rows_max = min(rows_max, self._kind.batch_max)
+                works = self.queue.take(head, rows_max, self._share(head))
+            else:
+                works = self.queue.take(head, rows_max, self._in_turn(head, instance))
             self._send(instance, works)
 
     def _want(self) -> Want | None:
         """What it would send to the GPU now, if it might."""
         now_s = self._clock.monotonic()
         head, instance = self.queue.head(now_s), self._free(self._serving())
-        if not (head and instance) or instance.flights or self._gathers(head, now_s):
+        if not (head and instance) or instance.flights or head.model not in instance.loaded:
+            return None
+        if self._joins(head, instance) and self._gathers(head, now_s):
             return None
         return Want(head.klass, head.deadline_s) if self.seat.shares(_ep(instance, head)) else None
 
     def _rows(self, head: Work, turn_s: float) -> int:
         """How many rows such as those of `head` are done in so long a time, about."""
         row_s = self._costs(head.model).row_s()
-        return max(1, int(turn_s / row_s)) if row_s and turn_s < UNBOUNDED_S else 1 << 30
+        return max(1, int(turn_s / row_s)) if row_s and turn_s < UNBOUNDED_S else ROWS_ANY
 
     def _send(self, instance: Instance, works: list[Work]) -> None:
         for work in works:
@@ -202,17 +222,25 @@ class Dispatch:
                 found = instance
         return found
 
-    def _together(self, head: Work, instance: Instance) -> tuple[int, int]:
-        """How many rows, and how many calls, may go with `head`."""
-        kind = self._kind
-        if kind.always_joins:
-            return kind.batch_max, kind.batch_max
-        costs = self._costs(head.model)
-        if instance.loaded[head.model].batching and costs.pays():
-            return kind.batch_max, kind.batch_max
-        row_s = costs.row_s()  # one after the other, as long as that is soon done
-        calls = 1 if row_s is None else int(AHEAD_S / 8 / max(row_s * head.rows, 1e-6))
-        return 1 << 30, min(max(1, calls), kind.batch_max)
+    def _joins(self, head: Work, instance: Instance) -> bool:
+        """Whether calls as `head` gain by being made together."""
+        pays = instance.loaded[head.model].batching and self._costs(head.model).pays()
+        return self._kind.always_joins or pays
+
+    def _in_turn(self, head: Work, instance: Instance) -> int:
+        """How many calls that are made one after the other may go at once: what is soon done."""
+        row_s = self._costs(head.model).row_s()
+        if row_s is None or instance.loaded[head.model].batching:  # they would be joined
+            return 1
+        calls = int(TURN_S / max(row_s * head.rows, 1e-6))
+        return min(max(1, calls), self._kind.batch_max)
+
+    def _share(self, head: Work) -> int:
+        """How many calls go together: where several instances are idle, each gets its part."""
+        idle = sum(not one.flights for one in self._serving())
+        if idle <= 1 or self._kind.always_joins:
+            return self._kind.batch_max
+        return -(-self.queue.calls(head) // idle)
 
     def _gathers(self, head: Work, now_s: float) -> bool:
         """Whether `head` still waits for company; then a timer goes on."""
@@ -245,6 +273,7 @@ class Dispatch:
             return
 
     def _fault(self, work: Work, answer: wire.Answer) -> None:
+        """The instance that was given a call last has no answer to it."""
         match answer.fault:
             case "refused":
                 work.fail(RequestError(answer.message, "see the model's metadata"))
@@ -252,6 +281,12 @@ class Dispatch:
                 work.fail(RunError(f"model {work.model}: {answer.message}"))
             case "expired":
                 work.fail(self._late())
+            case "withdrawn" if not work.done.done():  # by a theft, and the thief died
+                work.holder = None
+                self.queue.put(work)
+
+    def _gone(self) -> BusyError:
+        return BusyError(f"domain {self._name}: {self._closed}", "try again later")
 
     def _late(self) -> LateError:
         return LateError(
@@ -277,7 +312,7 @@ class Dispatch:
                 for work in flight.works:
                     if work.deadline_s <= now_s and not work.done.done():
                         work.fail(self._late())
-                        instance.withdraw(work)
+                        (work.holder or instance).withdraw(work)
         if busy:
             self._sweep_later()
 
@@ -285,15 +320,17 @@ class Dispatch:
         return self.costs.setdefault(model, Costs())
 
     def _cost_s(self, works: list[Work]) -> float:
-        """As estimated; what is not known yet counts as costly."""
+        """As estimated; what is not known yet counts as costly, and what has to be alone."""
         row_s = self._costs(works[0].model).row_s()
-        return 1.0 if row_s is None else row_s * sum(work.rows for work in works)
+        if row_s is None or works[0].alone:
+            return 1.0
+        return row_s * sum(work.rows for work in works)
 
     def _wait_s(self) -> float:
-        """When there will be room, about."""
-        known: Mapping[str, Costs] = self.costs
-        row_s = max((c.row_s() or 0.0 for c in known.values()), default=0.0)
-        return max(0.1, round(row_s * len(self.queue) / max(1, len(self._serving())), 2))
+        """When what waits will be done, about."""
+        waiting = self.queue.by_model().items()
+        total_s = sum((self._costs(model).row_s() or 0.0) * calls for model, calls in waiting)
+        return max(0.1, round(total_s / max(1, len(self._serving())), 2))
 
 
 def _ep(instance: Instance, work: Work) -> str:

@@ -4,15 +4,19 @@ The most urgent class goes first; in it, what has to be done first. Nothing star
 waited `age_s` counts as one class more urgent, and after twice that as two; and what waits longer
 than its own deadline would order, PATIENCE_S, goes before what came later.
 
-Limits: `calls_max`; the caller is told at once when it is reached.
+Limits: `calls_max`; the caller is told at once when it is reached. What leaves together has no more
+than BODIES_BYTES_MAX and HEADS_BYTES_MAX, so that it is a message that wire.py lets through.
 """
 
 import heapq
+from collections import Counter
 from collections.abc import Hashable, Iterator
 
 from agent.inference.domains.work import Class, Work
 
 PATIENCE_S = 5.0
+BODIES_BYTES_MAX = 64 << 20
+HEADS_BYTES_MAX = 1 << 20
 
 Line = list[tuple[float, int, Work]]  # a heap: due, arrival, call
 
@@ -63,22 +67,36 @@ class Queue:
         """`head`, and as many of its line as go with it: so many rows, so many calls at most."""
         key = (head.klass, head.model, head.key)
         batch: list[Work] = []
-        rows = 0
+        rows = body_bytes = head_bytes = 0
         while (line := self._lines.get(key)) is not None:
             work = line[0][2]
-            if batch and (work.alone or head.alone or len(batch) == calls_max):
-                break
-            if batch and rows + work.rows > rows_max:
+            rows += work.rows
+            body_bytes += work.size_bytes
+            head_bytes += len(work.head)
+            fits = rows <= rows_max and len(batch) < calls_max and not (work.alone or head.alone)
+            if batch and not (
+                fits and body_bytes <= BODIES_BYTES_MAX and head_bytes <= HEADS_BYTES_MAX
+            ):
                 break
             self._pop(key)
             batch.append(work)
-            rows += work.rows
             self._clear(key)
         return batch
 
     def rows(self, head: Work) -> int:
         """Rows that wait in the line of `head`."""
         return sum(work.rows for _, _, work in self._lines[head.klass, head.model, head.key])
+
+    def calls(self, head: Work) -> int:
+        """Calls that wait in the line of `head`."""
+        return len(self._lines[head.klass, head.model, head.key])
+
+    def by_model(self) -> Counter[str]:
+        """How many calls wait, by model."""
+        found = Counter[str]()
+        for (_, model, _), line in self._lines.items():
+            found[model] += len(line)
+        return found
 
     def drop(self, now_s: float) -> list[Work]:
         """Take out what is past its deadline, for the caller to be told."""

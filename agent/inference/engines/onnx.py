@@ -31,6 +31,7 @@ class Plan(Struct):
 
     infer: Infer
     outputs: list[str]
+    rows: int | None
 
 
 class Asked(Struct):
@@ -38,7 +39,7 @@ class Asked(Struct):
 
     plan: Plan
     inputs: Inputs
-    rows: int
+    rows: int | None  # None: it cannot be joined with others
 
 
 class Engine:
@@ -90,13 +91,12 @@ class Engine:
         if plan is None:
             plan = self._planned(head)
         inputs: Inputs = {}
-        at = rows = 0
+        at = 0
         for tensor in plan.infer.inputs:
             end = at + tensor.size_bytes
             inputs[tensor.name] = array(tensor, call.body[at:end])
             at = end
-            rows = rows or (tensor.shape[0] if tensor.shape else 1)
-        return Asked(plan, inputs, rows)
+        return Asked(plan, inputs, plan.rows)
 
     def _planned(self, head: bytes) -> Plan:
         """What a head asks; remembered, for the same comes again. Raises RequestError."""
@@ -104,13 +104,18 @@ class Engine:
         for name in infer.outputs:
             if name not in self._outputs:
                 raise _unknown("output", name, self._outputs)
+            if infer.outputs.count(name) > 1:
+                raise RequestError(f"output {name}: expected once, found more often")
         for tensor in infer.inputs:
             self._check(tensor)
         given = [tensor.name for tensor in infer.inputs]
         for name in self._inputs:
             if given.count(name) != 1:
                 raise RequestError(f"input {name}: expected once, found {given.count(name)} times")
-        plan = Plan(infer, infer.outputs or list(self._outputs))
+        # Where one input has fewer rows, it is one for all of them: joined, it would be another's.
+        rows = {tensor.shape[0] if tensor.shape else None for tensor in infer.inputs}
+        same = rows.pop() if len(rows) == 1 else None
+        plan = Plan(infer, infer.outputs or list(self._outputs), same)
         if len(self._plans) >= PLANS_MAX:
             del self._plans[next(iter(self._plans))]
         self._plans[head] = plan
@@ -133,7 +138,7 @@ class Engine:
 
     def _key(self, i: int, asked: Asked) -> Any:
         """Calls of one key can be joined."""
-        if not self.loaded.batching:
+        if not self.loaded.batching or asked.rows is None:
             return i
         return (*((name, a.dtype, a.shape[1:]) for name, a in asked.inputs.items()),)
 
@@ -147,14 +152,15 @@ class Engine:
             outputs = dict(zip(wanted, self._session.run(wanted, joined, options), strict=True))
         except REFUSALS:
             return [self._alone(one, options) for one in group]
-        total = sum(one.rows for one in group)
+        total = sum(one.rows or 0 for one in group)
         if any(a.ndim == 0 or len(a) != total for a in outputs.values()):
             return [self._alone(one, options) for one in group]  # it does not batch after all
         answers, at = list[Done | Faulty](), 0
         for one in group:
-            own = {name: outputs[name][at : at + one.rows] for name in one.plan.outputs}
+            end = at + (one.rows or 0)
+            own = {name: outputs[name][at:end] for name in one.plan.outputs}
             answers.append(self._done(one, own))
-            at += one.rows
+            at = end
         return answers
 
     def _alone(self, asked: Asked, options: Any) -> Done | Faulty:
@@ -164,6 +170,8 @@ class Engine:
         try:
             found = self._session.run(wanted, asked.inputs, options)
         except REFUSALS as error:
+            if options.terminate:
+                return Faulty("withdrawn", "")
             return Faulty("failed", f"ONNX Runtime: {error}")
         return self._done(asked, dict(zip(wanted, found, strict=True)))
 

@@ -4,7 +4,9 @@ Raw tensors are little-endian and row-major; BYTES are elements of any length, e
 length as uint32. JSON tensors are the elements in row-major order, flat or nested.
 """
 
+import re
 import struct
+from functools import cache
 from typing import Any
 
 import msgspec
@@ -44,6 +46,8 @@ ORT_TYPES = {  # ONNX Runtime's names
     "tensor(double)": "FP64",
     "tensor(string)": "BYTES",
 }
+AXES_MAX = 32
+OPENING = re.compile(rb"[\s\[]*")
 _LENGTH = struct.Struct("<I")
 
 
@@ -55,6 +59,8 @@ def array(tensor: Tensor, body: memoryview) -> NDArray[Any]:
         return _strings(tensor, body)
     try:
         found = np.frombuffer(body, DTYPES[tensor.dtype]).reshape(tensor.shape)
+        if tensor.dtype == "BOOL":  # any byte but 0 is true; numpy wants to see a 1
+            return np.not_equal(found.view(np.uint8), 0)
     except ValueError as error:
         raise RequestError(
             f"input {tensor.name}: {len(body)} bytes are no {tensor.dtype} of shape {tensor.shape}",
@@ -81,30 +87,34 @@ def _text(one: Any) -> str:
 
 
 def _from_json(tensor: Tensor, body: memoryview) -> NDArray[Any]:
+    """Numbers for numbers, truth for truth: nothing is rounded or reinterpreted without a word."""
+    opening = OPENING.match(body)
+    depth = opening[0].count(b"[") if opening else 0
     try:
-        elements = msgspec.json.decode(body)
-        if tensor.dtype == "BYTES":
-            found = np.array(elements, np.object_)
-            if not all(isinstance(one, str) for one in found.ravel()):
-                raise ValueError("not all elements are strings")
-        else:
-            found = np.array(elements)
-            if found.size:
-                _castable(found, tensor.dtype)
+        if depth > AXES_MAX:
+            raise ValueError(f"it is nested {depth} deep")
+        elements = _decoder(tensor.dtype, depth).decode(body)
+        with np.errstate(over="ignore"):  # found below
             found = np.array(elements, DTYPES[tensor.dtype])
+        if found.ndim != depth:  # numpy makes such a list an element
+            raise ValueError("its lists are not of one length")
+        if found.dtype.kind == "f" and not np.isfinite(found).all():  # JSON has no infinity
+            raise ValueError("a number is out of range")
         return found.reshape(tensor.shape)
-    except (ValueError, TypeError, OverflowError, msgspec.DecodeError) as error:
+    except (ValueError, OverflowError, msgspec.MsgspecError) as error:
         raise RequestError(
             f"input {tensor.name}: its data is no {tensor.dtype} of shape {tensor.shape}: {error}",
             "send as many elements of that type as the shape says, flat or nested",
         ) from error
 
 
-def _castable(found: NDArray[Any], dtype: str) -> None:
-    """Numbers for numbers, truth for truth: nothing is rounded or reinterpreted without a word."""
-    allowed = {"b": "b", "i": "iu", "u": "iu", "f": "iuf"}[np.dtype(DTYPES[dtype]).kind]
-    if found.dtype.kind not in allowed:
-        raise ValueError(f"found {found.dtype} elements")
+@cache
+def _decoder(dtype: str, depth: int) -> msgspec.json.Decoder[Any]:
+    """Of lists in lists."""
+    kind: Any = {"BOOL": bool, "BYTES": str}.get(dtype, float if dtype[:2] == "FP" else int)
+    for _ in range(depth):
+        kind = list[kind]
+    return msgspec.json.Decoder(kind)
 
 
 def _strings(tensor: Tensor, body: memoryview) -> NDArray[Any]:
