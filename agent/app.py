@@ -27,7 +27,7 @@ from typing import Any
 
 import msgspec
 
-from agent import config, config_file
+from agent import config
 from agent.api.bundle import BundleDoors
 from agent.api.domains import DomainDoors
 from agent.api.inference import Inference
@@ -61,6 +61,7 @@ from agent.jobs.calls import Calls, parsed
 from agent.jobs.queue import Queue
 from agent.jobs.runner import Runner
 from agent.protocol.presence import Heartbeat
+from agent.reload import Reload
 from agent.store.arrivals import Limits
 from agent.store.store import Store
 from agent.sync.broker import EmbeddedBroker
@@ -111,6 +112,7 @@ class App:
             Admission(self.clock).prove,
             Confinement(self.conditions),
         )
+        self.reload = Reload(self.path, settings, self.domains, self.conditions)
         cache, sequences = Cache(settings.models.cache_bytes_max), Sequences(self.clock)
         self.scheduler = Scheduler(self.domains, cache, sequences, self.clock)
         calls = Calls(self.scheduler, self.domains)
@@ -195,6 +197,8 @@ class App:
         bundles = Bundles(
             self.device, settings.bundle, self.store.held, self.store.outbox, self.clock
         )
+        settings_now = self.reload.settings
+        domains = DomainDoors(self.domains, views.domains, views.models, settings_now)
         self.server = Server(
             settings.api,
             self.status,
@@ -204,7 +208,7 @@ class App:
                 *SyncDoors(self.control, self.sync.state).routes(),
                 *BundleDoors(bundles).routes(),
                 *self.job_doors.routes(),
-                *DomainDoors(self.domains, views.domains, views.models, self._domains).routes(),
+                *domains.routes(),
             ],
             inference=Inference(self.scheduler),
         )
@@ -214,8 +218,10 @@ class App:
         for domain in self.domains.all():
             self._domain_changed(domain)  # it is down until it is ready
         stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
         for name in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(name, _stop_or_die, stop)
+            loop.add_signal_handler(name, _stop_or_die, stop)
+        loop.add_signal_handler(signal.SIGHUP, self.reload.ask)
         async with AsyncExitStack() as parts:
             await parts.enter_async_context(self.store)
             await parts.enter_async_context(self.flash)
@@ -245,7 +251,7 @@ class App:
         loops = [self.store.run, self.store.salvage.run, self.storage.run, self.letters.run]
         loops += [self.flash.run, self.clockwork.run, self.status.run, self._scrub]
         loops += [self.outbox_doors.run, self.domains.run, self.runner.run, self._link]
-        loops += [self.control.run]
+        loops += [self.control.run, self.reload.run]
         if self.broker:
             loops.append(self.broker.run)
         return [*loops, *self.ears.loops()]
@@ -258,20 +264,17 @@ class App:
             await self.broker.ready.wait()
         await self.link.run()
 
-    def _domains(self) -> dict[str, config.Domain]:
-        """The domains as the configuration file has them now. Raises ConfigError."""
-        return config_file.load(self.path).domains_all
-
     def _domain_changed(self, domain: Domain) -> None:
+        self._tell_versions(domain)
         if domain.ready.is_set() or domain not in self.domains.all():
             self.conditions.clear("domain_down", domain.name)
         else:
+            hears = domain.name == self.settings.audio.domain
+            waits = "audio waits in the store; " if hears else ""
             self.conditions.hold(
-                "domain_down",
-                domain.name,
-                "warning",
+                *("domain_down", domain.name, "warning"),
                 domain.cause or "its process has ended",
-                domain.hint or "audio waits in the store; it is being started again",
+                domain.hint or f"{waits}it is being started again",
             )
         self._devices_changed(domain)
 
@@ -296,6 +299,20 @@ class App:
         for subject, cause in fallen.items():
             remedy = f"mend what is named, or set domains.{domain.name}.devices to what there is"
             self.conditions.hold("device_fallback", subject, "warning", cause, remedy)
+
+    def _tell_versions(self, domain: Domain) -> None:
+        """Whether other versions serve than those that should, and why."""
+        instead = self.domains.instead(domain)
+        if not instead:
+            self.conditions.clear("version_refused", domain.name)
+            return
+        serving = [
+            f"{domain.models[name].label} serves instead: {instead[name]}" for name in instead
+        ]
+        self.conditions.hold(
+            *("version_refused", domain.name, "warning", "; ".join(serving)),
+            f"mend the version, then: holdfast models load {next(iter(instead))}",
+        )
 
     async def _heartbeat(self) -> Heartbeat:
         return Heartbeat(

@@ -5,6 +5,19 @@ from collections.abc import Coroutine
 from typing import Any
 
 
+async def finished(work: Coroutine[Any, Any, Any]) -> None:
+    """Have `work` done to its end; a cancellation, or several, are raised after it."""
+    task, cancelled = asyncio.ensure_future(work), False
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError:
+            cancelled = True
+    if cancelled:
+        raise asyncio.CancelledError
+    task.result()
+
+
 class Crew:
     """Tasks under one roof: what one of them meets that nobody expected ends `run`."""
 

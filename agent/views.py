@@ -8,6 +8,7 @@ from agent.audio.recordings import Folder
 from agent.audio.source import Source
 from agent.health.flash import Flash
 from agent.host.disk import disk
+from agent.inference.domains import wishes
 from agent.inference.domains.domain import Domain
 from agent.inference.domains.domains import Domains
 from agent.inference.scheduler import Scheduler
@@ -47,10 +48,11 @@ class Views:
         model, loaded = domain.models.get(name), domain.loaded(name)
         previous = domain.previous.get(name)
         if model is None:
-            return {"domain": domain.name, "ready": False}
+            return {"domain": domain.name, "ready": False, "loaded": False}
         return {
             "domain": domain.name,
             "ready": loaded is not None,
+            "loaded": True,
             "version": model.manifest.version,
             "previous": previous.manifest.version if previous else None,
             "sha256": model.sha256,
@@ -58,7 +60,8 @@ class Views:
             "ep": loaded.ep if loaded else None,
             "load_s": round(loaded.load_s, 3) if loaded else None,
             "breaker": self._scheduler.breaker_state(model),
-            "warnings": list(model.warnings),
+            "warnings": [*model.warnings, *wishes.unmet(domain.settings, model)],
+            "instead_of": self._domains.instead(domain).get(name),
         }
 
     async def store(self) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from urllib.parse import quote
 import typer
 
 from agent.cli.options import DEFAULT, Config, Json
-from agent.errors import RequestError
+from agent.errors import AgentUnreachable, RequestError
 
 app = typer.Typer(help="The models on disk.", no_args_is_help=True)
 CATALOG = "agent.inference.catalog"
@@ -38,8 +38,9 @@ SignedBy = Annotated[
 
 @app.command("ls")
 def ls(config: Config = DEFAULT, as_json: Json = False) -> None:
-    """One line for each version; nothing is checked."""
+    """One line for each version, and which of them serves; nothing is checked."""
     document, code = _asked(CATALOG, "ls", "--", _root(config))
+    document["models"] = _with_service(document["models"], _serving(config))
     if as_json:
         print(json.dumps(document))
     else:
@@ -170,6 +171,33 @@ def _order(
 
 def _say(document: dict[str, Any], words: str, as_json: bool) -> None:
     typer.echo(json.dumps(document) if as_json else words)
+
+
+def _serving(config: Path) -> dict[str, Any]:
+    """What the agent says of its models; nothing where none runs."""
+    from agent.cli.client import Client
+
+    try:
+        return Client.of(config).get("/api/v1/models")
+    except AgentUnreachable:
+        return {}
+
+
+def _with_service(rows: list[dict[str, Any]], serving: dict[str, Any]) -> list[dict[str, Any]]:
+    """Each version with what it does in the agent that runs."""
+    marked = []
+    for row in rows:
+        one = serving.get(row["name"], {})
+        serves = one.get("version") == row["version"]
+        service = {
+            "serves": serves,
+            "former": one.get("previous") == row["version"],
+            "breaker": one["breaker"] if serves else None,
+            "instead_of": one["instead_of"] if serves else None,
+        }
+        warnings = one["warnings"] if serves else row.get("warnings", [])
+        marked.append({**row, **service, "warnings": warnings})
+    return marked
 
 
 def _root(config: Path) -> str:

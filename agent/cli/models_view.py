@@ -26,7 +26,11 @@ def listed(document: dict[str, Any]) -> None:
         numeric = column in {"version", "size"}
         table.add_column(column, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
-        about = ["newest"] if newest[row["name"]] == row["version"] else []
+        about = ["[bold]serves[/]"] if row.get("serves") else []
+        if row.get("breaker") not in (None, "closed"):
+            about.append(f"[red]breaker {row['breaker']}[/]")
+        about += ["former"] if row.get("former") and not row.get("serves") else []
+        about += ["newest"] if newest[row["name"]] == row["version"] else []
         if "error" in row:
             about.append("[red]cannot be read, see below[/]")
             table.add_row(escape(row["name"]), str(row["version"]), "-", "-", "-", ", ".join(about))
@@ -42,6 +46,11 @@ def listed(document: dict[str, Any]) -> None:
     for row in rows:
         if "error" in row:
             _say_error(console, row)
+        told = [*row.get("warnings", [])]
+        if why := row.get("instead_of"):
+            told.append(f"it serves in the place of another: {why}")
+        for warning in told:
+            _say(console, "[yellow]![/]", f"{row['name']}/{row['version']}: {warning}")
 
 
 def verdicts(document: dict[str, Any]) -> None:

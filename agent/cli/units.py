@@ -14,4 +14,4 @@ def size(size_bytes: int) -> str:
     for unit, length in (("GiB", 1 << 30), ("MiB", 1 << 20)):
         if size_bytes >= length:
             return f"{size_bytes / length:.1f} {unit}"
-    return f"{size_bytes / 1024:.0f} KiB"
+    return f"{size_bytes / 1024:.0f} KiB" if size_bytes >= 1024 else f"{size_bytes} B"

@@ -44,7 +44,8 @@ class Admission:
             else:
                 await self._sound(model, loaded, ask)
         except (DomainError, RequestError) as error:
-            raise ModelError(f"{model.label} is not admitted: {error}", error.hint) from error
+            hint = error.hint or "it failed on what it is tried with: send it to those who made it"
+            raise ModelError(f"{model.label} is not admitted: {error}", hint) from error
 
     async def _onnx(self, model: Model, loaded: wire.Loaded, ask: Ask) -> None:
         _form(model, "inputs", loaded.inputs)

@@ -111,9 +111,9 @@ class Scheduler:
         if domain is None:
             raise NotThere(f"no model {request.model!r} is loaded", "holdfast models ls")
         model = domain.models.get(request.model)
-        if model is None and domain.ready.is_set():
+        if model is None and domain.models:
             raise NotThere(
-                f"model {request.model} was unloaded", f"holdfast models load {request.model}"
+                f"model {request.model} is not loaded", f"holdfast models load {request.model}"
             )
         if model is None:
             raise BusyError(f"domain {domain.name} is not ready: {domain.cause}", "try again later")
@@ -149,6 +149,8 @@ class Scheduler:
             now_s=now_s,
             timeout_s=most_s if request.timeout_s is None else min(request.timeout_s, most_s),
             rows=request.rows if loaded is not None and loaded.batching else 1,
+            key=request.version,
+            label=None if request.version is None else model.label,
             once=not model.manifest.idempotent,
         )
         try:

@@ -48,6 +48,7 @@ def _declared(catalog: Catalog, name: str, version: int) -> Document:
         "size_bytes": manifest.size_bytes + sum(one.size_bytes for one in manifest.external),
         "golden": len(manifest.golden),
         "signature": manifest.signature,
+        "warnings": list(model.warnings),
         "folder": str(model.folder),
     }
 

@@ -69,13 +69,16 @@ class Catalog:
 
     def newest(self, name: str) -> Model:
         """The highest version of `name`, verified. Raises ModelError."""
-        for version in reversed(self.versions(name)):
-            if self._claims(name, version):
-                return self.verified(name, version)
+        for version in self.claimed(name):
+            return self.verified(name, version)
         raise ModelError(
             f"{self._folder(name)}: no version of model {name!r} there",
             f"models lie in <models>/<name>/<version>/; {_PLACE}",
         )
+
+    def claimed(self, name: str) -> Iterator[int]:
+        """The versions that say that they may serve, the newest first; no more is checked."""
+        return (v for v in reversed(self.versions(name)) if self._claims(name, v))
 
     def verified(self, name: str, version: int | None = None) -> Model:
         """A version whose files are what its manifest, and who signed it, say. Reads all of it.

@@ -1,7 +1,8 @@
-"""Which version of each model serves: what was chosen last, over restarts.
+"""Which version of each model an operator chose last, over restarts.
 
-Limits  : one small file, a line's worth for each model.
-Format  : JSON, {"MODEL": {"version": 2, "previous": 1}}, replaced as a whole and fsynced.
+Limits  : one small file, a line's worth for each model that was ever chosen.
+Format  : JSON, {"MODEL": {"version": 2, "previous": 1, "unloaded": false}}, replaced as a whole and
+          fsynced: a crash leaves what was chosen before, or what was chosen now.
 Recovery: without the file, or with one that cannot be read (it is said), the newest version of each
           model serves.
 """
@@ -17,10 +18,11 @@ log = logging.getLogger("domain")
 
 
 class Choice(Struct, frozen=True):
-    """A model's version, and the one before it."""
+    """A model's version, and the one before it; `unloaded`: neither is to serve for now."""
 
     version: int
     previous: int | None = None
+    unloaded: bool = False
 
 
 class Choices:
@@ -34,14 +36,24 @@ class Choices:
         """What was chosen; None: nothing yet."""
         return self._held.get(model)
 
-    def choose(self, model: str, version: int) -> None:
-        """From now on this version. Raises OSError when it cannot be noted."""
-        former = self._held.get(model)
-        if former and former.version == version:
+    def choose(self, model: str, version: int, former: int | None) -> None:
+        """From now on this version; `former` served until now. Raises OSError."""
+        held = self._held.get(model)
+        if former in (None, version) and held:
+            former = held.version if held.version != version else held.previous
+        self._note(model, Choice(version, None if former == version else former))
+
+    def put_aside(self, model: str, version: int) -> None:
+        """From now on none, until one is chosen; `version` served until now. Raises OSError."""
+        held = self._held.get(model)
+        self._note(model, Choice(version, held.previous if held else None, unloaded=True))
+
+    def _note(self, model: str, choice: Choice) -> None:
+        if self._held.get(model) == choice:
             return
-        chosen = {**self._held, model: Choice(version, former.version if former else None)}
-        self._write(chosen)
-        self._held = chosen
+        noted = {**self._held, model: choice}
+        self._write(noted)
+        self._held = noted
 
     def _read(self) -> dict[str, Choice]:
         try:

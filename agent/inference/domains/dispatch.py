@@ -30,6 +30,7 @@ ROWS_ANY = 1 << 30
 TRIES_MAX = 2  # workers that one call may cost
 SWEEP_S = 0.02  # how late a caller may learn that its deadline has passed
 AGE_S = 1.0
+NOBODYS = 0  # the id of a call that was never submitted: a candidate's
 
 
 class Kind(NamedTuple):
@@ -95,6 +96,8 @@ class Dispatch:
 
     def submit(self, work: Work) -> None:
         """Accept a call, which is answered then, whatever happens. Raises BusyError."""
+        if self._closed is not None:
+            raise self._gone()
         if self.queue.full:
             raise BusyError(
                 f"domain {self._name}: {len(self.queue)} calls wait already",
@@ -122,13 +125,15 @@ class Dispatch:
     def answered(self, instance: Instance, flight: Flight, message: wire.Answers) -> None:
         """An instance is done with a batch."""
         works = flight.works
-        if not any(answer.fault for answer in message.answers):  # else it was not the whole work
+        asked = works[0].id != NOBODYS  # what a version that is tried took says nothing
+        if asked and not any(answer.fault for answer in message.answers):
             rows, took_s = sum(work.rows for work in works), message.ended_s - message.began_s
             self._costs(works[0].model).measured(took_s, rows, len(works))
         for work, answer in zip(works, message.answers, strict=True):
             if answer.fault and work.holder is instance:
                 self._fault(work, answer)
-        self._ledger.answered(works, message)
+        if asked:
+            self._ledger.answered(works, message)
         if not instance.flights:
             self.seat.over(instance)
         if len(self.queue) or instance.flights or len(self._serving()) > 1:
@@ -162,6 +167,11 @@ class Dispatch:
             if handle:
                 handle.cancel()
 
+    @property
+    def closed(self) -> bool:
+        """Whether nothing is accepted any more."""
+        return self._closed is not None
+
     def _pump(self) -> None:
         self._pumping = None
         now_s = self._clock.monotonic()
@@ -171,8 +181,7 @@ class Dispatch:
             if head is None:
                 self._steal(instance, serving)
                 return
-            if head.model not in instance.loaded:
-                head.fail(NotThere(f"model {head.model} was unloaded", "holdfast models ls"))
+            if not self._served(head, instance):
                 continue
             if head.alone and instance.flights:
                 return
@@ -204,6 +213,17 @@ class Dispatch:
         """How many rows such as those of `head` are done in so long a time, about."""
         row_s = self._costs(head.model).row_s()
         return max(1, int(turn_s / row_s)) if row_s and turn_s < UNBOUNDED_S else ROWS_ANY
+
+    def _served(self, head: Work, instance: Instance) -> bool:
+        """Whether the version that `head` asks for is there still; if not, it is given back."""
+        label = instance.labels.get(head.model)
+        if label is not None and head.label in (None, label):
+            return True
+        what = f"{label} serves now" if label else "it was unloaded"
+        for work in self.queue.take(head, ROWS_ANY, ROWS_ANY):
+            error = f"model {work.model}: while the call waited, its version went: {what}"
+            work.fail(NotThere(error, "holdfast models ls"))
+        return False
 
     def _send(self, instance: Instance, works: list[Work]) -> None:
         for work in works:

@@ -1,42 +1,43 @@
 """A domain: a queue of calls, and the pool of instances that answers them.
 
 At any time one pool serves. Another set of models comes in processes of their own: they are
-started, proved, and then take over between two calls; the former pool finishes what it has and
-stands by for `keep_previous_s`. The first start is the same thing, with nothing before it.
+started, proved (candidate.py), and then take over between two calls; the former pool finishes what
+it has and stands by for `keep_previous_s`. To go back to its models is to have it take over again.
+The first start is the same thing, with nothing before it.
 
 Limits  : as its settings say; one candidate at a time, one pool that stands by.
 Recovery: a dead instance is replaced (pool.py), its calls are made once more (dispatch.py). What
-          cannot start at all is tried again as restarts.py says.
+          cannot start at all is tried again as restarts.py says; versions.py says with what.
 """
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Self
 
 from agent.clock import Clock
 from agent.config import Domain as Settings
-from agent.errors import BusyError, CallLost, DomainError, HoldfastError, ModelError, NotNow
+from agent.errors import BusyError, HoldfastError, ModelError
 from agent.inference import wire
 from agent.inference.catalog import Model
+from agent.inference.domains import wishes
+from agent.inference.domains.candidate import Candidate
+from agent.inference.domains.candidate import Prove as Prove
 from agent.inference.domains.dispatch import KINDS, Dispatch, Kind
 from agent.inference.domains.figures import Figures
 from agent.inference.domains.instance import Cell, Instance, setup_of
 from agent.inference.domains.lease import Lease
 from agent.inference.domains.pool import Pool
 from agent.inference.domains.restarts import Restarts
-from agent.inference.domains.work import Class, Result, Work
-from agent.tasks import Crew
+from agent.inference.domains.work import Class, Work
+from agent.tasks import Crew, finished
 from agent.words import counted
 
 log = logging.getLogger("domain")
 GROW_AFTER_S = 0.1  # a call waited so long, and there may be one instance more
 SHRINK_AFTER_S = 30.0  # so long the last instance in line had nothing to do
 TEND_S = 0.1
-
-Ask = Callable[[Work], Awaitable[Result]]
-Prove = Callable[[Model, wire.Loaded, Ask], Awaitable[None]]
 
 
 class Domain:
@@ -53,8 +54,11 @@ class Domain:
         cell: Cell,
         threads: int,
         lease: Lease | None = None,
+        refused: Callable[[HoldfastError], None] = lambda _: None,
     ) -> None:
         """`choose`, called in a thread, finds the models to begin with, or raises HoldfastError.
+
+        `refused` is told why a start failed before the next one, for which `choose` is asked again.
 
         `changed` is called when it becomes ready or is lost, or its models change.
 
@@ -69,8 +73,9 @@ class Domain:
         self._restarts = Restarts(settings, clock)
         self.figures = Figures()
         self.models: dict[str, Model] = {}  # those that serve; none before the first do
-        self.previous: dict[str, Model] = {}
+        self.previous: dict[str, Model] = {}  # those that served before
         self._choose = choose
+        self._refused = refused
         self._why = "starting"
         self.hint = ""  # what may help, where that is known
         self._clock = clock
@@ -82,7 +87,8 @@ class Domain:
         self._turn = asyncio.Lock()  # of changes of models
         self._current: Pool | None = None
         self._former: Pool | None = None
-        self._pools: set[Pool] = set()
+        self._keeping: asyncio.TimerHandle | None = None  # of the former pool
+        self._pools: dict[Pool, wire.Setup] = {}
         self._idle_since_s = clock.monotonic()
         self.lease = lease or Lease(clock)
         parts = (self._serving, self._present, clock, self.figures, self.lease)
@@ -92,11 +98,23 @@ class Domain:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self.ready.clear()
-        self._dispatch.close("it is being stopped")
+        self._shut("it is being stopped")
         for pool in list(self._pools):
             await pool.close()
         await self._crew.end()
+
+    async def retire(self) -> None:
+        """Accept no more, and finish what runs; what waits is given back."""
+        self._shut("it is being removed")
+        for pool in list(self._pools):
+            await pool.idle()  # each call is answered, or late, before long
+
+    def _shut(self, why: str) -> None:
+        self._why = why
+        self.ready.clear()
+        self._dispatch.close(why)
+        if self._keeping:
+            self._keeping.cancel()
 
     @property
     def cause(self) -> str:
@@ -144,8 +162,8 @@ class Domain:
         return next((one.pid for one in found if one.pid), None)
 
     def loaded(self, model: str) -> wire.Loaded | None:
-        """What the instances say of a model; None while none is ready."""
-        return next((one.loaded[model] for one in self.instances), None)
+        """What the instances say of a model; None while none is ready, or it is not loaded."""
+        return next((one.loaded.get(model) for one in self.instances), None)
 
     def submit(self, work: Work) -> None:
         """Accept a call: `work.done` will have its answer or an error. Raises BusyError."""
@@ -190,44 +208,36 @@ class Domain:
         async with self._turn:
             await self._replace(models)
 
-    async def change(self, settings: Settings, models: Mapping[str, Model]) -> None:
+    async def change(self, settings: Settings, models: Mapping[str, Model], threads: int) -> None:
         """Have other settings hold, and these models serve. Raises ModelError, as `replace`."""
         async with self._turn:
-            former, self.settings = self.settings, settings
+            former = self.settings, self._threads
+            self.settings, self._threads = settings, threads
             try:
-                same = models == self.models and _in_process(former) == _in_process(settings)
-                if self._current is None or not same:
+                pool = self._current
+                if (
+                    pool is None
+                    or pool.models != models
+                    or self._pools[pool] != self._setup(models)
+                ):
                     await self._replace(models)
             except BaseException:
-                self.settings = former
+                self.settings, self._threads = former
                 raise
             self.klass = Class[settings.class_.upper()]
             self._restarts.settings = settings
             self._dispatch.apply(settings, self._kind(self.models))
+            for instance in self._present():
+                instance.apply(settings)
             if self._current:
                 sizes = settings.instances
                 self._current.resize(sizes.min, sizes.min + sizes.spare)
 
-    async def roll_back(self) -> None:
-        """Have the former versions serve again. Raises NotNow, ModelError."""
-        async with self._turn:
-            if not self.previous:
-                raise NotNow(
-                    f"domain {self.name}: there is no former version to go back to",
-                    "load one: holdfast models load NAME/VERSION",
-                )
-            former = self._former
-            if former and len(former.ready) >= self.settings.instances.min:
-                self._switch(former)
-            else:
-                await self._replace(self.previous)
-
     async def _start(self) -> None:
         while self._current is None:
-            try:
-                await self.replace(await asyncio.to_thread(self._choose))
-            except HoldfastError as error:
-                self._why, self.hint = str(error), error.hint
+            async with self._turn:
+                if self._current is None:  # an order may have come first
+                    await self._begin()
             if self._current is None:
                 self._restarts.count += 1
                 pause_s = self._restarts.died()
@@ -235,26 +245,37 @@ class Domain:
                 self._changed(self)
                 await asyncio.sleep(pause_s)
 
-    async def _replace(self, models: Mapping[str, Model]) -> None:
-        kind = self._kind(models)
-        pool = self._pool(models)
-        sizes = self.settings.instances
-        pool.resize(sizes.min, 1)  # one is proved before the others are started
+    async def _begin(self) -> None:
         try:
-            await self._came_or_failed(pool)
-            instance = pool.ready[0]
-            for name, model in models.items():
-                if self.models.get(name) != model:
-                    await self._prove(model, instance.loaded[name], self._asking(instance))
-            pool.resize(sizes.min, sizes.min + sizes.spare)
-            while self._current is not None and len(pool.ready) < sizes.min:
-                await self._came_or_failed(pool)
-        except (HoldfastError, asyncio.CancelledError):
-            self._pools.discard(pool)
-            await asyncio.shield(pool.close())
-            raise
-        self._switch(pool)
+            await self._replace(await asyncio.to_thread(self._choose))
+        except HoldfastError as error:
+            self._why, self.hint = str(error), error.hint
+            self._refused(error)
+
+    async def _replace(self, models: Mapping[str, Model]) -> None:
+        kind, former, sizes = self._kind(models), self._former, self.settings.instances
+        if former and self._whole(former, models):
+            pool = former
+        else:
+            pool = self._pool(models)
+            fresh = {name: one for name, one in models.items() if self.models.get(name) != one}
+            try:
+                candidate = Candidate(pool, fresh, self._prove)
+                await candidate.prove(sizes, whole=self._current is not None)
+            except BaseException:
+                await finished(pool.close())
+                del self._pools[pool]
+                raise
         self._dispatch.apply(self.settings, kind)
+        self._switch(pool)
+
+    def _fits(self, pool: Pool, models: Mapping[str, Model]) -> bool:
+        """Whether its processes are what they would be if they were started now."""
+        return pool.models == models and self._pools[pool] == self._setup(models)
+
+    def _whole(self, pool: Pool, models: Mapping[str, Model]) -> bool:
+        """Whether a pool that stands by can serve these models as it is."""
+        return self._fits(pool, models) and len(pool.ready) >= self.settings.instances.min
 
     def _kind(self, models: Mapping[str, Model]) -> Kind:
         """What holds for the engine of these models. Raises ModelError when they need several."""
@@ -264,81 +285,55 @@ class Domain:
                 f"domain {self.name}: its models need the engines {', '.join(sorted(engines))}",
                 "make a domain for each engine",
             )
-        kind, rules = KINDS[engines.pop()], self.settings
-        delay_ms = rules.batch_delay_ms_max
-        delay_s = kind.batch_delay_s if delay_ms is None else delay_ms / 1000
-        return Kind(
-            rules.batch_max or kind.batch_max,
-            delay_s,
-            rules.queue_max or kind.queue_max,
-            kind.always_joins,
-        )
+        return wishes.kind(self.settings, KINDS[engines.pop()], models.values())
+
+    def _setup(self, models: Mapping[str, Model]) -> wire.Setup:
+        """What the processes of a pool of these models are told."""
+        threads = self.settings.threads or wishes.threads(models.values()) or self._threads
+        return setup_of(models.values(), self.settings, threads)
 
     def _pool(self, models: Mapping[str, Model]) -> Pool:
         parts = (self._instance, self._restarts, self._dispatch, self._look, self._crew)
         pool = Pool(self.name, models, *parts)
-        self._pools.add(pool)
+        self._pools[pool] = self._setup(models)
         return pool
+
+    def _instance(self, pool: Pool) -> Instance:
+        labels = {name: model.label for name, model in pool.models.items()}
+        parts = (self.settings, pool, self._clock, self._cell)
+        return Instance(self._pools[pool], labels, *parts)
 
     def _switch(self, pool: Pool) -> None:
         """From now on, `pool` serves."""
         former, self._current = self._current, pool
+        forgotten, self._former = self._former, former
+        pool.renews = True
         sizes = self.settings.instances
         pool.resize(sizes.min, sizes.min + sizes.spare)
-        if former:
-            self.previous = former.models
-            former.renews = False
-        pool.renews = True
-        self._why = self.hint = ""
-        forgotten, self._former = self._former, former
         self.models = pool.models
+        self._why = self.hint = ""
+        if self._keeping:
+            self._keeping.cancel()
         if forgotten and forgotten is not pool:
             self._crew.begin(self._close(forgotten))
         if former:
-            self._crew.begin(self._keep(former))
+            self.previous = former.models
+            former.renews = False
+            keep_s = self.settings.keep_previous_s
+            self._keeping = asyncio.get_running_loop().call_later(keep_s, self._forget)
         self._look(pool)
         self._dispatch.pump_soon()
 
-    async def _keep(self, former: Pool) -> None:
-        """Let a pool that has served stand by for a while."""
-        await asyncio.sleep(self.settings.keep_previous_s)
-        if self._former is former:
+    def _forget(self) -> None:
+        """The former pool has stood by for long enough."""
+        if former := self._former:
             self._former = None
-            await self._close(former)
+            self._crew.begin(self._close(former))
 
     async def _close(self, pool: Pool) -> None:
         await pool.idle()  # each call is answered, or late, before long
         await pool.close()
-        self._pools.discard(pool)
-
-    async def _came_or_failed(self, pool: Pool) -> None:
-        """Until one more instance is ready. Raises DomainError when one ended instead."""
-        pool.failed.clear()
-        pool.fresh.clear()
-        waits = [asyncio.create_task(e.wait()) for e in (pool.failed, pool.fresh)]
-        try:
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for wait in waits:
-                wait.cancel()
-        if pool.failed.is_set():
-            raise DomainError(pool.cause)
-
-    def _asking(self, instance: Instance) -> Ask:
-        async def ask(work: Work) -> Result:
-            work.once, work.holder = True, instance
-            if not instance.ready:
-                raise CallLost(f"domain {self.name}: its new process ended")
-            instance.send([work], 1.0)
-            return await work.done
-
-        return ask
-
-    def _instance(self, pool: Pool) -> Instance:
-        rules = self.settings
-        setup = setup_of(pool.models.values(), rules, self._threads)
-        labels = {name: model.label for name, model in pool.models.items()}
-        return Instance(setup, labels, rules, pool, self._clock, self._cell)
+        del self._pools[pool]
 
     def _serving(self) -> list[Instance]:
         return self._current.serving if self._current else []
@@ -348,7 +343,7 @@ class Domain:
 
     def _look(self, pool: Pool) -> None:
         """Whether it is ready may have changed."""
-        if pool is not self._current:
+        if pool is not self._current or self._dispatch.closed:
             return
         was = self.ready.is_set()
         if pool.ready:
@@ -361,10 +356,9 @@ class Domain:
 
     async def _tend(self) -> None:
         """Grow while calls wait, shrink when they do not."""
-        sizes = self.settings.instances
         while True:
             await asyncio.sleep(TEND_S)
-            pool, now_s = self._current, self._clock.monotonic()
+            sizes, pool, now_s = self.settings.instances, self._current, self._clock.monotonic()
             if pool is None or sizes.max == sizes.min:
                 continue
             head = self._dispatch.queue.head(now_s)
@@ -378,8 +372,3 @@ class Domain:
             elif serving > sizes.min and now_s - self._idle_since_s > SHRINK_AFTER_S:
                 pool.resize(serving - 1, serving - 1 + sizes.spare)
                 self._idle_since_s = now_s
-
-
-def _in_process(settings: Settings) -> tuple[object, ...]:
-    """The settings that a running process cannot take over."""
-    return settings.devices, settings.threads, settings.gpu_memory_bytes_max

@@ -1,23 +1,26 @@
 """All domains of the device: built from the configuration, changed while they run.
 
-A domain that is added, changed or removed leaves the others alone. Which version of a model serves
-is chosen here: the version that served last (choices.py), else the newest that is whole.
+A domain that is added, changed or removed leaves the others alone. Orders are carried out one after
+the other. Which version of a model serves, versions.py says; an operator's choice is noted before
+an order is answered.
 """
 
 import asyncio
 import logging
 import os
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Protocol, Self
 
 from agent.clock import Clock
 from agent.config import Domain as Settings
-from agent.errors import ConfigError, ModelError, NotNow, NotThere
+from agent.errors import ConfigError, HoldfastError, ModelError, NotNow, NotThere
 from agent.inference.catalog import Catalog, Model
 from agent.inference.domains.choices import Choices
 from agent.inference.domains.domain import Domain, Prove
 from agent.inference.domains.instance import Cell
 from agent.inference.domains.lease import Lease
+from agent.inference.domains.versions import Beginning, Versions
 from agent.tasks import Crew
 
 log = logging.getLogger("domain")
@@ -53,6 +56,7 @@ class Domains:
         """
         self.catalog = catalog
         self._choices = choices
+        self._versions = Versions(catalog, choices)
         self._clock = clock
         self._changed = changed
         self._prove = prove
@@ -60,6 +64,7 @@ class Domains:
         self._lease = lease or Lease(clock)
         self._crew = Crew()
         self._cells: dict[str, Limits] = {}
+        self._beginnings: dict[str, Beginning] = {}
         self._domains: dict[str, Domain] = {}
         self._by_model: dict[str, Domain] = {}
         self._running: dict[str, asyncio.Task[None]] = {}
@@ -97,6 +102,13 @@ class Domains:
         """The domain that has this model."""
         return self._by_model.get(model)
 
+    def instead(self, domain: Domain) -> dict[str, str]:
+        """By model: why the version that should serve in it does not, and another one does."""
+        first = self._beginnings.get(domain.name)
+        if first is None or not domain.models:
+            return {}
+        return {name: why for name, why in first.instead.items() if name in domain.models}
+
     async def load(self, name: str, version: int | None) -> Model:
         """Have a version of a model serve (none: the newest), once it is proved.
 
@@ -104,14 +116,12 @@ class Domains:
         """
         async with self._turn:
             domain = self._with(name)
-            model = await asyncio.to_thread(self._admitted, name, version, domain.settings)
-            if domain.models.get(name) != model or not domain.ready.is_set():
-                await domain.replace({**domain.models, name: model})
-            self._note(domain)
+            model = await asyncio.to_thread(self._versions.admitted, name, version, domain.settings)
+            await self._serve(domain, model)
             return model
 
     async def unload(self, name: str) -> None:
-        """Serve a model no longer until it is loaded again.
+        """Serve a model no longer until it is loaded again, not after a restart either.
 
         Raises NotThere, NotNow, ModelError.
         """
@@ -125,36 +135,48 @@ class Domains:
                     f"{name} is the only model of domain {domain.name}",
                     "remove the domain from the configuration, then: holdfast domains apply",
                 )
+            version = domain.models[name].manifest.version
             await domain.replace(rest)
+            await self._note(partial(self._choices.put_aside, name, version), name)
 
     async def roll_back(self, name: str) -> Model:
         """Have the version serve that served before. Raises NotThere, NotNow, ModelError."""
         async with self._turn:
             domain = self._with(name)
-            if domain.previous.get(name) not in (None, domain.models.get(name)):
-                await domain.roll_back()
-            else:
-                choice = self._choices.of(name)
+            choice, model = self._choices.of(name), domain.previous.get(name)
+            if model is None or model == domain.models.get(name):
                 if choice is None or choice.previous is None:
                     raise NotNow(
                         f"model {name}: there is no former version to go back to",
                         f"holdfast models load {name}/VERSION",
                     )
                 version, settings = choice.previous, domain.settings
-                model = await asyncio.to_thread(self._admitted, name, version, settings)
-                await domain.replace({**domain.models, name: model})
-            self._note(domain)
-            return domain.models[name]
+                model = await asyncio.to_thread(self._versions.admitted, name, version, settings)
+            await self._serve(domain, model)
+            return model
 
     async def apply(self, settings: Mapping[str, Settings]) -> dict[str, str]:
         """Have these domains, and no others; what was done with each that is not as it was.
 
-        Raises ConfigError, ModelError for the first that cannot be: it, and those after it, stay
-        as they were.
+        Raises ConfigError, ModelError. What the files show is looked at first: then nothing was
+        done. A changed domain whose models do not prove themselves stays as it was, and with it all
+        that is not done yet; the error says what is.
         """
         async with self._turn:
             self._distinct(settings)
+            known = self._domains
+            changed = {n: s for n, s in settings.items() if n in known and known[n].settings != s}
+            models = {name: await self._models(known[name], s) for name, s in changed.items()}
             done: dict[str, str] = {}
+            for name, one in changed.items():
+                try:
+                    await self._change(name, one, models[name], settings)
+                except HoldfastError as error:
+                    so_far = f" (done before: {', '.join(done)})" if done else ""
+                    raise ModelError(
+                        f"domain {name} stays as it was: {error}{so_far}", error.hint
+                    ) from error
+                done[name] = "changed"
             for name in [one for one in self._domains if one not in settings]:
                 await self._remove(name)
                 done[name] = "removed"
@@ -163,41 +185,58 @@ class Domains:
                     self._add(name, one, settings)
                     self._begin(name)
                     done[name] = "added"
-                elif self._domains[name].settings != one:
-                    await self._change(name, one)
-                    done[name] = "changed"
             return done
 
-    def _add(self, name: str, settings: Settings, all_of: Mapping[str, Settings]) -> None:
-        def choose() -> dict[str, Model]:
-            return {model: self._chosen(model, settings) for model in settings.models}
+    async def _serve(self, domain: Domain, model: Model) -> None:
+        """Have a version serve in the place of its former one, and note it."""
+        name, former = model.manifest.name, domain.models.get(model.manifest.name)
+        if former != model or not domain.ready.is_set():
+            await domain.replace({**await self._models(domain, domain.settings), name: model})
+        self._beginnings[domain.name].instead.pop(name, None)  # it is what was asked for
+        self._changed(domain)
+        before = former.manifest.version if former else None
+        act = partial(self._choices.choose, name, model.manifest.version, before)
+        await self._note(act, model.label)
 
+    async def _models(self, domain: Domain, settings: Settings) -> dict[str, Model]:
+        """What a domain is to serve: what it does, and of the rest the best. Raises ModelError."""
+        found = dict[str, Model]()
+        for name in self._versions.wanted(settings):
+            known = domain.models.get(name)
+            best = partial(self._versions.best, name, settings, {})
+            found[name] = known or (await asyncio.to_thread(best))[0]
+        return found
+
+    def _add(self, name: str, settings: Settings, all_of: Mapping[str, Settings]) -> None:
         cell = self._confine(name, settings)
-        parts = (self._clock, self._changed, self._prove, cell)
-        domain = Domain(name, settings, choose, *parts, _threads(settings, all_of), self._lease)
+        first = self._beginnings[name] = Beginning(self._versions, settings)
+        parts = (self._clock, self._changed, self._prove, cell, _threads(settings, all_of))
+        domain = Domain(name, settings, first.choose, *parts, self._lease, first.refused)
         self._cells[name], self._domains[name] = cell, domain
         self._by_model |= dict.fromkeys(settings.models, domain)
 
-    async def _change(self, name: str, settings: Settings) -> None:
-        domain = self._domains[name]
-        models = {
-            model: domain.models[model]
-            if model in domain.models
-            else await asyncio.to_thread(self._chosen, model, settings)
-            for model in settings.models
-        }
-        await self._cells[name].change(settings)
+    async def _change(
+        self,
+        name: str,
+        settings: Settings,
+        models: Mapping[str, Model],
+        all_of: Mapping[str, Settings],
+    ) -> None:
+        domain, cell = self._domains[name], self._cells[name]
+        await cell.change(settings)
         try:
-            await domain.change(settings, models)
-        except ModelError:
-            await self._cells[name].change(domain.settings)
+            await domain.change(settings, models, _threads(settings, all_of))
+        except BaseException:
+            await cell.change(domain.settings)
             raise
         self._by_model = {m: d for m, d in self._by_model.items() if d is not domain}
-        self._by_model |= dict.fromkeys(models, domain)
+        self._by_model |= dict.fromkeys(settings.models, domain)
+        self._changed(domain)
 
     async def _remove(self, name: str) -> None:
         domain = self._domains[name]
         self._by_model = {m: d for m, d in self._by_model.items() if d is not domain}
+        await domain.retire()
         if task := self._running.pop(name, None):
             task.cancel()
             await asyncio.wait([task])
@@ -206,6 +245,7 @@ class Domains:
 
     async def _leave(self, name: str) -> None:
         domain = self._domains.pop(name)
+        del self._beginnings[name]
         await domain.__aexit__()
         await self._cells.pop(name).close()
         self._changed(domain)
@@ -222,34 +262,14 @@ class Domains:
             )
         return domain
 
-    def _chosen(self, name: str, settings: Settings) -> Model:
-        """The version to begin with. Raises ModelError."""
-        choice = self._choices.of(name)
-        if choice is None:
-            return self._admitted(name, None, settings)
+    async def _note(self, act: Callable[[], None], what: str) -> None:
+        """Have a choice on the disk. Raises ModelError when that cannot be."""
         try:
-            return self._admitted(name, choice.version, settings)
-        except ModelError as error:
-            if choice.previous is None:
-                raise
-            log.warning("%s; version %d serves in its place", error, choice.previous)
-            return self._admitted(name, choice.previous, settings)
-
-    def _admitted(self, name: str, version: int | None, settings: Settings) -> Model:
-        """A version that is whole and signed, and whose operators its first device has."""
-        model = self.catalog.verified(name, version)
-        self.catalog.check(model, settings.devices[-1])
-        return model
-
-    def _note(self, domain: Domain) -> None:
-        """Remember what serves now. Raises ModelError when that cannot be."""
-        try:
-            for name, model in domain.models.items():
-                self._choices.choose(name, model.manifest.version)
+            await asyncio.to_thread(act)
         except OSError as error:
             raise ModelError(
-                f"{domain.models} serve, but that cannot be noted: {error}",
-                "after a restart the version before serves again: look at the disk of the store",
+                f"{what}: it is done, but cannot be noted: {error}",
+                "after a restart it is as before: look at the disk of the store",
             ) from error
 
     @staticmethod

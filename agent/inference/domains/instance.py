@@ -19,6 +19,7 @@ from agent.inference import wire
 from agent.inference.catalog import Model
 from agent.inference.domains.process import Process, named, spawned
 from agent.inference.domains.work import Result, Work
+from agent.tasks import finished
 
 log = logging.getLogger("domain")
 LAST_WORDS_S = 1.0  # of a worker that has closed its socket
@@ -86,8 +87,8 @@ class Instance:
         self.loaded: dict[str, wire.Loaded] = {}
         self.flights: dict[int, Flight] = {}
         self._setup = setup
-        self._labels = labels
-        self._settings = settings
+        self.labels = labels
+        self.settings = settings
         self._owner = owner
         self._clock = clock
         self._cell = cell
@@ -120,11 +121,13 @@ class Instance:
             self.ready = False
             if self._timer:
                 self._timer.cancel()
-            if self._process:
-                await asyncio.shield(self._process.end())
-            works = [work for flight in self.flights.values() for work in flight.works]
-            self.flights.clear()
-            self._owner.went(self, works, cause)
+            try:
+                if self._process:
+                    await finished(self._process.end())
+            finally:
+                works = [work for flight in self.flights.values() for work in flight.works]
+                self.flights.clear()
+                self._owner.went(self, works, cause)
 
     async def _live(self) -> str:
         self._hello = asyncio.get_running_loop().create_future()
@@ -137,19 +140,21 @@ class Instance:
         self.pid = process.pid
         await self._cell.admit(process.pid)
         process.send(self._setup)
+        early = ""
         try:
-            async with asyncio.timeout(self._settings.start_timeout_s):
+            async with asyncio.timeout(self.settings.start_timeout_s):
                 hello = await self._hello
         except TimeoutError:
-            self.kill(f"not ready within {self._settings.start_timeout_s} s")
-        except DomainError as error:
-            self._blame = self._blame or str(error)
+            self.kill(f"not ready within {self.settings.start_timeout_s} s")
+        except DomainError:
+            early = " before it was ready"
         else:
             self.loaded = hello.models
             self.ready = True
             self._owner.came(self)
         status = await process.ended()
-        return self._blame or await self._cell.died() or f"ended with {named(status)}"
+        said = f"its process ended with {named(status)}{early}"
+        return self._blame or await self._cell.died() or said
 
     def send(self, works: list[Work], cost_s: float) -> None:
         """Have these calls made, all of one model."""
@@ -172,12 +177,19 @@ class Instance:
         self.flights[self._batches] = Flight(works, cost_s, places)
         self._process.send(wire.Batch(self._batches, model, calls, room), body)
         if self._timer is None:
-            self._watch(self._settings.call_timeout_s)
+            self._watch(self.settings.call_timeout_s)
 
     def withdraw(self, work: Work) -> None:
         """Nobody waits for this call any more."""
         if self._process:
             self._process.withdraw(work.id)
+
+    def apply(self, settings: Settings) -> None:
+        """Other timeouts hold from now on."""
+        self.settings = settings
+        if self._timer:
+            self._timer.cancel()
+            self._look()
 
     def kill(self, why: str) -> None:
         """End it at once, for this reason."""
@@ -253,7 +265,7 @@ class Instance:
     ) -> None:
         """Each call its part of the answers."""
         model = flight.works[0].model
-        ep, label = self.loaded[model].ep, self._labels[model]
+        ep, label = self.loaded[model].ep, self.labels[model]
         at = 0
         for work, answer in zip(flight.works, message.answers, strict=True):
             times = work.times
@@ -270,7 +282,7 @@ class Instance:
         """The worker closed its socket: let it end by itself, so that its own status is told."""
         self._unready()
         if self._hello and not self._hello.done():
-            self._hello.set_exception(DomainError(self._blame or "it ended before it was ready"))
+            self._hello.set_exception(DomainError("it ended before it was ready"))
             self._hello.exception()  # it may be that nobody asks any more
         if self._process:
             asyncio.get_running_loop().call_later(LAST_WORDS_S, self._process.kill)
@@ -290,11 +302,11 @@ class Instance:
             if self._process:
                 self._process.arena.trim()
             return
-        left_s = self._turn_s + self._settings.call_timeout_s - self._clock.monotonic()
+        left_s = self._turn_s + self.settings.call_timeout_s - self._clock.monotonic()
         if left_s > 0:
             self._watch(left_s)
         else:
-            self.kill(f"no answer within {self._settings.call_timeout_s} s")
+            self.kill(f"no answer within {self.settings.call_timeout_s} s")
 
 
 def setup_of(models: Iterable[Model], settings: Settings, threads: int) -> wire.Setup:

@@ -100,7 +100,7 @@ class Pool:
         self.cause = ""
         for name, loaded in instance.loaded.items():
             log.info(
-                "domain %s ready: %s on %s, loaded in %.2f s, pid %s",
+                "domain %s: %s is loaded on %s in %.2f s, pid %s",
                 *(self._name, self.models[name].label, loaded.ep, loaded.load_s, instance.pid),
             )
         self._changed(self)

@@ -50,7 +50,7 @@ class Work:
 
     `key`: calls of one key may travel together; `rows` is what it counts in a batch. `once`: never
     to be made again after a worker died of it. `alone`: in a message of its own. `gathers`: it may
-    wait a little for others of its key.
+    wait a little for others of its key. `label`: of the one version that may answer.
     """
 
     __slots__ = (
@@ -65,6 +65,7 @@ class Work:
         "id",
         "key",
         "klass",
+        "label",
         "model",
         "once",
         "pid",
@@ -89,6 +90,7 @@ class Work:
         once: bool = False,
         alone: bool = False,
         gathers: bool = True,
+        label: str | None = None,
     ) -> None:
         self.id = 0  # given by the domain
         self.model = model
@@ -96,6 +98,7 @@ class Work:
         self.body = body
         self.size_bytes = size_bytes
         self.klass = klass
+        self.label = label
         self.key = key
         self.rows = rows
         self.once = once

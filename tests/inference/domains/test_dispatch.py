@@ -43,6 +43,7 @@ class Instance:
         self.withdrawn: list[Work] = []
         self.sent: list[list[Work]] = []  # all it ever got
         self.loaded = {name: wire.Loaded("CPU", 0.0, batching=batching) for name in ("m", "n")}
+        self.labels = {name: f"{name}/1" for name in self.loaded}
         self._house = house
         self._ids = itertools.count()
 
