@@ -2,20 +2,9 @@
 
 import asyncio
 from collections.abc import Coroutine
-from typing import Any
+from typing import Any, TypeVar
 
-
-async def finished(work: Coroutine[Any, Any, Any]) -> None:
-    """Have `work` done to its end; a cancellation, or several, are raised after it."""
-    task, cancelled = asyncio.ensure_future(work), False
-    while not task.done():
-        try:
-            await asyncio.shield(task)
-        except asyncio.CancelledError:
-            cancelled = True
-    if cancelled:
-        raise asyncio.CancelledError
-    task.result()
+T = TypeVar("T")
 
 
 class Crew:
@@ -51,3 +40,21 @@ class Crew:
         if not task.cancelled() and (fault := task.exception()):
             self._fault = self._fault or fault
             self._faulty.set()
+
+
+async def through(work: Coroutine[Any, Any, T]) -> T:
+    """Have `work` done to its end, however often the caller is cancelled meanwhile.
+
+    Raises what it raises; then, if the caller was cancelled, CancelledError.
+    """
+    task = asyncio.ensure_future(work)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    result = task.result()
+    if cancelled:
+        raise cancelled
+    return result

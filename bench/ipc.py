@@ -2,14 +2,14 @@
 
 A real worker (agent/inference/worker.py) runs three small models: `request` takes a large tensor
 and gives a small one, `answer` the reverse, `both` gives back what it got. The agent's side is that
-of agent/inference/domains/instance.py: what goes into shared memory is copied there, what comes
+of agent/inference/domains/flight.py: what goes into shared memory is copied there, what comes
 out of it is copied for the caller. Calls are made one after the other (c1), and two at a time
 (c2), as a busy instance has them. In each pair the ways run in turn, on the same bytes.
 
 DIRECTION_SIZE_cN   calls per second in shared memory against those through the socket: above 1,
                     shared memory is faster
 arena_from_kib      the smallest size from which shared memory is faster on the whole, to be
-                    compared with ARENA_FROM_BYTES in agent/inference/domains/instance.py, which
+                    compared with ARENA_FROM_BYTES in agent/inference/domains/flight.py, which
                     was chosen by it
 
 With --full there are more sizes, and more pairs.
@@ -31,7 +31,8 @@ from onnx import helper, numpy_helper
 
 from agent.clock import Clock
 from agent.inference import wire
-from agent.inference.domains.instance import ARENA_BYTES, ARENA_FROM_BYTES
+from agent.inference.domains.flight import ARENA_FROM_BYTES
+from agent.inference.domains.instance import ARENA_BYTES
 from agent.inference.domains.process import Process, spawned
 from agent.inference.wire import NOT_IN_ARENA
 from bench import report

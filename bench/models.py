@@ -1,7 +1,7 @@
 """Small ONNX models, made from a seed: what the measurements serve, and what tests try to break.
 
 `python -m bench.models FOLDER` writes `tiny`, `cnn` and `cnn2` (the same) below FOLDER, as a model
-repository.
+repository; `python -m bench.models FOLDER NAME...` writes those that are named.
 
 tiny         [N, 64] -> Gemm, Relu, Gemm -> [N, 10]: some microseconds, so that all else shows
 cnn          [N, 3, 224, 224] -> [N, 1000], in the form of MobileNetV2: some milliseconds
@@ -9,6 +9,7 @@ identity     the input again, of any type
 accumulator  (x, state) -> (y, state_out): the sum of all x so far
 not_numbers  the logarithm of the input: NaN for what is below zero
 loop         as many turns of a matrix product as its input says: runs as long as one likes
+hog          fills as many bytes as its input says, and keeps them, since its session does
 
 The weights are random, so the answers mean nothing; the work is that of a real network. One seed
 gives one file, byte for byte.
@@ -202,7 +203,20 @@ def loop(side: int = LOOP_SIDE) -> Model:
     return network.model("loop", [turns], [floats("y")])
 
 
+def hog() -> Model:
+    """Input `bytes`, int64 [1]: memory of that size, filled; its first byte, if any, comes back."""
+    network = Network(SEED)
+    one = helper.make_tensor("one", TensorProto.UINT8, [1], [1])
+    filled = network.node("ConstantOfShape", ["bytes"], value=one)
+    first = [network.constant(np.array([bound])) for bound in (0, 1)]
+    network.node("Slice", [filled, *first], "y")
+    size = helper.make_tensor_value_info("bytes", TensorProto.INT64, [1])
+    answer = helper.make_tensor_value_info("y", TensorProto.UINT8, ["n"])
+    return network.model("hog", [size], [answer])
+
+
 SERVED: dict[str, Callable[[], Model]] = {"tiny": tiny, "cnn": cnn, "cnn2": cnn}
+MADE = SERVED | {"loop": loop, "hog": hog}
 
 
 def write(root: Path, name: str, model: Model, version: int = 1, **more: Any) -> Path:
@@ -251,10 +265,11 @@ def _pbtxt(values: Iterable[onnx.ValueInfoProto]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("folder", type=Path)
+    parser.add_argument("names", nargs="*", choices=list(MADE))
     parser.add_argument("--triton", action="store_true", help="with config.pbtxt, no model.yaml")
     asked = parser.parse_args()
-    for name, make in SERVED.items():
-        (write_triton if asked.triton else write)(asked.folder, name, make())
+    for name in asked.names or SERVED:
+        (write_triton if asked.triton else write)(asked.folder, name, MADE[name]())
 
 
 if __name__ == "__main__":

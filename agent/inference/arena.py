@@ -22,11 +22,16 @@ class Arena:
     """The agent's side: it gives out stretches and takes them back."""
 
     def __init__(self, size_bytes: int) -> None:
+        """Raises OSError."""
         self.fd = os.memfd_create("holdfast-arena", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        os.ftruncate(self.fd, size_bytes)
-        seals = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
-        fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, seals)
-        self._mapped = mmap.mmap(self.fd, size_bytes)
+        try:
+            os.ftruncate(self.fd, size_bytes)
+            seals = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
+            fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, seals)
+            self._mapped = mmap.mmap(self.fd, size_bytes)
+        except OSError:
+            os.close(self.fd)
+            raise
         self.view = memoryview(self._mapped)
         self._free = [(0, size_bytes)]  # place and length, ascending
         self._taken: dict[int, int] = {}

@@ -109,7 +109,10 @@ class Call(Struct, frozen=True, array_like=True):
 
 
 class Batch(Struct, frozen=True, array_like=True):
-    """Calls to one model, made together. `room` is a stretch of the arena for the answers."""
+    """Calls to one model, made together. `room` is a stretch of the arena for the answers.
+
+    Without calls it only asks whether the worker is there: it is answered as any other.
+    """
 
     id: int
     model: str

@@ -117,6 +117,8 @@ class Worker:
                 yield self._arena[call.at : call.at + call.size_bytes]
 
     def _run(self, batch: wire.Batch, bodies: Iterator[memoryview]) -> list[Done | Faulty]:
+        if not batch.calls:  # the agent asks whether somebody is there
+            return []
         model = self._engines[batch.model]
         calls = list(zip(batch.calls, bodies, strict=True))
         if model.loaded.batching:

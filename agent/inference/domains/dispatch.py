@@ -5,8 +5,8 @@ wait for us, if all it has is cheap (AHEAD_S): what is costly waits here, where 
 urgent can still pass it. Should an instance run dry while another has a batch that it has not
 begun, it gets that one too; the first answer counts.
 
-A call whose worker died is made once more, alone: in a message of its own, with none ahead of it or
-behind. So it is known what that worker died of, should it die too, and the call is given back.
+A call whose worker died is made once more, alone: with no other call in that worker, so that none
+pays for it. If that one dies too, it is given back. What a dead worker had not begun is as new.
 """
 
 import asyncio
@@ -18,7 +18,8 @@ from agent.config import Domain as Settings
 from agent.errors import BusyError, CallLost, LateError, NotThere, RequestError, RunError
 from agent.inference import wire
 from agent.inference.domains.costs import Costs
-from agent.inference.domains.instance import Flight, Instance
+from agent.inference.domains.flight import Flight
+from agent.inference.domains.instance import Instance
 from agent.inference.domains.lease import UNBOUNDED_S, Lease, Want
 from agent.inference.domains.queue import Queue
 from agent.inference.domains.work import Work
@@ -83,10 +84,10 @@ class Dispatch:
         self._ledger = ledger
         self.seat = lease.seat(settings, self._want, self.pump_soon)
         self._works = 0
+        self._closed = ""  # why
         self._pumping: asyncio.Handle | None = None
         self._sweeping: asyncio.TimerHandle | None = None
         self._gathering: asyncio.TimerHandle | None = None
-        self._closed: str | None = None  # why it is
 
     def apply(self, settings: Settings, kind: Kind) -> None:
         """Other settings hold from now on."""
@@ -96,8 +97,8 @@ class Dispatch:
 
     def submit(self, work: Work) -> None:
         """Accept a call, which is answered then, whatever happens. Raises BusyError."""
-        if self._closed is not None:
-            raise self._gone()
+        if self._closed:
+            raise self._refusal(self._closed)
         if self.queue.full:
             raise BusyError(
                 f"domain {self._name}: {len(self.queue)} calls wait already",
@@ -119,7 +120,7 @@ class Dispatch:
 
     def pump_soon(self) -> None:
         """Send what can be sent, together with what else comes in this turn of the loop."""
-        if self._pumping is None:
+        if self._pumping is None and not self._closed:
             self._pumping = asyncio.get_running_loop().call_soon(self._pump)
 
     def answered(self, instance: Instance, flight: Flight, message: wire.Answers) -> None:
@@ -139,30 +140,35 @@ class Dispatch:
         if len(self.queue) or instance.flights or len(self._serving()) > 1:
             self.pump_soon()
 
-    def lost(self, instance: Instance, works: list[Work], cause: str) -> None:
-        """An instance died of, or with, these calls."""
+    def lost(self, instance: Instance, begun: list[Work], waiting: list[Work], cause: str) -> None:
+        """An instance died of, or with, the calls it had begun; others waited in it."""
         self.seat.over(instance)
-        for work in works:
+        for work in (*begun, *waiting):
             if work.done.done() or work.holder is not instance:
                 continue
-            work.tries += 1
             work.holder = None
-            if self._closed is not None:
-                work.fail(self._gone())
-            elif work.once or work.tries >= TRIES_MAX:
-                work.fail(CallLost(f"domain {self._name} was lost during a call: {cause}"))
-            else:
+            if work in begun:
+                work.tries += 1
                 work.alone = True
+            if work.tries and (work.once or work.tries >= TRIES_MAX):
+                work.fail(CallLost(f"domain {self._name} was lost during a call: {cause}"))
+            elif self._closed:
+                work.fail(self._refusal(self._closed))
+            else:
                 self.queue.put(work)
-        if self._closed is None:
+        if not self._closed:
             self.pump_soon()
 
+    def refuse(self, why: str, retry_s: float) -> None:
+        """Give back all that waits."""
+        for work in list(self.queue.all()):
+            work.fail(self._refusal(why, retry_s))
+
     def close(self, why: str) -> None:
-        """Give back all that waits, and from now on what instances leave behind."""
+        """Give back all that waits, and what comes back of dying instances from now on."""
         self._closed = why
         self.seat.leave()
-        for work in list(self.queue.all()):
-            work.fail(self._gone())
+        self.refuse(why, 1.0)
         for handle in (self._pumping, self._sweeping, self._gathering):
             if handle:
                 handle.cancel()
@@ -170,7 +176,10 @@ class Dispatch:
     @property
     def closed(self) -> bool:
         """Whether nothing is accepted any more."""
-        return self._closed is not None
+        return bool(self._closed)
+
+    def _refusal(self, why: str, retry_s: float = 1.0) -> BusyError:
+        return BusyError(f"domain {self._name}: {why}", "try again later", retry_s)
 
     def _pump(self) -> None:
         self._pumping = None
@@ -237,7 +246,9 @@ class Dispatch:
         for instance in serving:
             if not instance.flights:
                 return instance
-            may = len(instance.flights) < AHEAD_MAX and instance.cost_s <= AHEAD_S
+            alone = next(iter(instance.flights.values())).works[0].alone
+            room = len(instance.flights) < AHEAD_MAX and instance.cost_s <= AHEAD_S
+            may = room and not alone
             if may and (found is None or instance.cost_s < found.cost_s):
                 found = instance
         return found
@@ -304,9 +315,6 @@ class Dispatch:
             case "withdrawn" if not work.done.done():  # by a theft, and the thief died
                 work.holder = None
                 self.queue.put(work)
-
-    def _gone(self) -> BusyError:
-        return BusyError(f"domain {self._name}: {self._closed}", "try again later")
 
     def _late(self) -> LateError:
         return LateError(

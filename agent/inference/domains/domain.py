@@ -31,13 +31,14 @@ from agent.inference.domains.lease import Lease
 from agent.inference.domains.pool import Pool
 from agent.inference.domains.restarts import Restarts
 from agent.inference.domains.work import Class, Work
-from agent.tasks import Crew, finished
+from agent.tasks import Crew, through
 from agent.words import counted
 
 log = logging.getLogger("domain")
 GROW_AFTER_S = 0.1  # a call waited so long, and there may be one instance more
 SHRINK_AFTER_S = 30.0  # so long the last instance in line had nothing to do
 TEND_S = 0.1
+RETRY_S = 1.0  # what a caller is told while it starts
 
 
 class Domain:
@@ -121,7 +122,10 @@ class Domain:
         """Why it is not ready; empty when it is."""
         if self.ready.is_set():
             return ""
-        return (self._current.cause if self._current else "") or self._why
+        why = (self._current.cause if self._current else "") or self._why
+        if self.quarantined:
+            return f"{why}; after so many deaths it rests for {self._restarts.rest_s:.0f} s"
+        return why
 
     @property
     def restarts(self) -> int:
@@ -172,6 +176,7 @@ class Domain:
                 raise BusyError(
                     f"domain {self.name} is not ready: {self.cause or 'its process has ended'}",
                     "try again later; `holdfast status` shows how it goes",
+                    self._restarts.rest_s or RETRY_S,
                 )
             self._dispatch.submit(work)
         except BusyError:
@@ -184,7 +189,7 @@ class Domain:
         self._dispatch.cancel(work)
 
     def restart(self) -> None:
-        """Kill all instances that serve; others take their place."""
+        """Kill all instances that serve; others take their place. Ends a quarantine."""
         self._restarts.pardon()
         if self._current is None:
             return
@@ -192,7 +197,6 @@ class Domain:
             if instance.ready:
                 instance.excused = True
                 instance.kill("restart was asked for")
-        self._current.wake()
 
     async def run(self) -> None:
         """Start, and tend what runs, for ever."""
@@ -243,7 +247,7 @@ class Domain:
                 pause_s = self._restarts.died()
                 log.warning("domain %s: %s; next start in %.1f s", self.name, self._why, pause_s)
                 self._changed(self)
-                await asyncio.sleep(pause_s)
+                await self._restarts.rest(pause_s)
 
     async def _begin(self) -> None:
         try:
@@ -263,7 +267,7 @@ class Domain:
                 candidate = Candidate(pool, fresh, self._prove)
                 await candidate.prove(sizes, whole=self._current is not None)
             except BaseException:
-                await finished(pool.close())
+                await through(pool.close())
                 del self._pools[pool]
                 raise
         self._dispatch.apply(self.settings, kind)
@@ -350,7 +354,9 @@ class Domain:
             self.ready.set()
         else:
             self.ready.clear()
-        if self.ready.is_set() or was:
+            if self.quarantined and not pool.all:
+                self._dispatch.refuse(f"it rests: {self.cause}", self._restarts.rest_s)
+        if self.ready.is_set() or was or self.quarantined:
             self._changed(self)
         self._dispatch.pump_soon()
 

@@ -2,6 +2,8 @@
 
 Limits  : what is under way is bounded by who sends (domain.py); a call that is not answered within
           `call_timeout_s` of its turn, or a start that takes `start_timeout_s`, ends the process.
+          So does silence while it has no call: it is asked each PING_S whether it is there. Time
+          in which it was ready to run and had no processor, as batch work may, does not count.
 Recovery: when the process ends, all calls it had are handed back, and its shared memory is gone.
 """
 
@@ -17,39 +19,30 @@ from agent.config import Domain as Settings
 from agent.errors import DomainError
 from agent.inference import wire
 from agent.inference.catalog import Model
+from agent.inference.domains.flight import Bodies, Flight
 from agent.inference.domains.process import Process, named, spawned
 from agent.inference.domains.work import Result, Work
-from agent.tasks import finished
+from agent.tasks import through
 
 log = logging.getLogger("domain")
-LAST_WORDS_S = 1.0  # of a worker that has closed its socket
+PING_S = 5.0
+DOUBT_S = 0.1  # a second look before an end: it may be this process that stood still
+LAST_WORDS_S = 1.0  # between the end of a worker and the end of its socket, either way round
 ARENA_BYTES = 32 << 20
-ARENA_FROM_BYTES = 64 << 10  # smaller bodies go through the socket; bench/ipc.py
 Message = wire.Answers | wire.Hello | wire.Failure
-
-
-class Flight:
-    """One batch under way."""
-
-    __slots__ = ("cost_s", "places", "works")
-
-    def __init__(self, works: list[Work], cost_s: float, places: list[int]) -> None:
-        self.works = works
-        self.cost_s = cost_s  # as estimated
-        self.places = places  # of the arena
 
 
 class Cell(Protocol):
     """What holds a domain's processes within its limits."""
-
-    def environment(self) -> dict[str, str]:
-        """What a process is to find in its environment beside the agent's own."""
 
     async def admit(self, pid: int) -> None:
         """Put a fresh process under them."""
 
     async def died(self) -> str:
         """Why one was killed, if it was the limits; else nothing."""
+
+    def environment(self) -> dict[str, str]:
+        """What a process is to find in its environment beside the agent's own."""
 
 
 class Owner(Protocol):
@@ -64,8 +57,10 @@ class Owner(Protocol):
     def ailing(self, instance: "Instance") -> None:
         """It is ready no longer: it ends."""
 
-    def went(self, instance: "Instance", works: list[Work], cause: str) -> None:
-        """It has ended; `works` are the calls it had."""
+    def went(
+        self, instance: "Instance", begun: list[Work], waiting: list[Work], cause: str
+    ) -> None:
+        """It has ended; of the calls it had, it may have begun some."""
 
 
 class Instance:
@@ -93,12 +88,17 @@ class Instance:
         self._clock = clock
         self._cell = cell
         self._process: Process | None = None
+        self._bodies: Bodies
         self._blame = ""  # why it was ended, where that is known better than by its status
-        self._hello: asyncio.Future[wire.Hello] | None = None
+        self._hello: asyncio.Future[wire.Hello] = asyncio.get_running_loop().create_future()
+        self._closed = asyncio.Event()  # its socket
+        self._senseless = False  # what it says
         self._batches = 0
+        self._asked: int | None = None  # the batch without calls that it has not answered
         self._turn_s = 0.0  # since when the oldest flight is at it
+        self._waited_s = 0.0  # for a processor, when it was last asked
+        self._doubted = False
         self._timer: asyncio.TimerHandle | None = None
-        self._row_bytes: dict[str, int] = {}  # of the largest answers lately
         self._decoder = msgspec.msgpack.Decoder(Message)
 
     @property
@@ -123,66 +123,85 @@ class Instance:
                 self._timer.cancel()
             try:
                 if self._process:
-                    await finished(self._process.end())
+                    await through(self._process.end())
             finally:
-                works = [work for flight in self.flights.values() for work in flight.works]
-                self.flights.clear()
-                self._owner.went(self, works, cause)
+                self._hand_back(cause)
+
+    def _hand_back(self, cause: str) -> None:
+        """A worker makes its batches one after the other: the first alone may have begun."""
+        begun, *waiting = [flight.works for flight in self.flights.values()] or [[]]
+        self.flights.clear()
+        self._owner.went(self, begun, [work for works in waiting for work in works], cause)
 
     async def _live(self) -> str:
-        self._hello = asyncio.get_running_loop().create_future()
         try:
             process = self._process = await spawned(
-                self._heard, self._closed, ARENA_BYTES, self._cell.environment()
+                self._heard, self._hung_up, ARENA_BYTES, self._cell.environment()
             )
         except OSError as error:
             return f"no process could be started: {error}"
         self.pid = process.pid
+        self._bodies = Bodies(process.arena)
         await self._cell.admit(process.pid)
         process.send(self._setup)
-        early = ""
-        try:
-            async with asyncio.timeout(self.settings.start_timeout_s):
-                hello = await self._hello
-        except TimeoutError:
-            self.kill(f"not ready within {self.settings.start_timeout_s} s")
-        except DomainError:
-            early = " before it was ready"
-        else:
-            self.loaded = hello.models
-            self.ready = True
-            self._owner.came(self)
-        status = await process.ended()
+        early = "" if await self._greeted(process) else " before it was ready"
+        status = await self._end_of(process)
         said = f"its process ended with {named(status)}{early}"
         return self._blame or await self._cell.died() or said
+
+    async def _greeted(self, process: Process) -> bool:
+        """Until it is ready, or will never be; whether it is."""
+        left_s = self.settings.start_timeout_s
+        while left_s > DOUBT_S:
+            try:
+                async with asyncio.timeout(left_s):
+                    hello = await asyncio.shield(self._hello)
+            except TimeoutError:
+                left_s = self._without_processor(process)
+            except DomainError:
+                return False
+            else:
+                self.loaded = hello.models
+                self.ready = True
+                self._watch(self._period_s)
+                self._owner.came(self)
+                return True
+        self.kill(f"not ready within {self.settings.start_timeout_s} s")
+        return False
+
+    def _without_processor(self, process: Process) -> float:
+        """For how long it wanted one since this was asked last."""
+        before_s, self._waited_s = self._waited_s, process.waited_s()
+        return max(0.0, self._waited_s - before_s)
+
+    async def _end_of(self, process: Process) -> int:
+        """Its exit status, once all that it said is heard."""
+        ends = [asyncio.ensure_future(one) for one in (process.ended(), self._closed.wait())]
+        try:
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            self._unready()
+            await asyncio.wait(ends, timeout=LAST_WORDS_S)
+            process.kill()
+            return await process.ended()
+        finally:
+            for one in ends:
+                one.cancel()
 
     def send(self, works: list[Work], cost_s: float) -> None:
         """Have these calls made, all of one model."""
         assert self._process is not None
         now_s = self._clock.monotonic()
-        calls, body, places = [], list[wire.Buffer](), list[int]()
+        flight = Flight(works, cost_s)
+        calls, body = self._bodies.placed(flight)
         for work in works:
-            at = self._placed(work, places)
-            if at == wire.NOT_IN_ARENA:
-                body += work.body
-            calls.append(wire.Call(work.id, work.head, work.size_bytes, work.deadline_s, at))
             work.times.sent_s = now_s
             work.batched = len(works)
             work.pid = self._process.pid
-        self._batches += 1
-        model = works[0].model
-        room = self._room(model, sum(work.rows for work in works), places)
         if not self.flights:
             self._turn_s = now_s
-        self.flights[self._batches] = Flight(works, cost_s, places)
-        self._process.send(wire.Batch(self._batches, model, calls, room), body)
-        if self._timer is None:
-            self._watch(self.settings.call_timeout_s)
-
-    def withdraw(self, work: Work) -> None:
-        """Nobody waits for this call any more."""
-        if self._process:
-            self._process.withdraw(work.id)
+        self._batches += 1
+        self.flights[self._batches] = flight
+        self._process.send(wire.Batch(self._batches, works[0].model, calls, flight.room), body)
 
     def apply(self, settings: Settings) -> None:
         """Other timeouts hold from now on."""
@@ -191,6 +210,11 @@ class Instance:
             self._timer.cancel()
             self._look()
 
+    def withdraw(self, work: Work) -> None:
+        """Nobody waits for this call any more."""
+        if self._process:
+            self._process.withdraw(work.id)
+
     def kill(self, why: str) -> None:
         """End it at once, for this reason."""
         self._blame = self._blame or why
@@ -198,37 +222,10 @@ class Instance:
         if self._process:
             self._process.kill()
 
-    def _placed(self, work: Work, places: list[int]) -> int:
-        """Put a large body into the arena; where it is."""
-        assert self._process is not None
-        if work.size_bytes < ARENA_FROM_BYTES:
-            return wire.NOT_IN_ARENA
-        arena = self._process.arena
-        at = arena.take(work.size_bytes)
-        if at is None:
-            return wire.NOT_IN_ARENA
-        places.append(at)
-        end = at
-        for piece in work.body:
-            view = memoryview(piece).cast("B")
-            arena.view[end : end + len(view)] = view
-            end += len(view)
-        return at
-
-    def _room(self, model: str, rows: int, places: list[int]) -> tuple[int, int]:
-        """A stretch of the arena for answers, if they were large lately."""
-        assert self._process is not None
-        expected = self._row_bytes.get(model, 0) * rows
-        if expected < ARENA_FROM_BYTES:
-            return 0, 0
-        at = self._process.arena.take(expected)
-        if at is None:
-            return 0, 0
-        places.append(at)
-        return at, expected
-
     def _heard(self, head: bytes, body: memoryview) -> None:
         """A message came."""
+        if self._senseless:
+            return
         try:
             message = self._decoder.decode(head)
             match message:
@@ -237,76 +234,94 @@ class Instance:
                 case wire.Failure():
                     self._blame = self._blame or message.message
                 case wire.Hello():
-                    if self._hello and not self._hello.done():
-                        self._hello.set_result(message)
+                    self._introduced(message)
         except (msgspec.DecodeError, LookupError, ValueError) as error:
-            self.kill(f"the worker's answer makes no sense: {error!r}")
+            self._lost_sense(repr(error))
+
+    def _introduced(self, hello: wire.Hello) -> None:
+        if hello.models.keys() != self.labels.keys() or self._hello.done():
+            raise ValueError(f"it says that it has {', '.join(hello.models)}")
+        self._hello.set_result(hello)
 
     def _answered(self, message: wire.Answers, body: memoryview) -> None:
-        assert self._process is not None
-        flight = self.flights[message.id]
-        arena = self._process.arena
-        total = sum(answer.size_bytes for answer in message.answers)
-        if message.at != wire.NOT_IN_ARENA:
-            # Copied, for the place is given to the next call; the reader may take its time.
-            body = memoryview(bytes(arena.view[message.at : message.at + total]))
-        if len(body) != total:
-            raise ValueError(f"answers of {total} bytes came with {len(body)}")
         now_s = self._clock.monotonic()
-        self._hand_out(flight, message, body, now_s)
-        del self.flights[message.id]
-        for place in flight.places:
-            arena.give(place)
-        self._turn_s = now_s
-        self._owner.answered(self, flight, message)
+        if message.id == self._asked:
+            self._asked = None
+        else:
+            flight = self.flights[message.id]
+            found = self._bodies.answered(flight, message, body)
+            del self.flights[message.id]
+            self._hand_out(flight, message, found, now_s)
+        self._turn_s, self._doubted = now_s, False
 
     def _hand_out(
-        self, flight: Flight, message: wire.Answers, body: memoryview, now_s: float
+        self,
+        flight: Flight,
+        message: wire.Answers,
+        found: list[tuple[msgspec.Raw, memoryview]],
+        now_s: float,
     ) -> None:
-        """Each call its part of the answers."""
+        """Each call its answer."""
         model = flight.works[0].model
         ep, label = self.loaded[model].ep, self.labels[model]
-        at = 0
-        for work, answer in zip(flight.works, message.answers, strict=True):
+        for work, answer, (head, body) in zip(flight.works, message.answers, found, strict=True):
             times = work.times
             times.received_s, times.began_s = message.received_s, message.began_s
             times.ended_s, times.answered_s = message.ended_s, now_s
             if not answer.fault:
-                result = Result(answer.head, body[at : at + answer.size_bytes], label, ep)
-                work.answer(result)
-                at += answer.size_bytes
-        rows = sum(work.rows for work in flight.works)
-        self._row_bytes[model] = max(-(-at // max(1, rows)), self._row_bytes.get(model, 0) // 2)
+                work.answer(Result(head, body, label, ep))
+        self._owner.answered(self, flight, message)
 
-    def _closed(self) -> None:
-        """The worker closed its socket: let it end by itself, so that its own status is told."""
+    def _lost_sense(self, error: str) -> None:
+        self._senseless = True
+        self.kill(f"the worker's answer makes no sense: {error}")
+
+    def _hung_up(self, fault: str) -> None:
+        """Its socket is closed: let it end by itself, so that its own status is told."""
+        self._closed.set()
+        if fault:
+            self._lost_sense(fault)
         self._unready()
-        if self._hello and not self._hello.done():
-            self._hello.set_exception(DomainError("it ended before it was ready"))
+        if not self._hello.done():
+            self._hello.set_exception(DomainError(self._blame or "it ended before it was ready"))
             self._hello.exception()  # it may be that nobody asks any more
-        if self._process:
-            asyncio.get_running_loop().call_later(LAST_WORDS_S, self._process.kill)
 
     def _unready(self) -> None:
         if self.ready:
             self.ready = False
             self._owner.ailing(self)
 
+    @property
+    def _period_s(self) -> float:
+        return min(PING_S, self.settings.call_timeout_s)
+
     def _watch(self, delay_s: float) -> None:
         self._timer = asyncio.get_running_loop().call_later(delay_s, self._look)
 
     def _look(self) -> None:
-        """Whether the call whose turn it is takes too long. The timer runs only while calls do."""
-        self._timer = None
-        if not self.flights:
-            if self._process:
-                self._process.arena.trim()
+        """Whether the call whose turn it is takes too long; without one, whether it is there."""
+        if not self.ready or self._process is None:
             return
-        left_s = self._turn_s + self.settings.call_timeout_s - self._clock.monotonic()
-        if left_s > 0:
-            self._watch(left_s)
+        now_s, waited_s = self._clock.monotonic(), self._without_processor(self._process)
+        if not self.flights and self._asked is None:
+            self._process.arena.trim()
+            self._ask()
+        else:
+            self._turn_s = min(now_s, self._turn_s + waited_s)
+        late_s = now_s - self._turn_s - self.settings.call_timeout_s
+        if late_s < 0:
+            self._watch(min(self._period_s, -late_s))
+        elif not self._doubted:
+            self._doubted = True
+            self._watch(DOUBT_S)
         else:
             self.kill(f"no answer within {self.settings.call_timeout_s} s")
+
+    def _ask(self) -> None:
+        assert self._process is not None
+        self._batches += 1
+        self._asked, self._turn_s = self._batches, self._clock.monotonic()
+        self._process.send(wire.Batch(self._batches, "", []))
 
 
 def setup_of(models: Iterable[Model], settings: Settings, threads: int) -> wire.Setup:
@@ -317,7 +332,6 @@ def setup_of(models: Iterable[Model], settings: Settings, threads: int) -> wire.
             engine=model.manifest.engine,
             path=str(model.path),
             options=model.manifest.options,
-            sha256=model.sha256,
             batching=model.manifest.batching,
             finite=model.manifest.finite,
             warm_up=model.manifest.warm_up,

@@ -13,7 +13,8 @@ from typing import Protocol
 
 from agent.inference import wire
 from agent.inference.catalog import Model
-from agent.inference.domains.instance import Flight, Instance
+from agent.inference.domains.flight import Flight
+from agent.inference.domains.instance import Instance
 from agent.inference.domains.restarts import Restarts
 from agent.inference.domains.work import Work
 from agent.tasks import Crew
@@ -28,8 +29,8 @@ class Calls(Protocol):
     def answered(self, instance: Instance, flight: Flight, message: wire.Answers) -> None:
         """An instance is done with a batch."""
 
-    def lost(self, instance: Instance, works: list[Work], cause: str) -> None:
-        """An instance died of, or with, these calls."""
+    def lost(self, instance: Instance, begun: list[Work], waiting: list[Work], cause: str) -> None:
+        """An instance died of, or with, the calls it had begun; others waited in it."""
 
 
 class Pool:
@@ -60,8 +61,9 @@ class Pool:
         self._changed = changed
         self._crew = crew
         self._freed = asyncio.Event()  # one has less to do
-        self._slots: dict[asyncio.Task[None], Instance | None] = {}
-        self._sleepers: set[asyncio.Event] = set()
+        self._size = 0
+        self._slots: dict[asyncio.Task[None], Instance | None] = {}  # none: it rests
+        self._leaving: set[asyncio.Task[None]] = set()  # slots
 
     @property
     def serving(self) -> list[Instance]:
@@ -81,17 +83,29 @@ class Pool:
     def resize(self, serving_max: int, size: int) -> None:
         """So many may serve, so many slots there are; the last ones in line end first."""
         self.serving_max = serving_max
-        while len(self._slots) < size:
+        self._size = size
+        while len(self._slots) - len(self._leaving) < size:
             self._slots[self._crew.begin(self._keep())] = None
-        idle = [one for one in reversed(self.ready) if not one.flights]
-        for instance in idle[: max(0, len(self._slots) - size)]:
-            self.ready.remove(instance)
-            next(task for task, one in self._slots.items() if one is instance).cancel()
+        self._trim()
 
-    def wake(self) -> None:
-        """Start now whatever waits to be started."""
-        for sleeper in self._sleepers:
-            sleeper.set()
+    def _trim(self) -> None:
+        """End the slots that are too many; those whose instances have calls, once they are idle."""
+        staying = [task for task in self._slots if task not in self._leaving]
+        surplus = max(0, len(staying) - self._size)
+        if not surplus:
+            return
+        place = {instance: i for i, instance in enumerate(self.ready)}
+        rank = {
+            task: place.get(one, len(place)) if (one := self._slots[task]) else len(place)
+            for task in staying
+        }
+        idle = [task for task in staying if not ((one := self._slots[task]) and one.flights)]
+        for task in sorted(idle, key=lambda task: -rank[task])[:surplus]:
+            instance = self._slots[task]
+            if instance in self.ready:
+                self.ready.remove(instance)
+            self._leaving.add(task)
+            task.cancel()
 
     def came(self, instance: Instance) -> None:
         """It is ready."""
@@ -109,6 +123,7 @@ class Pool:
         """A batch is done."""
         self._restarts.succeeded()
         self._freed.set()
+        self._trim()
         self._calls.answered(instance, flight, answers)
 
     def ailing(self, instance: Instance) -> None:
@@ -117,12 +132,12 @@ class Pool:
             self.ready.remove(instance)
         self._changed(self)
 
-    def went(self, instance: Instance, works: list[Work], cause: str) -> None:
+    def went(self, instance: Instance, begun: list[Work], waiting: list[Work], cause: str) -> None:
         """It has ended, with these calls."""
         if instance in self.ready:
             self.ready.remove(instance)
         self._freed.set()
-        self._calls.lost(instance, works, cause)
+        self._calls.lost(instance, begun, waiting, cause)
 
     async def idle(self) -> None:
         """Until no call is under way."""
@@ -157,18 +172,10 @@ class Pool:
                 )
                 self._slots[task] = None
                 self._changed(self)
-                await self._rest(pause_s)
+                await self._restarts.rest(pause_s)
+                if not self.renews:
+                    return
                 self._restarts.count += 1
         finally:
             del self._slots[task]
-
-    async def _rest(self, pause_s: float) -> None:
-        sleeper = asyncio.Event()
-        self._sleepers.add(sleeper)
-        try:
-            async with asyncio.timeout(pause_s):
-                await sleeper.wait()
-        except TimeoutError:
-            pass
-        finally:
-            self._sleepers.discard(sleeper)
+            self._leaving.discard(task)

@@ -4,28 +4,40 @@ import asyncio
 import os
 import signal
 import socket
+import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import MappingProxyType
 from typing import cast
 
-import msgspec
 from msgspec import Struct
 
 from agent.inference import wire
 from agent.inference.arena import Arena
+from agent.tasks import through
 
+WORKER = (sys.executable, "-P", "-m", "agent.inference.worker")
 STOP_TIMEOUT_S = 2.0
 READ_BYTES = 1 << 16
 SOCKET_BYTES = 1 << 20  # the kernel gives what it allows
 
 Heard = Callable[[bytes, memoryview], None]
+Ended = Callable[[str], None]
+
+
+NOTHING_MORE: Mapping[str, str] = MappingProxyType({})
 
 
 class Frames(asyncio.BufferedProtocol):
     """Takes messages apart; a body that is not whole yet is read to where it will stay."""
 
-    def __init__(self, heard: Heard, ended: Callable[[], None]) -> None:
-        """`heard` gets each message's head and body, `ended` that there will be no more."""
+    def __init__(self, heard: Heard, ended: Ended) -> None:
+        """`heard` gets each message's head and body, `ended` that there will be no more, and why.
+
+        Nothing is wrong where that is empty.
+        """
         self.transport: asyncio.Transport
         self._heard = heard
         self._ended = ended
@@ -34,6 +46,7 @@ class Frames(asyncio.BufferedProtocol):
         self._large: bytearray | None = None  # a message beyond `_room`, without its prefix
         self._filled = 0
         self._head_bytes = 0
+        self._fault = ""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Remember the way back."""
@@ -41,7 +54,7 @@ class Frames(asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell."""
-        self._ended()
+        self._ended(self._fault)
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Where the next bytes belong."""
@@ -69,13 +82,14 @@ class Frames(asyncio.BufferedProtocol):
         while self._held - at >= wire.PREFIX_BYTES:
             try:
                 head, body = wire.lengths(room[at : at + wire.PREFIX_BYTES])
-            except wire.Closed:  # no worker of ours says so
+            except wire.Closed as error:  # no worker of ours says so
+                self._fault = str(error)
                 self.transport.abort()
                 return self._held
             begin, end = at + wire.PREFIX_BYTES, at + wire.PREFIX_BYTES + head + body
             if end <= self._held:
                 split = begin + head
-                self._heard(bytes(room[begin:split]), memoryview(room[split:end]))
+                self._heard(bytes(room[begin:split]), memoryview(bytes(room[split:end])))
                 at = end
                 continue
             if end - at > len(room):
@@ -91,16 +105,10 @@ class Frames(asyncio.BufferedProtocol):
 class Process:
     """A worker process and the ways to it; `spawned` makes one."""
 
-    def __init__(
-        self,
-        process: asyncio.subprocess.Process,
-        frames: Frames,
-        pipe: int,
-        arena: Arena,
-    ) -> None:
-        self.pid = process.pid
+    def __init__(self, child: "Child", frames: Frames, pipe: int, arena: Arena) -> None:
+        self.pid = child.pid
         self.arena = arena
-        self._process = process
+        self._child = child
         self._frames = frames
         self._pipe = pipe
 
@@ -110,6 +118,8 @@ class Process:
 
     def withdraw(self, call: int) -> None:
         """Nobody waits for this call any more; it may come to its end all the same."""
+        if self._pipe < 0:
+            return  # it has ended
         try:
             os.write(self._pipe, wire.WITHDRAWAL.pack(call))
         except (BlockingIOError, BrokenPipeError):
@@ -117,73 +127,113 @@ class Process:
 
     def kill(self) -> None:
         """End it now, whatever it does."""
-        if self._process.returncode is None:
-            self._process.kill()
+        self._child.kill()
+
+    def waited_s(self) -> float:
+        """How long it has been ready to run, and had no processor; 0 where the kernel is silent."""
+        return self._child.waited_s()
 
     async def ended(self) -> int:
         """Its exit status; negative: the signal that ended it."""
-        return await self._process.wait()
+        return await self._child.ended()
 
     async def end(self) -> None:
-        """Close the socket, which ends a healthy worker; kill one that does not follow."""
+        """Close the socket, which ends a healthy worker; kill one that does not follow.
+
+        Then nothing is left of it, and the agent holds nothing of it either.
+        """
         self._frames.transport.close()
         try:
             async with asyncio.timeout(STOP_TIMEOUT_S):
-                await self._process.wait()
+                await self._child.ended()
         except TimeoutError:
-            self.kill()
-            await self._process.wait()
-        self.release()
+            self._child.kill()
+            await self._child.ended()
+        self._frames.transport.abort()  # what it never read is not kept for it
+        os.close(self._pipe)
+        self._pipe = -1
+        self.arena.close()
 
-    def release(self) -> None:
-        """Give back what the agent holds of it, once it has ended; may be called again."""
-        self._frames.transport.close()
-        if self._pipe >= 0:
-            os.close(self._pipe)
-            self._pipe = -1
-            self.arena.close()
+
+class Child:
+    """A process of this one's, and its exit status.
+
+    Not the loop's own: uvloop forks, which copies all that the agent has mapped, and holds it up
+    for tens of milliseconds; this one shares it until the new program runs (vfork).
+    """
+
+    def __init__(
+        self, command: Sequence[str], passed: tuple[int, ...], environment: Mapping[str, str]
+    ) -> None:
+        """Start it with these descriptors. Raises OSError."""
+        self._loop = asyncio.get_running_loop()
+        self._status: asyncio.Future[int] = self._loop.create_future()
+        self._process = subprocess.Popen(
+            command,
+            pass_fds=passed,
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, **environment},
+        )
+        self.pid = self._process.pid
+        try:
+            self._fd = os.pidfd_open(self.pid)
+        except OSError:
+            self._process.kill()
+            self._process.wait()
+            raise
+        self._loop.add_reader(self._fd, self._over)
+
+    def kill(self) -> None:
+        """End it now; nothing happens if it has ended."""
+        self._process.kill()
+
+    def waited_s(self) -> float:
+        """How long its main thread has been ready to run, and had no processor."""
+        try:
+            return int(Path(f"/proc/{self.pid}/schedstat").read_text().split()[1]) / 1e9
+        except OSError:
+            return 0.0  # it is gone, or this kernel does not count
+
+    async def ended(self) -> int:
+        """Its exit status; negative: the signal that ended it."""
+        return await asyncio.shield(self._status)
+
+    def _over(self) -> None:
+        self._loop.remove_reader(self._fd)
+        os.close(self._fd)
+        self._status.set_result(self._process.wait())
 
 
 async def spawned(
-    heard: Heard, ended: Callable[[], None], arena_bytes: int, environment: Mapping[str, str]
+    heard: Heard,
+    ended: Ended,
+    arena_bytes: int,
+    environment: Mapping[str, str] = NOTHING_MORE,
 ) -> Process:
     """Start a worker; `environment` is added to the agent's own. Raises OSError."""
-    ours, theirs = socket.socketpair()
-    for end in (ours, theirs):
-        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BYTES)
-    read, write = os.pipe()
-    os.set_blocking(write, False)
-    arena = Arena(arena_bytes)
-    process: asyncio.subprocess.Process | None = None
-    try:
-        passed = (theirs.fileno(), read, arena.fd)
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-P", "-m", "agent.inference.worker"),
-            *(str(fd) for fd in passed),
-            str(os.getpid()),
-            pass_fds=passed,
-            env={**os.environ, **environment},
-            stdin=asyncio.subprocess.DEVNULL,
-        )
-        loop = asyncio.get_running_loop()
-        _, frames = await loop.create_unix_connection(lambda: Frames(heard, ended), sock=ours)
-    except (OSError, asyncio.CancelledError):
-        ours.close()
-        os.close(write)
-        arena.close()
-        if process:
-            process.kill()
-            await process.wait()
-        raise
-    finally:
-        theirs.close()
-        os.close(read)
-    return Process(process, frames, write, arena)
-
-
-def decoded_hello(head: bytes) -> wire.Hello | wire.Failure:
-    """A worker's first or last message. Raises msgspec.DecodeError."""
-    return msgspec.msgpack.decode(head, type=wire.Hello | wire.Failure)
+    with ExitStack() as theirs, ExitStack() as ours:
+        near, far = socket.socketpair()
+        ours.callback(near.close)
+        theirs.callback(far.close)
+        for end in (near, far):
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BYTES)
+        read, write = os.pipe()
+        theirs.callback(os.close, read)
+        ours.callback(os.close, write)
+        os.set_blocking(write, False)
+        arena = Arena(arena_bytes)
+        ours.callback(arena.close)
+        passed = (far.fileno(), read, arena.fd)
+        child = Child((*WORKER, *map(str, passed), str(os.getpid())), passed, environment)
+        try:
+            loop = asyncio.get_running_loop()
+            _, frames = await loop.create_unix_connection(lambda: Frames(heard, ended), sock=near)
+        except (OSError, asyncio.CancelledError):
+            child.kill()
+            await through(child.ended())
+            raise
+        ours.pop_all()
+    return Process(child, frames, write, arena)
 
 
 def named(status: int) -> str:

@@ -9,7 +9,8 @@ from agent.clock import Clock
 from agent.config import Domain as Settings
 from agent.inference import wire
 from agent.inference.arena import Arena
-from agent.inference.domains.instance import Flight, Instance
+from agent.inference.domains.flight import Bodies, Flight
+from agent.inference.domains.instance import Instance
 from agent.inference.domains.process import Process
 from agent.inference.domains.work import Class, Work
 from bench.unconfined import Unconfined
@@ -64,10 +65,12 @@ async def test_an_answer_is_whole_or_ends_its_worker(head: bytes, body: bytes, s
     setup, rules = wire.Setup([], ["cpu"], 1), Settings(models=["m"])
     instance = Instance(setup, {"m": "m/1"}, rules, cast(Any, silent), clock, Unconfined())
     instance._process = cast(Process, silent)
+    instance._bodies = Bodies(silent.arena)
     instance.loaded = {"m": wire.Loaded("CPUExecutionProvider", 0.0)}
     parts = {"size_bytes": 0, "klass": Class.BATCH, "now_s": 0.0, "timeout_s": 1.0}
     work = Work("m", msgspec.Raw(b"\xc0"), [], **cast(Any, parts))
-    instance.flights[1] = Flight([work], 0.0, [])
+    instance.flights[1] = flight = Flight([work], 0.0)
+    flight.room = (ARENA_BYTES - 10, 10)
     try:
         instance._heard(head, memoryview(body))
         assert silent.killed is not sound

@@ -15,7 +15,7 @@ from agent.errors import BusyError, CallLost, LateError, NotThere, RequestError,
 from agent.inference import wire
 from agent.inference.domains.costs import PROBE_EACH, Costs
 from agent.inference.domains.dispatch import AGE_S, TRIES_MAX, Dispatch, Kind
-from agent.inference.domains.instance import Flight
+from agent.inference.domains.flight import Flight
 from agent.inference.domains.lease import Lease
 from agent.inference.domains.work import Class, Result, Work
 
@@ -53,7 +53,7 @@ class Instance:
 
     def send(self, works: list[Work], cost_s: float) -> None:
         self.sent.append(works)
-        self.flights[next(self._ids)] = Flight(works, cost_s, [])
+        self.flights[next(self._ids)] = Flight(works, cost_s)
 
     def withdraw(self, work: Work) -> None:
         self.withdrawn.append(work)
@@ -74,9 +74,11 @@ class Instance:
 
     def die(self) -> None:
         self._house.instances.remove(self)
-        works = [work for flight in self.flights.values() for work in flight.works]
+        begun, *later = [flight.works for flight in self.flights.values()] or [[]]
+        waiting = [work for works in later for work in works]
         self.flights.clear()
-        self._house.dispatch.lost(self, works, "signal SIGKILL")  # type: ignore[arg-type]
+        lost = self._house.dispatch.lost
+        lost(self, begun, waiting, "signal SIGKILL")  # type: ignore[arg-type]
 
 
 class House:

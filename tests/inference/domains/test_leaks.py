@@ -21,7 +21,8 @@ from agent.errors import BusyError, CallLost
 from agent.inference.admission import Admission
 from agent.inference.catalog import Catalog
 from agent.inference.domains.domain import Domain
-from agent.inference.domains.instance import ARENA_BYTES, ARENA_FROM_BYTES
+from agent.inference.domains.flight import ARENA_FROM_BYTES
+from agent.inference.domains.instance import ARENA_BYTES
 from agent.inference.domains.work import Work
 from agent.inference.wire import Infer, Tensor
 from bench.models import identity, write

@@ -136,14 +136,11 @@ async def test_a_turn_ends_with_its_process(pair: Pair, sign: signal.Signals) ->
         endless = pair.work("image", 1 << 40)
         pair.domains["image"].submit(endless)
         image = next(one for one in pair.seats() if one.weight == SHARES["image"])
-        for _ in range(2):  # it is tried twice
-            while not image.turns:
+        for death in range(2):  # it is tried twice
+            while not (image.turns and endless.holder and endless.tries == death):
                 await asyncio.sleep(0.01)
-            pid = pair.domains["image"].pid
-            assert pid is not None
-            with suppress(ProcessLookupError):  # it was gone before its turn was seen to end
-                os.kill(pid, sign)
-            while psutil.pid_exists(pid):
+            os.kill(endless.pid, sign)
+            while psutil.pid_exists(endless.pid):
                 await asyncio.sleep(0.01)
         with pytest.raises(CallLost):
             await endless.done
