@@ -51,7 +51,7 @@ async def site(tmp_path: Path) -> AsyncIterator[Site]:
 
 
 async def test_what_it_shows_and_who_obeys(site: Site) -> None:
-    assert await site.command("ls") == (0, "no jobs, 0 KiB\n")
+    assert await site.command("ls") == (0, "no jobs, 0 B\n")
     done = await site.done(id="first")
     site.desk.models.go.clear()
     await site.desk.submit(1, 9, name="second", klass="interactive")

@@ -6,7 +6,6 @@ import signal
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 from msgspec.structs import replace
 
@@ -21,6 +20,7 @@ from agent.errors import (
 )
 from bench.models import loop, not_numbers, tiny, write, write_triton
 from tests.inference.catalog.repository import describe, install, linear
+from tests.inference.domains.family import workers
 from tests.inference.domains.rig import (
     DEADLINE_S,
     FAULTY,
@@ -52,7 +52,7 @@ async def turns(rig: Rig, count: int) -> Answer:
 
 
 def children() -> set[int]:
-    return {one.pid for one in psutil.Process().children(recursive=True)}
+    return {one.pid for one in workers()}
 
 
 async def test_a_domain_comes_and_goes_and_the_others_do_not_notice(root: Path) -> None:

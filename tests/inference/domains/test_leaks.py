@@ -27,6 +27,7 @@ from agent.inference.domains.work import Work
 from agent.inference.wire import Infer, Tensor
 from bench.models import identity, write
 from bench.unconfined import Unconfined
+from tests.inference.domains.family import workers
 
 DEADLINE_S = 120.0
 FLOATS = ARENA_FROM_BYTES  # four times what goes through shared memory
@@ -41,7 +42,7 @@ class Held:
     def __init__(self) -> None:
         own = psutil.Process()
         self.descriptors = own.num_fds()
-        self.children = len(own.children(recursive=True))
+        self.children = len(workers())
         self.mapped = Path("/proc/self/maps").read_text().count("holdfast-arena")
 
     def __eq__(self, other: object) -> bool:

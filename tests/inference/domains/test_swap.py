@@ -18,6 +18,7 @@ from agent.errors import ModelError, NotNow, NotThere
 from agent.inference.admission import RUNS
 from bench.models import not_numbers
 from tests.inference.catalog.repository import describe, install, linear, pair, single
+from tests.inference.domains.family import workers
 from tests.inference.domains.rig import DEADLINE_S, FAULTY, Rig, marked, put, rules, running, until
 
 LONG = os.environ.get("HOLDFAST_LONG") == "1"
@@ -75,7 +76,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def children() -> list[psutil.Process]:
-    return psutil.Process().children(recursive=True)
+    return workers()
 
 
 async def test_swaps_under_load_lose_no_call_and_leave_nothing_behind(root: Path) -> None:
