@@ -265,9 +265,11 @@ def _pbtxt(values: Iterable[onnx.ValueInfoProto]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("names", nargs="*", choices=list(MADE))
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(MADE))
     parser.add_argument("--triton", action="store_true", help="with config.pbtxt, no model.yaml")
     asked = parser.parse_args()
+    if unknown := set(asked.names) - MADE.keys():
+        parser.error(f"no model {', '.join(sorted(unknown))}; there are {', '.join(MADE)}")
     for name in asked.names or SERVED:
         (write_triton if asked.triton else write)(asked.folder, name, MADE[name]())
 
