@@ -8,6 +8,7 @@
 That it loads, and that its warm-up passes, the process itself has shown by then.
 """
 
+import asyncio
 import statistics
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
@@ -50,7 +51,7 @@ class Admission:
     async def _onnx(self, model: Model, loaded: wire.Loaded, ask: Ask) -> None:
         _form(model, "inputs", loaded.inputs)
         _form(model, "outputs", loaded.outputs)
-        pairs = golden(model)
+        pairs = await asyncio.to_thread(golden, model)  # large files, perhaps
         took_s = list[float]()
         for pair in pairs:
             took_s += await self._judged(model, pair, loaded, ask)

@@ -20,23 +20,14 @@ from typing import NamedTuple
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
-from onnxruntime.capi import onnxruntime_pybind11_state as refusals
 
 from agent.errors import ModelError
+from agent.inference.engines.session import REFUSALS
 from agent.inference.wire import BEGUN, REST, Part
 
 Floats = NDArray[np.float32]
 Numbers = NDArray[np.intp]
 Spectra = NDArray[np.complex64]
-REFUSALS = (  # what ONNX Runtime raises about a model; they have no base class of their own
-    refusals.Fail,
-    refusals.InvalidArgument,
-    refusals.InvalidGraph,
-    refusals.InvalidProtobuf,
-    refusals.NoSuchFile,
-    refusals.NotImplemented,
-    refusals.RuntimeException,
-)
 FULL_SCALE = 32768.0
 OUTPUTS = ["clean", "speech", "state_out"]
 

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
-import psutil
 
 from agent import config
 from agent.clock import Clock
@@ -27,6 +26,7 @@ from agent.inference.domains.instance import Instance
 from agent.inference.domains.work import Class, Work
 from bench import models
 from tests.host.children import v1_places
+from tests.inference.domains.family import workers as workers
 
 DEADLINE_S = 30.0
 LONG = os.environ.get("HOLDFAST_LONG") == "1"
@@ -162,19 +162,6 @@ def send(instance: Instance, sign: signal.Signals) -> None:
     assert instance.pid is not None
     with suppress(ProcessLookupError):
         os.kill(instance.pid, sign)
-
-
-def workers() -> list[int]:
-    """Children of this process that are workers, or what is left of one."""
-    found = []
-    for child in psutil.Process().children(recursive=True):
-        with suppress(psutil.NoSuchProcess):
-            if (
-                child.status() == psutil.STATUS_ZOMBIE
-                or "agent.inference.worker" in child.cmdline()
-            ):
-                found.append(child.pid)
-    return found
 
 
 def arenas() -> int:

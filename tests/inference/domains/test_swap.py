@@ -75,10 +75,6 @@ def root(tmp_path: Path) -> Path:
     return tmp_path / "models"
 
 
-def children() -> list[psutil.Process]:
-    return workers()
-
-
 async def test_swaps_under_load_lose_no_call_and_leave_nothing_behind(root: Path) -> None:
     """Three versions in turn, so that no pool stands by that could be taken again."""
     me, rss = psutil.Process(), list[int]()
@@ -88,7 +84,7 @@ async def test_swaps_under_load_lose_no_call_and_leave_nothing_behind(root: Path
         fds = me.num_fds()
 
         def settled() -> bool:
-            return len(children()) == 1 and me.num_fds() == fds
+            return len(workers()) == 1 and me.num_fds() == fds
 
         for swap in range(SWAPS):
             version = (swap + 1) % 3 + 1
@@ -104,20 +100,20 @@ async def test_swaps_under_load_lose_no_call_and_leave_nothing_behind(root: Path
     slope = statistics.linear_regression(range(len(late)), late).slope
     print(f"{SWAPS} swaps, {sum(load.answers.values())} answers, {slope:.0f} bytes a swap")
     assert slope * len(late) < GROWTH_BYTES_MAX, late
-    assert not children()
+    assert not workers()
 
 
 async def test_two_versions_go_back_and_forth_between_two_warm_pools(root: Path) -> None:
     put(root, 2)
     async with loaded(root) as (rig, load):
         await rig.domains.load("m", 2)
-        pids = {process.pid for process in children()}
+        pids = set(workers())
         assert len(pids) == 2
         for turn in range(SWAPS):
             model = await rig.domains.roll_back("m")
             assert model.manifest.version == 1 + turn % 2
             await load.sees(model.manifest.version)
-        assert {process.pid for process in children()} == pids
+        assert set(workers()) == pids
 
 
 async def test_calls_that_wait_or_run_during_a_swap_are_answered(root: Path) -> None:
@@ -240,7 +236,7 @@ async def test_what_must_not_serve_is_kept_out_and_named_and_costs_no_call(
             shutil.rmtree(root / "m/2")
         domain = rig.domains.named("d")
         assert (domain.pid, domain.restarts) == (pid, 0)
-        assert len(children()) == 1
+        assert len(workers()) == 1
         assert rig.file.read_text() == CHOSEN
     assert set(load.answers) == {1}
 
@@ -250,11 +246,11 @@ async def test_a_candidate_that_is_killed_while_it_is_proved_is_kept_out(root: P
     x = np.ones((2, 4), np.float32)
     describe(folder, golden=[pair(folder, {"x": x}, {"y": 2 * x})] * 200)
     async with loaded(root) as (rig, load):
-        own = {process.pid for process in children()}
+        own = set(workers())
         for sign in (signal.SIGKILL, signal.SIGSEGV):
             order = asyncio.create_task(rig.domains.load("m", 2))
-            await until(lambda: {p.pid for p in children()} - own, "the candidate's process")
-            (candidate,) = {process.pid for process in children()} - own
+            await until(lambda: set(workers()) - own, "the candidate's process")
+            (candidate,) = set(workers()) - own
             await asyncio.sleep(0.01 if sign == signal.SIGKILL else 0.6)  # while it loads, or later
             os.kill(candidate, sign)
             with pytest.raises(ModelError, match=sign.name):
@@ -268,10 +264,10 @@ async def test_an_order_that_is_given_up_leaves_no_process(root: Path) -> None:
     put(root, 2)
     async with running(root) as rig:
         order = asyncio.create_task(rig.domains.load("m", 2))
-        await until(lambda: len(children()) == 2, "the candidate's process")
+        await until(lambda: len(workers()) == 2, "the candidate's process")
         order.cancel()
         await asyncio.wait([order])
-        await until(lambda: len(children()) == 1, "the candidate's process is gone")
+        await until(lambda: len(workers()) == 1, "the candidate's process is gone")
         assert await rig.version() == 1
 
 
@@ -287,10 +283,10 @@ async def test_orders_that_come_together_are_carried_out_one_after_the_other(roo
 
 async def test_the_version_that_serves_is_loaded_again_without_a_process(root: Path) -> None:
     async with loaded(root) as (rig, load):
-        pids = {process.pid for process in children()}
+        pids = set(workers())
         assert (await rig.domains.load("m", 1)).manifest.version == 1
         assert (await rig.domains.load("m", None)).manifest.version == 1
-        assert {process.pid for process in children()} == pids
+        assert set(workers()) == pids
         await load.sees(1)
 
 
@@ -322,7 +318,7 @@ async def test_rollback_comes_from_the_disk_when_no_pool_stands_by(root: Path) -
             await rig.domains.roll_back("m")
         await rig.domains.load("m", 2)
         for version in (1, 2, 1):
-            await until(lambda: len(children()) == 1, "the former process is gone")
+            await until(lambda: len(workers()) == 1, "the former process is gone")
             assert (await rig.domains.roll_back("m")).manifest.version == version
             await load.sees(version)
 
@@ -351,7 +347,7 @@ async def test_a_former_pool_is_given_up_when_its_own_time_is_over(root: Path) -
         await rig.domains.load("m", 2)
         assert psutil.pid_exists(first)
         await rig.domains.roll_back("m")
-        await until(lambda: len(children()) == 1, "version 2 is gone")
+        await until(lambda: len(workers()) == 1, "version 2 is gone")
         assert rig.domains.named("d").pid == first
         assert await rig.version() == 1
 
