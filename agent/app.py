@@ -103,6 +103,7 @@ class App:
 
     def _make_domains(self, settings: Config) -> None:
         """What runs models, and who asks it."""
+        hears_with = settings.domains_all[settings.audio.domain].models[0]
         self.domains = Domains(
             settings.domains_all,
             Catalog(Path(settings.models.path), settings.models.signed_by),
@@ -111,6 +112,7 @@ class App:
             self._domain_changed,
             Admission(self.clock).prove,
             Confinement(self.conditions),
+            needed=hears_with,
         )
         self.reload = Reload(self.path, settings, self.domains, self.conditions)
         cache, sequences = Cache(settings.models.cache_bytes_max), Sequences(self.clock)
@@ -119,7 +121,7 @@ class App:
         self.runner = Runner(self.store.jobs, calls, calls.where, self.clock)
         self.job_doors = JobDoors(Queue(self.store.jobs, self.runner, calls.where), parsed)
         hearing = self.domains.named(settings.audio.domain)
-        self.speech = Speech(hearing, hearing.settings.models[0], self.clock)
+        self.speech = Speech(hearing, hears_with, self.clock)
 
     def _make_link(self, settings: config.Link) -> None:
         """The way to the cloud; without a broker of the site's, one of our own."""

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta, Struct, field
+from msgspec.structs import replace
 
 from agent.forms import (
     BYTES_MAX,
@@ -117,6 +118,9 @@ class Instances(Part, frozen=True):
 class Domain(Part, frozen=True, kw_only=True):
     """One failure boundary: child processes, each with all `models` (of one engine), and limits.
 
+    `engine` is what its models must be made for: `onnx` (tensors) or `speech` (sound); none: what
+    they are made for. The domain that hears is always `speech`.
+
     Of two domains the one of the more urgent `class` goes first. `devices` are tried in their
     order. `cpus` is a CPU set as Linux writes it (0-3,6; none: all), `cpu_share` the part of the
     CPU time that is the domain's when all want it (none: by class), `threads` those of each
@@ -133,6 +137,7 @@ class Domain(Part, frozen=True, kw_only=True):
     """
 
     models: Annotated[list[ModelName], Meta(min_length=1)]
+    engine: Literal["onnx", "speech"] | None = None
     class_: Literal["realtime", "interactive", "batch"] = field(default="interactive", name="class")
     instances: Instances = field(default_factory=Instances)
     devices: Annotated[list[Device], Meta(min_length=1)] = field(default_factory=lambda: ["cpu"])
@@ -328,8 +333,10 @@ class Config(Part, frozen=True, kw_only=True):
     @property
     def domains_all(self) -> dict[str, Domain]:
         """The domains, with the one that hears."""
-        hearing = Domain(models=["speech"], class_="realtime")
-        return {self.audio.domain: hearing, **self.domains}
+        hears = self.audio.domain
+        hearing = self.domains.get(hears, Domain(models=["speech"], class_="realtime"))
+        hearing = replace(hearing, engine=hearing.engine or "speech")
+        return {hears: hearing} | {n: one for n, one in self.domains.items() if n != hears}
 
     @property
     def device(self) -> str:

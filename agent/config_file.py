@@ -105,6 +105,7 @@ def _checked(path: Path, root: yaml.Node, config: Config) -> Config:
                 f"lower {lower}, raise {upper}, or swap them",
             )
     for keys, wrong, remedy in (
+        *_deaf(config),
         *_overlaps(config.domains),
         *_contradictions(config.link),
         *_unsafe(config.store),
@@ -133,6 +134,15 @@ def _contradictions(link: Link) -> Iterator[Mistake]:
     if link.ca_file is not None and not (link.broker_url or "").startswith("mqtts:"):
         remedy = "write link.broker_url as mqtts://..."
         yield ["link", "ca_file"], "has no effect without TLS", remedy
+
+
+def _deaf(config: Config) -> Iterator[Mistake]:
+    """A domain that is to hear, and cannot."""
+    name = config.audio.domain
+    if config.domains_all[name].engine != "speech":
+        wrong = f"{config.domains[name].engine}, but audio.domain is {name}"
+        remedy = "name another domain in audio.domain, or leave engine out"
+        yield ["domains", name, "engine"], wrong, remedy
 
 
 def _overlaps(domains: dict[str, Domain]) -> Iterator[Mistake]:

@@ -68,6 +68,13 @@ MISTAKES = {
         "'x' is a model of domain a already",
         "one domain",
     ),
+    "a domain that is to hear, and cannot": (
+        f"{LINK}audio: {{domain: a}}\ndomains:\n  a:\n    models: [x]\n    engine: onnx\n",
+        7,
+        "domains.a.engine",
+        "audio.domain is a",
+        "another domain in audio.domain",
+    ),
     "fewer instances than at least": (
         f"{LINK}domains: {{a: {{models: [x], instances: {{min: 3}}}}}}\n",
         3,

@@ -18,6 +18,7 @@ import pytest
 from agent.store import head
 from tests.cli.inbox import heard, inbox
 from tests.cli.unprivileged import holdfast_unprivileged
+from tests.inference.catalog.repository import install, linear
 from tests.outside import DEADLINE_S, HOLDFAST, ROOT, Device, holdfast, running, until
 
 
@@ -213,6 +214,20 @@ def test_a_damaged_model_is_not_run(tmp_path: Path) -> None:
         assert "sha256" in condition["cause"]
         assert "install the model again" in condition["remedy"]
         assert device.status()["domains"]["audio"]["pid"] is None
+
+
+def test_a_model_that_cannot_hear_is_not_asked_to_and_its_sound_waits(tmp_path: Path) -> None:
+    install(tmp_path / "models", linear(), "m")
+    settings = {"models": {"path": str(tmp_path / "models")}, **inbox(tmp_path)}
+    device = Device(tmp_path, {**settings, "domains": {"audio": {"models": ["m"]}}})
+    shutil.copy(ROOT / "samples" / "fan.flac", tmp_path / "inbox")
+    with running(device):
+        condition = down(device)
+        assert "is for the engine onnx, and its domain runs speech" in condition["cause"]
+        assert "another model in the domain" in condition["remedy"]
+        until(lambda: device.ledger("inbox.raw")["held"] > 0, "the sound is taken in")
+        assert "processed" not in device.ledger("inbox.raw")["dropped"]
+        assert device.stop() == 0
 
 
 def test_a_socket_path_that_is_too_long_is_named(tmp_path: Path) -> None:

@@ -49,14 +49,17 @@ class Domains:
         prove: Prove,
         confine: Callable[[str, Settings], Limits],
         lease: Lease | None = None,
+        needed: str | None = None,
     ) -> None:
         """`confine` makes the limits of a domain; for the rest, see Domain. Raises ConfigError.
 
-        `lease` shares out the time of an accelerator (none: of the GPU).
+        `lease` shares out the time of an accelerator (none: of the GPU); `needed` is a model that
+        cannot be unloaded.
         """
         self.catalog = catalog
+        self._needed = needed
         self._choices = choices
-        self._versions = Versions(catalog, choices)
+        self._versions = Versions(catalog, choices, needed)
         self._clock = clock
         self._changed = changed
         self._prove = prove
@@ -130,6 +133,11 @@ class Domains:
             rest = {key: model for key, model in domain.models.items() if key != name}
             if name not in domain.models:
                 raise NotThere(f"model {name} is not loaded", "holdfast models ls")
+            if name == self._needed:
+                raise NotNow(
+                    f"the agent hears with {name}",
+                    "name another domain in audio.domain first, and restart the agent",
+                )
             if not rest:
                 raise NotNow(
                     f"{name} is the only model of domain {domain.name}",

@@ -18,9 +18,11 @@ STARTS_MAX = 2  # of a version whose process ends before it is proved; then it i
 class Versions:
     """Looks at the catalog; slow, for a thread."""
 
-    def __init__(self, catalog: Catalog, choices: Choices) -> None:
+    def __init__(self, catalog: Catalog, choices: Choices, needed: str | None = None) -> None:
+        """`needed` is a model that always is to serve."""
         self._catalog = catalog
         self._choices = choices
+        self._needed = needed
 
     def wanted(self, settings: Settings) -> list[str]:
         """The models of a domain, without those that were unloaded; all, if all were."""
@@ -43,11 +45,18 @@ class Versions:
         raise first or ModelError(f"model {name}: no version of it may serve", "")
 
     def admitted(self, name: str, version: int | None, settings: Settings) -> Model:
-        """A version that is whole and signed, and whose operators its last device has.
+        """A version that is whole and signed, for this engine, with operators its last device has.
 
         None: the newest. Raises ModelError.
         """
         model = self._catalog.verified(name, version)
+        if model.manifest.engine != (settings.engine or model.manifest.engine):
+            raise ModelError(
+                f"{model.label} is for the engine {model.manifest.engine}, and its domain runs "
+                f"{settings.engine}",
+                f"`engine: {settings.engine}` in its model.yaml if it is such a model; or another "
+                "model in the domain",
+            )
         self._catalog.check(model, settings.devices[-1])
         return model
 
@@ -60,7 +69,7 @@ class Versions:
 
     def _unloaded(self, name: str) -> bool:
         choice: Choice | None = self._choices.of(name)
-        return choice is not None and choice.unloaded
+        return choice is not None and choice.unloaded and name != self._needed
 
 
 class Beginning:

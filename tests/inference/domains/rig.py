@@ -71,7 +71,9 @@ def marked(model: onnx.ModelProto, fault: str) -> onnx.ModelProto:
 class Rig:
     """What there is, and a client."""
 
-    def __init__(self, root: Path, settings: Mapping[str, config.Domain]) -> None:
+    def __init__(
+        self, root: Path, settings: Mapping[str, config.Domain], needed: str | None = None
+    ) -> None:
         self.root = root
         self.clock = Clock()
         self.told: list[str] = []  # names of domains that changed
@@ -85,6 +87,7 @@ class Rig:
             self._changed,
             Admission(self.clock).prove,
             self._confine,
+            needed=needed,
         )
         parts = (Cache(1 << 20), Sequences(self.clock), self.clock)
         self.scheduler = Scheduler(self.domains, *parts)
@@ -125,9 +128,11 @@ class Rig:
 
 
 @asynccontextmanager
-async def running(root: Path, wait: bool = True, **settings: config.Domain) -> AsyncIterator[Rig]:
+async def running(
+    root: Path, wait: bool = True, needed: str | None = None, **settings: config.Domain
+) -> AsyncIterator[Rig]:
     """Domains with their loops; `d` with the model `m` unless others are named."""
-    rig = Rig(root, settings or {"d": rules()})
+    rig = Rig(root, settings or {"d": rules()}, needed)
     async with rig.domains:
         task = asyncio.create_task(rig.domains.run())
         try:

@@ -201,6 +201,17 @@ async def test_a_model_is_unloaded_beside_another_over_a_restart_too(root: Path)
         assert await rig.version("m") == 1
 
 
+async def test_the_model_that_the_agent_cannot_do_without_is_not_unloaded(root: Path) -> None:
+    settings = rules("m", "other")
+    async with running(root, d=settings) as rig:
+        await rig.domains.unload("other")
+    async with running(root, needed="other", d=settings) as rig:
+        assert set(rig.domains.named("d").models) == {"m", "other"}
+        with pytest.raises(NotNow, match="the agent hears with other"):
+            await rig.domains.unload("other")
+        assert await rig.version("other") == 1
+
+
 async def test_calls_that_wait_for_a_model_that_is_unloaded_are_told(root: Path) -> None:
     async with running(root, d=rules("turns", "m")) as rig:
         long = asyncio.create_task(turns(rig, SHORT_TURNS))
