@@ -1,6 +1,8 @@
 """On which device a session is, and that it is said where that is not the one asked for."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +54,26 @@ def test_the_processor_is_asked_for_and_used(load: Load) -> None:
     assert found.get_providers() == ["CPUExecutionProvider"]
     assert not fallback
     assert found.get_session_options().intra_op_num_threads == 1
+
+
+QUIET = """
+import os, sys
+from pathlib import Path
+from agent.inference.engines.session import opened
+from agent.inference.wire import Load, Setup
+found, _ = opened(Load("tiny", "onnx", sys.argv[1]), Setup([], ["cpu"], 1))
+print(len(os.listdir("/proc/self/task")), [str(one) for one in Path.home().rglob("*")])
+"""
+
+
+def test_onnx_runtime_reports_to_nobody(load: Load, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    kept = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+    alone = {**kept, "HOME": str(home), "OPENBLAS_NUM_THREADS": "1", "XDG_CACHE_HOME": str(home)}
+    command = [sys.executable, "-c", QUIET, load.path]
+    said = subprocess.run(command, env=alone, check=True, capture_output=True, text=True).stdout
+    assert said == "1 []\n"
 
 
 def test_threads_are_those_of_the_setup(load: Load) -> None:
