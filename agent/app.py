@@ -54,6 +54,7 @@ from agent.inference.catalog import Catalog
 from agent.inference.domains.choices import Choices
 from agent.inference.domains.domain import Domain
 from agent.inference.domains.domains import Domains
+from agent.inference.domains.zygote import Zygote
 from agent.inference.scheduler import Scheduler
 from agent.inference.sequences import Sequences
 from agent.inference.speech import Speech
@@ -103,6 +104,7 @@ class App:
 
     def _make_domains(self, settings: Config) -> None:
         """What runs models, and who asks it."""
+        self.zygote = Zygote()
         hears_with = settings.domains_all[settings.audio.domain].models[0]
         self.domains = Domains(
             settings.domains_all,
@@ -112,6 +114,7 @@ class App:
             self._domain_changed,
             Admission(self.clock).prove,
             Confinement(self.conditions),
+            self.zygote,
             needed=hears_with,
         )
         self.reload = Reload(self.path, settings, self.domains, self.conditions)
@@ -225,6 +228,7 @@ class App:
             loop.add_signal_handler(name, _stop_or_die, stop)
         loop.add_signal_handler(signal.SIGHUP, self.reload.ask)
         async with AsyncExitStack() as parts:
+            await parts.enter_async_context(self.zygote)  # it begins while the store is opened
             await parts.enter_async_context(self.store)
             await parts.enter_async_context(self.flash)
             await parts.enter_async_context(self.control)

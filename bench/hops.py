@@ -32,6 +32,7 @@ from agent.config import Domain as Settings
 from agent.inference.admission import Admission
 from agent.inference.catalog import Catalog, Model
 from agent.inference.domains.domain import Domain
+from agent.inference.domains.zygote import Zygote
 from agent.inference.engines.speech import Engine
 from agent.inference.speech import FRESH, Speech
 from agent.inference.wire import Part
@@ -163,8 +164,9 @@ async def domain(model: Model) -> AsyncIterator[Speech]:
     """The audio domain, ready; ended on leaving."""
     name, clock = model.manifest.name, Clock()
     settings = Settings(models=[name], class_="realtime")
-    parts = (clock, lambda _: None, Admission(clock).prove, Unconfined(), 1)
-    async with Domain("audio", settings, lambda: {name: model}, *parts) as running:
+    zygote = Zygote()
+    parts = (clock, lambda _: None, Admission(clock).prove, Unconfined(), zygote, 1)
+    async with zygote, Domain("audio", settings, lambda: {name: model}, *parts) as running:
         loop = asyncio.create_task(running.run())
         try:
             await asyncio.wait_for(running.ready.wait(), READY_S_MAX)

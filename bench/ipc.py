@@ -34,6 +34,7 @@ from agent.inference import wire
 from agent.inference.domains.flight import ARENA_FROM_BYTES
 from agent.inference.domains.instance import ARENA_BYTES
 from agent.inference.domains.process import Process, spawned
+from agent.inference.domains.zygote import Zygote
 from agent.inference.wire import NOT_IN_ARENA
 from bench import report
 from bench.models import floats
@@ -91,6 +92,7 @@ class Side:
     """The agent's side of one worker, asked one way or the other."""
 
     def __init__(self) -> None:
+        self._zygote = Zygote()
         self._process: Process
         self._decoder = msgspec.msgpack.Decoder(Message)
         self._hello: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -100,7 +102,7 @@ class Side:
 
     async def start(self, models: Mapping[str, Path]) -> None:
         """Spawn the worker, and wait until it has loaded the models."""
-        self._process = await spawned(self._heard, lambda *_: None, ARENA_BYTES, {})
+        self._process = await spawned(self._zygote, self._heard, lambda *_: None, ARENA_BYTES)
         loads = [
             wire.Load(name, "onnx", str(path), batching=False) for name, path in models.items()
         ]
@@ -110,6 +112,7 @@ class Side:
     async def end(self) -> None:
         """End the worker."""
         await self._process.end()
+        await self._zygote.__aexit__()
 
     async def call(
         self, name: str, head: msgspec.Raw, body: bytes, answer: int, arena: bool

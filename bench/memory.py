@@ -38,7 +38,7 @@ STEADY_S = 3.0  # steady: all readings of so long within STEADY_MIB
 STEADY_S_MAX = 30.0
 END_S_MAX = 10.0
 NOBODY = "mqtt://127.0.0.1:1"
-ROLES = {"agent.inference.worker": "audio_domain", "agent.sync.broker": "embedded_broker"}
+ROLES = {"hf-worker": "audio_domain", "hf-zygote": "zygote", "agent.sync.broker": "embedded_broker"}
 BARE = {"python": "pass", "onnxruntime": "import onnxruntime"}
 
 
@@ -61,7 +61,8 @@ def family(pid: int) -> dict[str, Memory]:
     """The agent and its children, by role."""
     found = {"agent": memory_of(pid)}
     for child in psutil.Process(pid).children(recursive=True):
-        role = next((ROLES[word] for word in child.cmdline() if word in ROLES), child.name())
+        words = [child.name(), *child.cmdline()]
+        role = next((ROLES[word] for word in words if word in ROLES), words[0])
         found[role] = memory_of(child.pid)
     return found
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
+import psutil
 import pytest
 import yaml
 
@@ -35,6 +36,14 @@ def until(question: Callable[[], T], what: str, deadline_s: float = DEADLINE_S) 
             return answer
         time.sleep(0.01)
     raise AssertionError(f"not within {deadline_s} s: {what}")
+
+
+def alive(pid: int) -> bool:
+    """Whether there is such a process, and not only what is left of one until it is waited for."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def program(name: str, package: str) -> str:

@@ -42,4 +42,7 @@ def open_standard_files() -> None:
 
 if __name__ == "__main__":
     open_standard_files()
-    sys.exit(main(*sys.argv[1:]))
+    code = main(*sys.argv[1:])
+    # All is closed by now. Threads that were left behind in a call (agent/threads.py) would meet an
+    # interpreter that takes itself apart, and sometimes end it with SIGSEGV.
+    os._exit(code)

@@ -26,6 +26,9 @@ PREFIX_BYTES = _LENGTHS.size
 INBOX_BYTES = 1 << 18
 BUFFERS_MAX = 256  # of one system call; Linux takes 1024
 WITHDRAWAL = struct.Struct("=q")
+PID = struct.Struct("=i")  # what the zygote answers; see zygote.py
+ASK_BYTES_MAX = 65_536  # of what it is asked
+ASK_DESCRIPTORS = 3  # that come with it
 
 BEGUN, REST = -2, -1  # places in a stream's memory; see engines/speech.py
 

@@ -1,7 +1,7 @@
 """The child process of a domain: its models, one socket, one batch of calls after the other.
 
-Started by domains/process.py as `python -m agent.inference.worker SOCKET PIPE ARENA AGENT`: three
-descriptors and the agent's process id. It ends when the agent ends, in whatever way that happens.
+Forked by zygote.py, which calls `main` with three descriptors, SOCKET PIPE ARENA, and the agent's
+process id. It ends when the agent ends, in whatever way that happens.
 
 Calls run on the main thread. A second one waits for the ids of calls that the agent withdraws, and
 ends the run of one that is under way; as long as there are none it costs nothing.
@@ -9,7 +9,6 @@ ends the run of one that is under way; as long as there are none it costs nothin
 
 import os
 import socket
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -210,7 +209,3 @@ def main(fd: str, pipe: str, arena: str, parent: str) -> None:
         except Exception as error:  # whatever it is, the agent is to name it before we end of it
             wire.send(sock, wire.Failure(f"the worker ended: {error!r}"))
             raise  # its traceback goes to standard error
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

@@ -23,6 +23,7 @@ from agent.forms import Keep
 from agent.inference.admission import Admission
 from agent.inference.catalog import Catalog
 from agent.inference.domains.domain import Domain
+from agent.inference.domains.zygote import Zygote
 from agent.inference.speech import Speech
 from agent.records import RATE_HZ, Range, Record, RecordType, Segment, Take
 from agent.store import streams
@@ -44,8 +45,10 @@ async def hearing() -> AsyncIterator[Speech]:
     """The audio domain with the shipped model."""
     rules = config.Domain(models=["speech"], restart_s_min=0.01)
     model = Catalog(ROOT / "models").newest("speech")
-    parts = (Bed.CLOCK, lambda _: None, Admission(Bed.CLOCK).prove, Unconfined(), 1)
-    async with Domain("audio", rules, lambda: {"speech": model}, *parts) as domain, running(domain):
+    zygote = Zygote()
+    parts = (Bed.CLOCK, lambda _: None, Admission(Bed.CLOCK).prove, Unconfined(), zygote, 1)
+    domain = Domain("audio", rules, lambda: {"speech": model}, *parts)
+    async with zygote, domain, running(domain):
         yield Speech(domain, "speech", Bed.CLOCK)
 
 

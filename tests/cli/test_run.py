@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import psutil
 import pytest
 
 from agent.store import head
 from tests.cli.inbox import heard, inbox
 from tests.cli.unprivileged import holdfast_unprivileged
 from tests.inference.catalog.repository import install, linear
-from tests.outside import DEADLINE_S, HOLDFAST, ROOT, Device, holdfast, running, until
+from tests.outside import DEADLINE_S, HOLDFAST, ROOT, Device, alive, holdfast, running, until
 
 
 @pytest.fixture
@@ -33,7 +32,7 @@ def test_a_signal_ends_the_agent_in_order_with_0(device: Device, sign: signal.Si
         until(lambda: device.status()["domains"]["audio"]["ready"], "the domain is ready")
         child = device.status()["domains"]["audio"]["pid"]
         assert device.stop(sign) == 0
-        until(lambda: not psutil.pid_exists(child), "the domain's process has ended")
+        until(lambda: not alive(child), "the domain's process has ended")
     assert "stopped" in device.log.read_text()
     assert "Traceback" not in device.log.read_text()
 
@@ -72,7 +71,7 @@ def test_the_children_of_a_killed_agent_die_with_it(device: Device) -> None:
         until(lambda: device.status()["domains"]["audio"]["ready"], "the domain is ready")
         child = device.status()["domains"]["audio"]["pid"]
         device.kill()
-        until(lambda: not psutil.pid_exists(child), "the domain's process has ended")
+        until(lambda: not alive(child), "the domain's process has ended")
 
 
 def test_a_hung_domain_does_not_keep_the_agent_from_ending(device: Device) -> None:
@@ -81,7 +80,7 @@ def test_a_hung_domain_does_not_keep_the_agent_from_ending(device: Device) -> No
         child = device.status()["domains"]["audio"]["pid"]
         os.kill(child, signal.SIGSTOP)
         assert device.stop() == 0
-        assert not psutil.pid_exists(child)
+        assert not alive(child)
 
 
 def test_a_port_that_is_in_use_is_named(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from agent.inference.admission import Admission
 from agent.inference.cache import Cache
 from agent.inference.catalog import Catalog, Model
 from agent.inference.domains.domain import Domain
+from agent.inference.domains.zygote import Zygote
 from agent.inference.scheduler import Scheduler
 from agent.inference.sequences import Sequences
 from bench import models
@@ -60,8 +61,9 @@ class House:
         def choose() -> dict[str, Model]:
             return {name: catalog.verified(name) for name in settings.models}
 
-        parts = (self.clock, lambda _: None, Admission(self.clock).prove, Unconfined(), 1)
-        self.domain = Domain("d", settings, choose, *parts)
+        parts = (self.clock, lambda _: None, Admission(self.clock).prove, Unconfined())
+        self.zygote = Zygote()
+        self.domain = Domain("d", settings, choose, *parts, self.zygote, 1)
         self.cache = Cache(1 << 20)
         self.sequences = Sequences(self.clock)
         self.scheduler = Scheduler(self, self.cache, self.sequences, self.clock)
@@ -79,7 +81,7 @@ class House:
 async def running(root: Path, *names: str, **rules: Any) -> AsyncIterator[House]:
     """Ready."""
     house = House(root, names, **rules)
-    async with house.domain:
+    async with house.zygote, house.domain:
         task = asyncio.create_task(house.domain.run())
         try:
             async with asyncio.timeout(DEADLINE_S):

@@ -22,9 +22,10 @@ from agent.errors import ModelError, PoisonError
 from agent.inference.admission import Admission
 from agent.inference.catalog import Catalog, Model
 from agent.inference.domains.domain import Domain
+from agent.inference.domains.zygote import Zygote
 from agent.inference.speech import FRESH, Heard, Speech, lag
 from bench.unconfined import Unconfined
-from tests.outside import ROOT, until
+from tests.outside import ROOT, alive, until
 
 DEADLINE_S = 30.0
 RULES = config.Domain(models=["speech"], call_timeout_s=1.0, restart_s_min=0.01)
@@ -37,8 +38,9 @@ async def running(
     """A domain with its loops, ready."""
     found = model or Catalog(ROOT / "models").newest("speech")
     clock = Clock()
-    parts = (clock, lambda _: None, Admission(clock).prove, Unconfined(), 1)
-    async with Domain("audio", rules, lambda: {"speech": found}, *parts) as domain:
+    zygote = Zygote()
+    parts = (clock, lambda _: None, Admission(clock).prove, Unconfined(), zygote, 1)
+    async with zygote, Domain("audio", rules, lambda: {"speech": found}, *parts) as domain:
         task = asyncio.create_task(domain.run())
         try:
             yield Speech(domain, "speech", clock)
@@ -162,7 +164,7 @@ async def test_a_child_dies_with_a_killed_agent_even_when_it_is_stopped() -> Non
         child = int(parent.stdout.readline())
         os.kill(child, signal.SIGSTOP)
         parent.kill()
-    until(lambda: not psutil.pid_exists(child), "the child is gone")
+    until(lambda: not alive(child), "the child is gone")
 
 
 def copied(folder: Path) -> Path:

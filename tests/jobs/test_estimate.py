@@ -57,8 +57,10 @@ async def test_a_rate_outlasts_a_reboot(tmp_path: Path) -> None:
         first.pass_s(2.0)
 
     desk.models.before = takes_time
+    desk.models.go.clear()
     async with desk:
         assert (await desk.queue.show(await desk.submit(1, 4, name="a")))["eta_s"] is None
+        desk.models.go.set()
         await desk.ended("a")
     second = Desk(tmp_path, clock=Bent(datetime(1970, 1, 1, tzinfo=UTC), boot="second"))
     second.models.go.clear()

@@ -31,6 +31,7 @@ from agent.inference.domains.lease import Lease
 from agent.inference.domains.pool import Pool
 from agent.inference.domains.restarts import Restarts
 from agent.inference.domains.work import Class, Work
+from agent.inference.domains.zygote import Zygote
 from agent.tasks import Crew, through
 from agent.words import counted
 
@@ -53,6 +54,7 @@ class Domain:
         changed: Callable[["Domain"], None],
         prove: Prove,
         cell: Cell,
+        zygote: Zygote,
         threads: int,
         lease: Lease | None = None,
         refused: Callable[[HoldfastError], None] = lambda _: None,
@@ -63,9 +65,9 @@ class Domain:
 
         `changed` is called when it becomes ready or is lost, or its models change.
 
-        `prove` raises ModelError for a model that must not serve; `cell` puts processes under the
-        domain's limits; `threads` are those of each instance; `lease` shares out the GPU's time
-        (none: there is no other domain).
+        `prove` raises ModelError for a model that must not serve; `zygote` forks processes, `cell`
+        puts them under the domain's limits; `threads` are those of each instance; `lease` shares
+        out the GPU's time (none: there is no other domain).
         """
         self.name = name
         self.settings = settings
@@ -83,6 +85,7 @@ class Domain:
         self._changed = changed
         self._prove = prove
         self._cell = cell
+        self._zygote = zygote
         self._threads = threads
         self._crew = Crew()
         self._turn = asyncio.Lock()  # of changes of models
@@ -304,7 +307,7 @@ class Domain:
 
     def _instance(self, pool: Pool) -> Instance:
         labels = {name: model.label for name, model in pool.models.items()}
-        parts = (self.settings, pool, self._clock, self._cell)
+        parts = (self.settings, pool, self._clock, self._cell, self._zygote)
         return Instance(self._pools[pool], labels, *parts)
 
     def _switch(self, pool: Pool) -> None:

@@ -21,6 +21,7 @@ from agent.inference.domains.domain import Domain, Prove
 from agent.inference.domains.instance import Cell
 from agent.inference.domains.lease import Lease
 from agent.inference.domains.versions import Beginning, Versions
+from agent.inference.domains.zygote import Zygote
 from agent.tasks import Crew
 
 log = logging.getLogger("domain")
@@ -48,6 +49,7 @@ class Domains:
         changed: Callable[[Domain], None],
         prove: Prove,
         confine: Callable[[str, Settings], Limits],
+        zygote: Zygote,
         lease: Lease | None = None,
         needed: str | None = None,
     ) -> None:
@@ -64,6 +66,7 @@ class Domains:
         self._changed = changed
         self._prove = prove
         self._confine = confine
+        self._zygote = zygote
         self._lease = lease or Lease(clock)
         self._crew = Crew()
         self._cells: dict[str, Limits] = {}
@@ -218,8 +221,9 @@ class Domains:
     def _add(self, name: str, settings: Settings, all_of: Mapping[str, Settings]) -> None:
         cell = self._confine(name, settings)
         first = self._beginnings[name] = Beginning(self._versions, settings)
-        parts = (self._clock, self._changed, self._prove, cell, _threads(settings, all_of))
-        domain = Domain(name, settings, first.choose, *parts, self._lease, first.refused)
+        parts = (self._clock, self._changed, self._prove, cell, self._zygote)
+        more = (_threads(settings, all_of), self._lease, first.refused)
+        domain = Domain(name, settings, first.choose, *parts, *more)
         self._cells[name], self._domains[name] = cell, domain
         self._by_model |= dict.fromkeys(settings.models, domain)
 

@@ -22,6 +22,7 @@ from agent.inference.catalog import Model
 from agent.inference.domains.flight import Bodies, Flight
 from agent.inference.domains.process import Process, named, spawned
 from agent.inference.domains.work import Result, Work
+from agent.inference.domains.zygote import Zygote
 from agent.tasks import through
 
 log = logging.getLogger("domain")
@@ -74,6 +75,7 @@ class Instance:
         owner: Owner,
         clock: Clock,
         cell: Cell,
+        zygote: Zygote,
     ) -> None:
         """`labels` by model; `cell` puts the process under the domain's limits."""
         self.pid: int | None = None
@@ -87,6 +89,7 @@ class Instance:
         self._owner = owner
         self._clock = clock
         self._cell = cell
+        self._zygote = zygote
         self._process: Process | None = None
         self._bodies: Bodies
         self._blame = ""  # why it was ended, where that is known better than by its status
@@ -135,8 +138,9 @@ class Instance:
 
     async def _live(self) -> str:
         try:
+            environment = self._cell.environment()
             process = self._process = await spawned(
-                self._heard, self._hung_up, ARENA_BYTES, self._cell.environment()
+                self._zygote, self._heard, self._hung_up, ARENA_BYTES, environment
             )
         except OSError as error:
             return f"no process could be started: {error}"

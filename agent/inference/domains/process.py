@@ -4,11 +4,8 @@ import asyncio
 import os
 import signal
 import socket
-import subprocess
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from pathlib import Path
 from types import MappingProxyType
 from typing import cast
 
@@ -16,9 +13,9 @@ from msgspec import Struct
 
 from agent.inference import wire
 from agent.inference.arena import Arena
+from agent.inference.domains.zygote import Child, Zygote
 from agent.tasks import through
 
-WORKER = (sys.executable, "-P", "-m", "agent.inference.worker")
 STOP_TIMEOUT_S = 2.0
 READ_BYTES = 1 << 16
 SOCKET_BYTES = 1 << 20  # the kernel gives what it allows
@@ -105,7 +102,7 @@ class Frames(asyncio.BufferedProtocol):
 class Process:
     """A worker process and the ways to it; `spawned` makes one."""
 
-    def __init__(self, child: "Child", frames: Frames, pipe: int, arena: Arena) -> None:
+    def __init__(self, child: Child, frames: Frames, pipe: int, arena: Arena) -> None:
         self.pid = child.pid
         self.arena = arena
         self._child = child
@@ -155,56 +152,8 @@ class Process:
         self.arena.close()
 
 
-class Child:
-    """A process of this one's, and its exit status.
-
-    Not the loop's own: uvloop forks, which copies all that the agent has mapped, and holds it up
-    for tens of milliseconds; this one shares it until the new program runs (vfork).
-    """
-
-    def __init__(
-        self, command: Sequence[str], passed: tuple[int, ...], environment: Mapping[str, str]
-    ) -> None:
-        """Start it with these descriptors. Raises OSError."""
-        self._loop = asyncio.get_running_loop()
-        self._status: asyncio.Future[int] = self._loop.create_future()
-        self._process = subprocess.Popen(
-            command,
-            pass_fds=passed,
-            stdin=subprocess.DEVNULL,
-            env={**os.environ, **environment},
-        )
-        self.pid = self._process.pid
-        try:
-            self._fd = os.pidfd_open(self.pid)
-        except OSError:
-            self._process.kill()
-            self._process.wait()
-            raise
-        self._loop.add_reader(self._fd, self._over)
-
-    def kill(self) -> None:
-        """End it now; nothing happens if it has ended."""
-        self._process.kill()
-
-    def waited_s(self) -> float:
-        """How long its main thread has been ready to run, and had no processor."""
-        try:
-            return int(Path(f"/proc/{self.pid}/schedstat").read_text().split()[1]) / 1e9
-        except OSError:
-            return 0.0  # it is gone, or this kernel does not count
-
-    async def ended(self) -> int:
-        """Its exit status; negative: the signal that ended it."""
-        return await asyncio.shield(self._status)
-
-    def _over(self) -> None:
-        self._loop.remove_reader(self._fd)
-        os.close(self._fd)
-        self._status.set_result(self._process.wait())
-
-
 async def spawned(
+    zygote: Zygote,
     heard: Heard,
     ended: Ended,
     arena_bytes: int,
@@ -223,8 +172,7 @@ async def spawned(
         os.set_blocking(write, False)
         arena = Arena(arena_bytes)
         ours.callback(arena.close)
-        passed = (far.fileno(), read, arena.fd)
-        child = Child((*WORKER, *map(str, passed), str(os.getpid())), passed, environment)
+        child = await zygote.fork((far.fileno(), read, arena.fd), environment)
         try:
             loop = asyncio.get_running_loop()
             _, frames = await loop.create_unix_connection(lambda: Frames(heard, ended), sock=near)

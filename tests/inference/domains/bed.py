@@ -24,6 +24,7 @@ from agent.inference.domains.domain import Domain
 from agent.inference.domains.domains import Domains
 from agent.inference.domains.instance import Instance
 from agent.inference.domains.work import Class, Work
+from agent.inference.domains.zygote import Zygote
 from bench import models
 from tests.host.children import v1_places
 from tests.inference.domains.family import workers as workers
@@ -52,12 +53,16 @@ def repository(root: Path) -> Path:
 
 @asynccontextmanager
 async def running(
-    root: Path, *, wait: bool = True, **settings: config.Domain
+    root: Path,
+    *,
+    wait: bool = True,
+    worker: str = "agent.inference.worker",
+    **settings: config.Domain,
 ) -> AsyncIterator[Domains]:
     """Domains on the models in `root`, under limits, all ready."""
     parts = (Choices(root / "choices.json"), CLOCK, lambda _: None, Admission(CLOCK).prove)
-    confine = Confinement(Conditions(CLOCK))
-    async with Domains(settings, Catalog(root), *parts, confine) as domains:
+    confine, zygote = Confinement(Conditions(CLOCK)), Zygote(worker)
+    async with zygote, Domains(settings, Catalog(root), *parts, confine, zygote) as domains:
         task = asyncio.create_task(domains.run())
         try:
             for domain in domains.all() if wait else ():

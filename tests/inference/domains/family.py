@@ -1,11 +1,10 @@
 """The processes of domains, among whatever else the tests have started."""
 
-import os
 from contextlib import suppress
 
 import psutil
 
-WORKER = "agent.inference.worker"
+WORKER = "hf-worker"
 
 
 def workers() -> list[int]:
@@ -13,7 +12,6 @@ def workers() -> list[int]:
     found = []
     for child in psutil.Process().children(recursive=True):
         with suppress(psutil.NoSuchProcess):
-            left = child.status() == psutil.STATUS_ZOMBIE and child.ppid() == os.getpid()
-            if left or WORKER in child.cmdline():
+            if child.name() == WORKER:
                 found.append(child.pid)
     return found

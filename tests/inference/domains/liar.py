@@ -1,6 +1,6 @@
 """A worker that misbehaves in one way at its first batch, once; whoever comes after it is honest.
 
-Arguments: the way, a file that the first one makes, and what every worker gets.
+Its environment has the way, LIE, and a file that the first one makes, LIAR.
 """
 
 import contextlib
@@ -9,7 +9,6 @@ import os
 import signal
 import socket
 import struct
-import sys
 from pathlib import Path
 
 import msgspec
@@ -53,9 +52,10 @@ def lie(way: str, sock: socket.socket, batch: wire.Batch) -> None:
                     wire.send(sock, wire.Failure(f"{i}"))
 
 
-def main(way: str, marker: str, fd: str, pipe: str, arena: str, parent: str) -> None:
+def main(fd: str, pipe: str, arena: str, parent: str) -> None:
+    way = os.environ["LIE"]
     try:
-        Path(marker).touch(exist_ok=False)
+        Path(os.environ["LIAR"]).touch(exist_ok=False)
     except FileExistsError:
         worker.main(fd, pipe, arena, parent)
         return
@@ -71,8 +71,3 @@ def main(way: str, marker: str, fd: str, pipe: str, arena: str, parent: str) -> 
         lie(way, sock, msgspec.msgpack.decode(head, type=wire.Batch))
     while True:
         signal.pause()
-
-
-if __name__ == "__main__":
-    os.umask(0)
-    main(*sys.argv[1:])

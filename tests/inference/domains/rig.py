@@ -19,6 +19,7 @@ from agent.inference.catalog import Catalog
 from agent.inference.domains.choices import Choices
 from agent.inference.domains.domain import Domain
 from agent.inference.domains.domains import Domains
+from agent.inference.domains.zygote import Zygote
 from agent.inference.scheduler import Request, Scheduler
 from agent.inference.sequences import Sequences
 from bench.unconfined import Unconfined
@@ -79,6 +80,7 @@ class Rig:
         self.told: list[str] = []  # names of domains that changed
         self.cells: dict[str, Free] = {}
         self.file = root.parent / "models.json"
+        self.zygote = Zygote()
         self.domains = Domains(
             settings,
             Catalog(root),
@@ -87,6 +89,7 @@ class Rig:
             self._changed,
             Admission(self.clock).prove,
             self._confine,
+            self.zygote,
             needed=needed,
         )
         parts = (Cache(1 << 20), Sequences(self.clock), self.clock)
@@ -133,7 +136,7 @@ async def running(
 ) -> AsyncIterator[Rig]:
     """Domains with their loops; `d` with the model `m` unless others are named."""
     rig = Rig(root, settings or {"d": rules()}, needed)
-    async with rig.domains:
+    async with rig.zygote, rig.domains:
         task = asyncio.create_task(rig.domains.run())
         try:
             if wait:

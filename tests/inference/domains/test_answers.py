@@ -13,6 +13,7 @@ from agent.inference.domains.flight import Bodies, Flight
 from agent.inference.domains.instance import Instance
 from agent.inference.domains.process import Process
 from agent.inference.domains.work import Class, Work
+from agent.inference.domains.zygote import Zygote
 from bench.unconfined import Unconfined
 
 ARENA_BYTES = 1 << 12
@@ -63,12 +64,13 @@ def said(**more: Any) -> bytes:
 async def test_an_answer_is_whole_or_ends_its_worker(head: bytes, body: bytes, sound: bool) -> None:
     silent, clock = Silent(), Clock()
     setup, rules = wire.Setup([], ["cpu"], 1), Settings(models=["m"])
-    instance = Instance(setup, {"m": "m/1"}, rules, cast(Any, silent), clock, Unconfined())
+    parts = (cast(Any, silent), clock, Unconfined(), Zygote())
+    instance = Instance(setup, {"m": "m/1"}, rules, *parts)
     instance._process = cast(Process, silent)
     instance._bodies = Bodies(silent.arena)
     instance.loaded = {"m": wire.Loaded("CPUExecutionProvider", 0.0)}
-    parts = {"size_bytes": 0, "klass": Class.BATCH, "now_s": 0.0, "timeout_s": 1.0}
-    work = Work("m", msgspec.Raw(b"\xc0"), [], **cast(Any, parts))
+    more = {"size_bytes": 0, "klass": Class.BATCH, "now_s": 0.0, "timeout_s": 1.0}
+    work = Work("m", msgspec.Raw(b"\xc0"), [], **cast(Any, more))
     instance.flights[1] = flight = Flight([work], 0.0)
     flight.room = (ARENA_BYTES - 10, 10)
     try:

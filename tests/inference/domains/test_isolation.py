@@ -8,7 +8,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import psutil
 import pytest
 
 from agent.errors import CallLost, HoldfastError
@@ -30,7 +29,7 @@ from tests.inference.domains.bed import (
     until,
     whole,
 )
-from tests.outside import ROOT
+from tests.outside import ROOT, alive
 from tests.outside import until as until_outside
 
 PAIR = {"min": 2, "max": 2, "spare": 1}
@@ -176,7 +175,7 @@ def test_nothing_outlives_a_killed_agent(tmp_path: Path) -> None:
         os.kill(pids[-1], signal.SIGSTOP)
         assert groups(agent.pid)
         agent.kill()
-    until_outside(lambda: not any(map(psutil.pid_exists, pids)), "the children are gone")
+    until_outside(lambda: not any(map(alive, pids)), "the children are gone")
 
     def swept() -> bool:
         Cells()

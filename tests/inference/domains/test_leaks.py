@@ -24,6 +24,7 @@ from agent.inference.domains.domain import Domain
 from agent.inference.domains.flight import ARENA_FROM_BYTES
 from agent.inference.domains.instance import ARENA_BYTES
 from agent.inference.domains.work import Work
+from agent.inference.domains.zygote import Zygote
 from agent.inference.wire import Infer, Tensor
 from bench.models import identity, write
 from bench.unconfined import Unconfined
@@ -103,9 +104,10 @@ async def test_nothing_is_left_of_workers_that_were_killed(tmp_path: Path, spare
         instances=Instances(min=1, max=1, spare=spare),
     )
     before = Held()
-    parts = (clock, lambda _: None, Admission(clock).prove, Unconfined(), 1)
+    zygote = Zygote()
+    parts = (clock, lambda _: None, Admission(clock).prove, Unconfined(), zygote, 1)
     async with asyncio.timeout(DEADLINE_S):
-        async with Domain("it", rules, lambda: {"identity": model}, *parts) as domain:
+        async with zygote, Domain("it", rules, lambda: {"identity": model}, *parts) as domain:
             running = asyncio.create_task(domain.run())
             await domain.ready.wait()
             crowd = Crowd(domain, clock)
@@ -131,11 +133,12 @@ async def test_what_has_no_room_goes_through_the_socket(tmp_path: Path) -> None:
     write(tmp_path, "identity", identity(size=size))
     model, clock = Catalog(tmp_path).newest("identity"), Clock()
     rules = Settings(models=["identity"], batch_max=10, queue_max=100)
-    parts = (clock, lambda _: None, Admission(clock).prove, Unconfined(), 1)
+    zygote = Zygote()
+    parts = (clock, lambda _: None, Admission(clock).prove, Unconfined(), zygote, 1)
     tensor = Tensor("x", "FP32", [1, size], 4 * size)
     head = msgspec.Raw(msgspec.msgpack.encode(Infer([tensor])))
     async with asyncio.timeout(DEADLINE_S):
-        async with Domain("it", rules, lambda: {"identity": model}, *parts) as domain:
+        async with zygote, Domain("it", rules, lambda: {"identity": model}, *parts) as domain:
             running = asyncio.create_task(domain.run())
             await domain.ready.wait()
             works = [

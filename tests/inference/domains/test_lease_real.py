@@ -21,6 +21,7 @@ from agent.inference.catalog import Catalog
 from agent.inference.domains.domain import Domain
 from agent.inference.domains.lease import Lease, Seat
 from agent.inference.domains.work import Work
+from agent.inference.domains.zygote import Zygote
 from agent.inference.wire import Infer, Tensor
 from bench.models import loop, write
 from bench.unconfined import Unconfined
@@ -92,8 +93,9 @@ async def pair(tmp_path: Path) -> AsyncIterator[Pair]:
 @asynccontextmanager
 async def _ready(name: str, settings: Settings, root: Path, lease: Lease) -> AsyncIterator[Domain]:
     model, clock = Catalog(root).newest("loop"), Clock()
-    parts = (clock, lambda _: None, Admission(clock).prove, Unconfined(), 1, lease)
-    async with Domain(name, settings, lambda: {"loop": model}, *parts) as domain:
+    zygote = Zygote()
+    parts = (clock, lambda _: None, Admission(clock).prove, Unconfined(), zygote, 1, lease)
+    async with zygote, Domain(name, settings, lambda: {"loop": model}, *parts) as domain:
         task = asyncio.create_task(domain.run())
         try:
             async with asyncio.timeout(DEADLINE_S):

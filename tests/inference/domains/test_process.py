@@ -18,6 +18,7 @@ from agent.inference import wire
 from agent.inference.catalog import Catalog
 from agent.inference.domains.instance import Instance, setup_of
 from agent.inference.domains.process import Frames, named, spawned
+from agent.inference.domains.zygote import Zygote
 from agent.tasks import through
 from bench.unconfined import Unconfined
 from tests.inference.domains.bed import (
@@ -47,11 +48,21 @@ def few_descriptors(more: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
-@pytest.mark.parametrize("more", range(9))
+@pytest.mark.parametrize("more", range(6))
 async def test_a_start_that_fails_leaves_nothing(more: int) -> None:
+    async with Zygote() as zygote:
+        held = descriptors()
+        with few_descriptors(more), pytest.raises(OSError):
+            await spawned(zygote, lambda *_: None, lambda _: None, 1 << 20)
+        assert len(descriptors()) == len(held), (held, descriptors())
+        assert workers() == []
+
+
+@pytest.mark.parametrize("more", range(9))
+async def test_so_does_one_that_would_be_the_first(more: int) -> None:
     held = descriptors()
     with few_descriptors(more), pytest.raises(OSError):
-        await spawned(lambda *_: None, lambda _: None, 1 << 20)
+        await spawned(Zygote(), lambda *_: None, lambda _: None, 1 << 20)
     assert len(descriptors()) == len(held), (held, descriptors())
     assert workers() == []
 
@@ -59,11 +70,12 @@ async def test_a_start_that_fails_leaves_nothing(more: int) -> None:
 async def test_a_worker_that_is_not_wanted_ends_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("agent.inference.domains.process.STOP_TIMEOUT_S", DEADLINE_S)
     with nothing_left():
-        process = await spawned(lambda *_: None, lambda _: None, 1 << 20)
-        assert workers() == [process.pid]
-        await within(process.end())
-        assert named(await process.ended()) == "exit status 0"
-        process.withdraw(1)  # too late, and no fault
+        async with Zygote() as zygote:
+            process = await spawned(zygote, lambda *_: None, lambda _: None, 1 << 20)
+            assert workers() == [process.pid]
+            await within(process.end())
+            assert named(await process.ended()) == "exit status 0"
+            process.withdraw(1)  # too late, and no fault
 
 
 async def test_an_instance_may_be_cancelled_at_any_moment(tmp_path: Path) -> None:
@@ -73,19 +85,21 @@ async def test_an_instance_may_be_cancelled_at_any_moment(tmp_path: Path) -> Non
     settings, owner = rules("first"), Mock()
     setup = setup_of([model], settings, 1)
     with nothing_left():
-        for turn in range(60 if LONG else 6):
-            one = Instance(setup, {"first": "first/1"}, settings, owner, CLOCK, Unconfined())
-            task = asyncio.create_task(one.run())
-            for _ in range(chance.choice([0, 1, 2, 3, 5, 8])):
-                await asyncio.sleep(0)
-            if turn % 3 == 0:
-                await asyncio.sleep(chance.random() * 0.5)
-            for _ in range(chance.choice([1, 2])):
-                task.cancel()
-                await asyncio.sleep(0)
-            with suppress(asyncio.CancelledError):
-                await task
-            assert workers() == []
+        async with Zygote() as zygote:
+            parts = (owner, CLOCK, Unconfined(), zygote)
+            for turn in range(60 if LONG else 6):
+                one = Instance(setup, {"first": "first/1"}, settings, *parts)
+                task = asyncio.create_task(one.run())
+                for _ in range(chance.choice([0, 1, 2, 3, 5, 8])):
+                    await asyncio.sleep(0)
+                if turn % 3 == 0:
+                    await asyncio.sleep(chance.random() * 0.5)
+                for _ in range(chance.choice([1, 2])):
+                    task.cancel()
+                    await asyncio.sleep(0)
+                with suppress(asyncio.CancelledError):
+                    await task
+                assert workers() == []
         owner.went.assert_called()
 
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import signal
-import sys
 from pathlib import Path
 
 import msgspec
@@ -13,7 +12,7 @@ from hypothesis import strategies as st
 from agent import config
 from agent.clock import Clock
 from agent.errors import BusyError, CallLost
-from agent.inference.domains import instance, process
+from agent.inference.domains import instance, zygote
 from agent.inference.domains.restarts import Restarts
 from tests.inference.domains.bed import (
     CLOCK,
@@ -31,8 +30,9 @@ from tests.inference.domains.bed import (
     whole,
     within,
 )
+from tests.outside import ROOT
 
-LIAR = [sys.executable, "-m", "tests.inference.domains.liar"]
+LIAR = "tests.inference.domains.liar"
 WAYS = {
     "hangs up": "",
     "garbage": "makes no sense",
@@ -66,15 +66,23 @@ def unproved(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("agent.inference.admission.Admission.prove", prove)
 
 
+def lie(patch: pytest.MonkeyPatch, root: Path, way: str) -> None:
+    """What the workers read that a zygote forks from now on."""
+    patch.setattr(zygote, "ZYGOTE", [one for one in zygote.ZYGOTE if one != "-P"])
+    patch.setenv("PYTHONPATH", str(ROOT))
+    patch.setenv("LIE", way)
+    patch.setenv("LIAR", str(root / "marker"))
+
+
 @pytest.mark.usefixtures("unproved")
 @pytest.mark.parametrize("way", WAYS if LONG else SOME)
 async def test_who_talks_nonsense_is_replaced_and_costs_no_call(
     root: Path, monkeypatch: pytest.MonkeyPatch, way: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(process, "WORKER", (*LIAR, way, str(root / "marker")))
+    lie(monkeypatch, root, way)
     settings = rules("first", call_timeout_s=1.0, batch_max=64)
     with nothing_left():
-        async with running(root, one=settings) as domains:
+        async with running(root, worker=LIAR, one=settings) as domains:
             one = domains.named("one")
             works = [numbers("first", float(i), floats=1 << 13) for i in range(40)]
             if way != "stalled":  # there the socket is full, with the rest of a batch behind it
@@ -91,9 +99,10 @@ async def test_who_talks_nonsense_is_replaced_and_costs_no_call(
 async def test_who_introduces_itself_wrongly_never_serves(
     root: Path, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
-    monkeypatch.setattr(process, "WORKER", (*LIAR, way, str(root / "marker")))
+    lie(monkeypatch, root, way)
     with nothing_left():
-        async with running(root, one=rules("first", start_timeout_s=5.0)) as domains:
+        settings = rules("first", start_timeout_s=5.0)
+        async with running(root, worker=LIAR, one=settings) as domains:
             await answered(domains.named("one"), numbers("first", 1.0))
             assert domains.named("one").restarts == 1
 
@@ -141,7 +150,7 @@ async def test_who_gets_no_processor_is_not_taken_for_hung(
     monkeypatch.setattr(instance, "DOUBT_S", 0.01)
     asked = list[float]()
 
-    def waited_s(_: process.Child) -> float:
+    def waited_s(_: zygote.Child) -> float:
         asked.append(CLOCK.monotonic())
         return asked[-1]
 
@@ -150,7 +159,7 @@ async def test_who_gets_no_processor_is_not_taken_for_hung(
             one, work = domains.named("one"), numbers("first", 1.0)
             starved = one.instances[0]
             with monkeypatch.context() as busy:
-                busy.setattr(process.Child, "waited_s", waited_s)
+                busy.setattr(zygote.Child, "waited_s", waited_s)
                 starved._waited_s = CLOCK.monotonic()
                 send(starved, signal.SIGSTOP)
                 one.submit(work)

@@ -10,7 +10,7 @@ import sys
 import time
 from typing import Any
 
-if "agent.inference.worker" in sys.orig_argv:
+if "agent.inference.zygote" in sys.orig_argv:
     import onnxruntime
 
     class Session(onnxruntime.InferenceSession):

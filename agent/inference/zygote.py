@@ -1,0 +1,111 @@
+"""The process that workers are forked from: Python, and what a worker imports, but no model.
+
+A worker begins in a few milliseconds so, where a new Python needs half a second on a small board
+until it has imported NumPy and ONNX Runtime; and what was imported is in memory once for all.
+
+Started by domains/zygote.py as `python -m agent.inference.zygote SOCKET AGENT WORKER`: the socket's
+descriptor, the agent's process id, and the module whose `main` a worker runs. A message brings the
+worker's three descriptors, and as its content what is to be added to the environment; the answer is
+the worker's process id, or below zero why there is none (errno).
+
+A worker is no child of this process: nothing happens to it when this one ends. It is forked by a
+process between the two, which ends at once and leaves it to the agent.
+"""
+
+import errno
+import gc
+import importlib
+import os
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from functools import partial
+from types import ModuleType
+from typing import NoReturn
+
+import msgspec
+
+from agent import child
+from agent.inference import wire
+
+REPARENTED_S = 0.0005  # between two looks
+
+
+def main(fd: str, agent: str, module: str) -> None:
+    """Fork workers until the agent closes the socket."""
+    child.live_with(int(agent))
+    child.be_named("hf-zygote")
+    worker = importlib.import_module(module)
+    from agent.inference.engines import hearing, onnx  # noqa: F401  (most workers need one)
+
+    gc.collect()
+    gc.freeze()  # a collection in a worker would write to each object, and so copy its page
+    with socket.socket(fileno=int(fd)) as sock:
+        while True:
+            try:
+                content, fds, _, _ = socket.recv_fds(sock, wire.ASK_BYTES_MAX, wire.ASK_DESCRIPTORS)
+            except ConnectionError:
+                return
+            if not content:
+                return
+            sock.sendall(wire.PID.pack(_forked(partial(_work, sock, worker, content, fds, agent))))
+            for one in fds:
+                os.close(one)
+
+
+def _work(
+    sock: socket.socket, worker: ModuleType, content: bytes, fds: list[int], agent: str
+) -> None:
+    """The life of a worker."""
+    sock.close()
+    child.be_named("hf-worker")
+    os.environ.update(msgspec.msgpack.decode(content, type=dict[str, str]))
+    worker.main(*map(str, fds), agent)
+
+
+def _forked(life: Callable[[], None]) -> int:
+    """The process id of a child of the agent's that leads this life; below zero: an errno."""
+    read, write = os.pipe()
+    try:
+        between = os.fork()
+        if not between:
+            os.close(read)
+            _between(write, life)
+        os.waitpid(between, 0)
+        os.close(write)
+        write = -1
+        said = os.read(read, wire.PID.size)
+    except OSError as error:
+        return -(error.errno or errno.EAGAIN)
+    finally:
+        os.close(read)
+        if write >= 0:
+            os.close(write)
+    return wire.PID.unpack(said)[0] if said else -errno.EAGAIN
+
+
+def _between(write: int, life: Callable[[], None]) -> NoReturn:
+    """Fork once more, and end: what is forked here has the agent for its parent then."""
+    status, between = 1, os.getpid()
+    try:
+        if pid := os.fork():
+            os.write(write, wire.PID.pack(pid))
+        else:
+            os.close(write)
+            while os.getppid() == between:
+                time.sleep(REPARENTED_S)
+            life()
+        status = 0
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else 0
+    finally:  # this process ends here: what was raised has nowhere else to go
+        if raised := sys.exc_info()[1]:
+            traceback.print_exception(raised)
+        sys.stderr.flush()
+        os._exit(status)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
