@@ -7,6 +7,7 @@ Every number's key ends in its unit. `config/schema.json` is generated from thes
 import re
 import socket
 import sys
+from itertools import chain
 from typing import Annotated, Literal
 
 import msgspec
@@ -124,8 +125,9 @@ class Domain(Part, frozen=True, kw_only=True):
     Of two domains the one of the more urgent `class` goes first. `devices` are tried in their
     order. `cpus` is a CPU set as Linux writes it (0-3,6; none: all), `cpu_share` the part of the
     CPU time that is the domain's when all want it (none: by class), `threads` those of each
-    instance (none: all CPUs but two, shared out). A child above `memory_bytes_max` is killed, it
-    alone. `gpu_share` is the part of the GPU's time when all want it.
+    instance (none: all CPUs but two, shared out, and no more than `cpus`). A child above
+    `memory_bytes_max` is killed, it alone. `gpu_share` is the part of the GPU's time when all want
+    it.
 
     Up to `queue_max` calls wait (none: 256, and 2048 for speech), none longer than
     `request_timeout_s`; more are refused at once. Up to `batch_max` rows go together (none: 10, and
@@ -159,6 +161,13 @@ class Domain(Part, frozen=True, kw_only=True):
     quarantine_window_s: Seconds = 600.0
     quarantine_s: Seconds = 300.0
     keep_previous_s: Annotated[float, Meta(ge=0, le=SECONDS_MAX)] = 300.0
+
+    @property
+    def cpu_numbers(self) -> frozenset[int]:
+        """The CPUs of `cpus`; none where that is not set."""
+        spans = [part.partition("-") for part in self.cpus.split(",")] if self.cpus else []
+        each = (range(int(first), int(last or first) + 1) for first, _, last in spans)
+        return frozenset(chain.from_iterable(each))
 
 
 class Models(Part, frozen=True):

@@ -94,14 +94,5 @@ class Confined:
 
 def limits(settings: Settings) -> Limits:
     """What a domain's settings ask of the host."""
-    cpus = None if settings.cpus is None else tuple(sorted(_numbers(settings.cpus)))
+    cpus = None if settings.cpus is None else tuple(sorted(settings.cpu_numbers))
     return Limits(cpus, settings.cpu_share, settings.memory_bytes_max, settings.class_)
-
-
-def _numbers(cpus: str) -> set[int]:
-    """The CPUs of a set as Linux writes it, 0-3,6."""
-    found: set[int] = set()
-    for part in cpus.split(","):
-        first, _, last = part.partition("-")
-        found |= set(range(int(first), int(last or first) + 1))
-    return found

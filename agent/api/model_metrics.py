@@ -136,6 +136,15 @@ def _calls(domains: list[Domain]) -> Iterator[Metric]:
         for outcome, number in figures.outcomes.items():
             ended.add_metric([domain, name, outcome], number)
     yield ended
+    yield _counter(
+        "holdfast_cache_hits", "Calls answered from the cache.", rows, lambda one: one.cache_hits
+    )
+    yield _counter(
+        "holdfast_cache_misses",
+        "Calls that the cache had no answer to.",
+        rows,
+        lambda one: one.cache_misses,
+    )
     yield _histogram(
         "holdfast_model_queue_seconds",
         "From a call's arrival until it was sent to a process.",
@@ -156,6 +165,18 @@ def _calls(domains: list[Domain]) -> Iterator[Metric]:
     )
 
 
+def _counter(
+    name: str,
+    meaning: str,
+    rows: Iterable[tuple[str, str, ModelFigures]],
+    of: Callable[[ModelFigures], int],
+) -> Metric:
+    family = CounterMetricFamily(name, meaning, labels=["domain", "model"])
+    for domain, model, figures in rows:
+        family.add_metric([domain, model], of(figures))
+    return family
+
+
 def _histogram(
     name: str,
     meaning: str,
@@ -174,12 +195,6 @@ def _histogram(
 def _kept(scheduler: Scheduler) -> Iterator[Metric]:
     """What is remembered between calls."""
     cache = scheduler.cache
-    yield CounterMetricFamily(
-        "holdfast_cache_hits", "Calls answered from the cache.", value=cache.hits
-    )
-    yield CounterMetricFamily(
-        "holdfast_cache_misses", "Calls that the cache had no answer to.", value=cache.misses
-    )
     yield GaugeMetricFamily("holdfast_cache_bytes", "What is in it.", value=cache.used_bytes)
     yield GaugeMetricFamily(
         "holdfast_sequences",

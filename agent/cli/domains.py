@@ -28,7 +28,7 @@ def ls(config: Config = DEFAULT, as_json: Json = False) -> None:
 
 @app.command("restart")
 def restart(name: str, config: Config = DEFAULT) -> None:
-    """Kill a domain's processes; the agent starts the next ones and nothing is lost."""
+    """Kill a domain's processes, and start others; calls that may be made twice are made again."""
     Client.of(config).post(f"{_route(name)}/restart")
     typer.echo(f"domain {name} is being restarted")
 

@@ -31,7 +31,7 @@ class Tree:
         """Set it; a file that is not there is never made. Raises OSError."""
         number = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
         try:
-            os.write(number, value.encode())
+            os.write(number, f"{value}\n".encode())  # the kernel passes over a write of nothing
         except OSError as error:
             raise OSError(error.errno, error.strerror, str(path)) from error
         finally:

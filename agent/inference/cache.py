@@ -22,8 +22,6 @@ class Cache:
     """Bounded, least recently used."""
 
     def __init__(self, bytes_max: int) -> None:
-        self.hits = 0
-        self.misses = 0
         self.used_bytes = 0
         self._bytes_max = bytes_max
         self._entries: OrderedDict[bytes, tuple[float, Result]] = OrderedDict()
@@ -40,10 +38,8 @@ class Cache:
         """The answer, if it is there and not too old."""
         found = self._entries.get(key)
         if found is None or found[0] < now_s:
-            self.misses += 1
             return None
         self._entries.move_to_end(key)
-        self.hits += 1
         return found[1]
 
     def put(self, key: bytes, result: Result, until_s: float) -> None:

@@ -15,14 +15,14 @@ from typing import NamedTuple, Protocol
 import msgspec
 
 from agent.clock import Clock
-from agent.errors import BusyError, CallLost, NotThere, RequestError, RunError
+from agent.errors import BusyError, CallLost, LateError, NotThere, RequestError, RunError
 from agent.inference.breaker import Breaker
 from agent.inference.breaker import State as BreakerState
 from agent.inference.cache import CALL_BYTES_MAX, Cache
 from agent.inference.catalog import Model
 from agent.inference.domains.domain import Domain
 from agent.inference.domains.work import Class, Result, Work
-from agent.inference.sequences import STATE_BYTES_MAX, Sequences, State, Step
+from agent.inference.sequences import STATE_BYTES_MAX, Memory, Sequences, State, Step
 from agent.inference.wire import Buffer, Infer, Inferred, Tensor
 
 log = logging.getLogger("infer")
@@ -86,7 +86,9 @@ class Scheduler:
         if not model.manifest.deterministic or request.size_bytes > CALL_BYTES_MAX:
             return self._ask(domain, model, request)
         key = self.cache.key(model.label, request.head, request.body)
-        if known := self.cache.get(key, self._clock.monotonic()):
+        known = self.cache.get(key, self._clock.monotonic())
+        domain.figures.looked_up(request.model, known=known is not None)
+        if known is not None:
             done: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
             done.set_result(known)
             return done
@@ -136,9 +138,12 @@ class Scheduler:
         breaker = self.breaker(model)
         admitted = breaker.admits(now_s)
         if admitted is None:
-            domain, model, breaker, admitted = self._instead(model, breaker, now_s)
+            try:
+                domain, model, breaker, admitted = self._instead(model, breaker, now_s)
+            except BusyError:
+                domain.figures.counted(request.model, "busy")
+                raise
             request = request._replace(model=model.manifest.name)
-        most_s = math.inf if request.patient else domain.settings.request_timeout_s
         loaded = domain.loaded(request.model)
         work = Work(
             request.model,
@@ -147,7 +152,7 @@ class Scheduler:
             size_bytes=request.size_bytes,
             klass=domain.klass if request.klass is None else request.klass,
             now_s=now_s,
-            timeout_s=most_s if request.timeout_s is None else min(request.timeout_s, most_s),
+            timeout_s=_most_s(domain, request),
             rows=request.rows if loaded is not None and loaded.batching else 1,
             key=request.version,
             label=None if request.version is None else model.label,
@@ -212,18 +217,27 @@ class Scheduler:
         """One step of a sequence: its state goes in, and the new state stays here."""
         step = request.step
         assert step is not None
-        self._stateful(request)
+        domain, _ = self._stateful(request)
+        most_s, began_s = _most_s(domain, request), self._clock.monotonic()
         with self.sequences.at(request.model, step) as memory:
-            async with memory.turn:
-                domain, model = self._stateful(request)  # as it is now
-                if step.start:
-                    self.sequences.keep(memory, None)
-                    state = _begun(domain, model, request)
-                else:
-                    state = self.sequences.state(memory, request.model, step, model.label)
-                result = await self._ask(domain, model, self._with(state, domain, model, request))
-                result, state = self._without(result, model)
-                self.sequences.keep(memory, None if step.end else state)
+            await _turn(memory, request.model, step, most_s)
+            try:
+                left_s = max(0.0, most_s - (self._clock.monotonic() - began_s))
+                return await self._made(request._replace(timeout_s=left_s), memory, step)
+            finally:
+                memory.turn.release()
+
+    async def _made(self, request: Request, memory: Memory, step: Step) -> Result:
+        """A step whose turn it is."""
+        domain, model = self._stateful(request)  # as it is now
+        if step.start:
+            self.sequences.keep(memory, None)
+            state = _begun(domain, model, request)
+        else:
+            state = self.sequences.state(memory, request.model, step, model.label)
+        result = await self._ask(domain, model, self._with(state, domain, model, request))
+        result, state = self._without(result, model)
+        self.sequences.keep(memory, None if step.end else state)
         return result
 
     def _stateful(self, request: Request) -> tuple[Domain, Model]:
@@ -269,6 +283,24 @@ class Scheduler:
             at += one.size_bytes
         head = msgspec.Raw(self._encoder.encode(Inferred(outputs[:shown])))
         return result._replace(head=head, body=body), state
+
+
+def _most_s(domain: Domain, request: Request) -> float:
+    """How long a call may take."""
+    most_s = math.inf if request.patient else domain.settings.request_timeout_s
+    return most_s if request.timeout_s is None else min(request.timeout_s, most_s)
+
+
+async def _turn(memory: Memory, model: str, step: Step, most_s: float) -> None:
+    """Until the steps before this one are made; it is to be released. Raises LateError."""
+    try:
+        async with asyncio.timeout(None if math.isinf(most_s) else most_s):
+            await memory.turn.acquire()
+    except TimeoutError:
+        raise LateError(
+            f"sequence {step.id!r} of model {model}: the deadline passed before its turn came",
+            "allow more time, or send the next step when an answer has come",
+        ) from None
 
 
 def _begun(domain: Domain, model: Model, request: Request) -> State:

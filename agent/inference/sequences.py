@@ -4,8 +4,8 @@ The agent keeps it, not the worker. So any instance may take the next call, the 
 sequences travel in one batch, and a worker's death costs no sequence anything. The calls of one
 sequence are made one after the other.
 
-Limits  : SEQUENCES_MAX at a time, of ALL_BYTES_MAX, each of STATE_BYTES_MAX; one without a call for
-          IDLE_S is forgotten.
+Limits  : SEQUENCES_MAX at a time, of ALL_BYTES_MAX, each of STATE_BYTES_MAX; STEPS_MAX of one are
+          made or wait for their turn; one without a call for IDLE_S is forgotten.
 Format  : by model and the caller's id, the state outputs of its last call as raw tensors.
 Recovery: none over a restart of the agent; a sequence that is not known must begin with its start.
 """
@@ -23,7 +23,9 @@ from agent.inference.wire import Tensor
 SEQUENCES_MAX = 4096
 ALL_BYTES_MAX = 256 << 20
 STATE_BYTES_MAX = 32 << 20
+STEPS_MAX = 64
 IDLE_S = 60.0
+RETRY_S = 1.0
 
 
 class Step(NamedTuple):
@@ -77,6 +79,12 @@ class Sequences:
         if memory is None:
             memory = self._memories[key] = self._begun(model, step)
         self._memories.move_to_end(key)
+        if memory.steps >= STEPS_MAX:
+            raise BusyError(
+                f"sequence {step.id!r} of model {model}: {memory.steps} steps wait already",
+                "send the next step when an answer has come",
+                RETRY_S,
+            )
         memory.steps += 1
         try:
             yield memory
@@ -88,14 +96,20 @@ class Sequences:
                 del self._memories[key]
 
     def keep(self, memory: Memory, state: State | None) -> None:
-        """What a step left behind; none: the sequence is at its end. Raises RunError."""
+        """What a step left behind; none: the sequence is at its end. Raises RunError, BusyError.
+
+        Then it is as before the step, which may be made again.
+        """
         if state and state.size_bytes > STATE_BYTES_MAX:
             raise RunError(
                 f"model {state.label}: the state of a sequence grew to {state.size_bytes} bytes",
                 f"end it sooner: at most {STATE_BYTES_MAX} are kept",
             )
-        for one, sign in (memory.state, -1), (state, 1):
-            self.used_bytes += sign * one.size_bytes if one else 0
+        before_bytes = memory.state.size_bytes if memory.state else 0
+        more_bytes = (state.size_bytes if state else 0) - before_bytes
+        if more_bytes > 0 and self.used_bytes + more_bytes > ALL_BYTES_MAX:
+            raise self._full()
+        self.used_bytes += more_bytes
         memory.state = state
 
     def state(self, memory: Memory, model: str, step: Step, label: str) -> State:
@@ -113,12 +127,15 @@ class Sequences:
         if not step.start:
             raise _unknown(model, step)
         if len(self._memories) >= SEQUENCES_MAX or self.used_bytes >= ALL_BYTES_MAX:
-            raise BusyError(
-                f"{len(self._memories)} sequences of {self.used_bytes} bytes are under way",
-                "end some",
-                IDLE_S,
-            )
+            raise self._full()
         return Memory()
+
+    def _full(self) -> BusyError:
+        return BusyError(
+            f"{len(self._memories)} sequences of {self.used_bytes} bytes are under way",
+            "end some",
+            IDLE_S,
+        )
 
     def _forget(self, now_s: float) -> None:
         while self._memories:

@@ -56,9 +56,9 @@ class Load(Struct, frozen=True):
     engine: str
     path: str
     options: dict[str, Any] = {}
-    sha256: str = ""
+    sha256: str = ""  # of all that is loaded, as one; "" where nobody has said
     batching: bool | None = None  # None: whatever its shapes allow
-    state: list[tuple[str, str]] = []  # inputs that are fed from the outputs of the last call
+    files: list[tuple[str, str]] = []  # each that counts, and its SHA-256 as it was verified
     finite: bool = False
     warm_up: int = 0
 

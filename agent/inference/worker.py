@@ -7,18 +7,20 @@ Calls run on the main thread. A second one waits for the ids of calls that the a
 ends the run of one that is under way; as long as there are none it costs nothing.
 """
 
+import hashlib
 import os
 import socket
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 
 import msgspec
 from onnxruntime import RunOptions
 
 from agent import child
-from agent.errors import HoldfastError
+from agent.errors import HoldfastError, ModelError
 from agent.inference import wire
 from agent.inference.arena import seen
 from agent.inference.engines import Call, Done, Engine, Faulty, engine
@@ -91,6 +93,7 @@ class Worker:
         head, _ = self._inbox.receive()
         setup = msgspec.msgpack.decode(head, type=wire.Setup)
         for one in setup.models:
+            _unchanged(one)
             self._engines[one.name] = engine(one.engine)(one, setup)
         loaded = {name: found.loaded for name, found in self._engines.items()}
         wire.send(self._sock, wire.Hello(loaded))
@@ -177,6 +180,24 @@ class Worker:
             view = memoryview(buffer).cast("B")
             self._arena[at : at + len(view)] = view
             at += len(view)
+
+
+def _unchanged(load: wire.Load) -> None:
+    """Whether its files are still what was verified, before a process was started anew.
+
+    Raises ModelError.
+    """
+    for path, sha256 in load.files:
+        try:
+            with Path(path).open("rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise ModelError(f"{path}: cannot be read: {error.strerror}") from error
+        if found != sha256:
+            raise ModelError(
+                f"{path}: was changed after it was verified: its sha256 is {found[:12]}…, "
+                f"expected {sha256[:12]}…; put the file back, or load another version"
+            )
 
 
 def _answered(one: Done | Faulty) -> wire.Answer:

@@ -1,7 +1,7 @@
 """Jobs and the scheduler: where a model runs, what a chunk asks, what a body holds.
 
 A chunk is larger than a batch: its commit is worth some calls. They are made one after the other,
-each as many rows as its domain batches, so that what is more urgent passes between them.
+each of a few rows, of fewer where these take long, so that what is more urgent passes between them.
 """
 
 from collections.abc import Mapping
@@ -52,10 +52,30 @@ class Calls:
     async def infer(self, request: Request) -> Answer:
         """Make a chunk's calls. Raises as infer.py says."""
         rows = rows_of(request.inputs) if self.where(request.model).rows_max else None
-        if rows is None or rows <= CALL_ROWS:
+        most = self._rows_max(request)
+        if rows is None or most is None or rows <= most:
             return await self._call(request, request.inputs)
-        parts = [unpack(part.content) for part in split(request.inputs, CALL_ROWS)]
+        parts = [unpack(part.content) for part in split(request.inputs, most)]
         return joined([await self._call(request, inputs) for inputs in parts])
+
+    def _rows_max(self, request: Request) -> int | None:
+        """Of one call; None: all of the chunk's, since it must not be begun twice.
+
+        Raises ModelError where it was.
+        """
+        domain = self._domains.serving(request.model)
+        known = domain.models.get(request.model) if domain else None
+        if domain is None or known is None:  # it is not ready: the call itself says so
+            return None
+        if known.manifest.idempotent:
+            return min(CALL_ROWS, domain.rows_in_time(request.model) or CALL_ROWS)
+        if request.again:
+            raise ModelError(
+                f"a call to {known.label} was begun and its answer is lost: it must not be made "
+                "twice",
+                "see what came of it, and submit what is left",
+            )
+        return None
 
     async def _call(self, request: Request, inputs: list[Tensor]) -> Answer:
         heads = [wire.Tensor(one.name, one.dtype, one.shape, one.data.nbytes) for one in inputs]

@@ -11,12 +11,16 @@ from agent.store.tensors import CHUNK_BYTES_MAX, Tensor, pack
 
 
 class Request(Struct, frozen=True):
-    """One call of a model. `wanted` outputs, none: all; it has no deadline."""
+    """One call of a model. `wanted` outputs, none: all; it has no deadline.
+
+    `again`: it was begun before, and nobody knows how far it came.
+    """
 
     model: str
     klass: Class
     inputs: list[Tensor]
     wanted: list[str]
+    again: bool = False
 
 
 class Answer(Struct, frozen=True):

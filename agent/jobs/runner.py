@@ -202,7 +202,10 @@ class Runner:
         rows = job.rows if job.chunks == 1 else inputs[0].shape[0]
         begun_s = current.begun_s = self._clock.monotonic()
         try:
-            answer = await self._infer.infer(Request(job.model, job.klass, inputs, job.wanted))
+            again = job.attempts > 1
+            answer = await self._infer.infer(
+                Request(job.model, job.klass, inputs, job.wanted, again)
+            )
         finally:
             current.begun_s = None
         current.held_up = ""

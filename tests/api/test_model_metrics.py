@@ -1,6 +1,5 @@
 """What a scraper and the status learn of domains and models, from a real agent."""
 
-import asyncio
 import json
 import os
 import shutil
@@ -12,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import yaml
 from onnxruntime import get_available_providers
@@ -20,6 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from agent.cli.client import Client
 from agent.errors import BusyError, CallLost, LateError, RequestError, RunError
 from agent.inference.domains.figures import Figures
+from agent.inference.domains.work import Class, Work
 from bench.models import tiny, write
 from tests.outside import Device, free_port, until
 
@@ -101,8 +102,8 @@ def test_each_call_is_counted_by_what_became_of_it(board: Board) -> None:
     assert board.value(calls, **KEYS, outcome="ok") == 3
     assert board.value(calls, **KEYS, outcome="refused") == 1
     assert board.value(calls, model="other", outcome="ok") is None
-    assert board.value("holdfast_cache_hits_total") == 1
-    assert board.value("holdfast_cache_misses_total") == 4
+    assert board.value("holdfast_cache_hits_total", **KEYS) == 1
+    assert board.value("holdfast_cache_misses_total", **KEYS) == 4
     assert (board.value("holdfast_cache_bytes") or 0) > 0
     assert board.value("holdfast_sequences") == 0
 
@@ -119,15 +120,16 @@ def test_each_call_is_counted_by_what_became_of_it(board: Board) -> None:
     ],
 )
 async def test_an_outcome_is_told_by_its_error(error: Exception | None, outcome: str) -> None:
-    figures, done = Figures(), asyncio.get_running_loop().create_future()
+    figures = Figures()
+    parts = {"size_bytes": 0, "klass": Class.BATCH, "now_s": 0.0, "timeout_s": 1.0}
+    call, given_up = (Work("m", msgspec.Raw(b"\xc0"), [], **parts) for _ in range(2))  # type: ignore
     if error:
-        done.set_exception(error)
+        call.fail(error)
     else:
-        done.set_result(None)
-    figures.ended("m", done)
-    given_up = asyncio.get_running_loop().create_future()
-    given_up.cancel()
-    figures.ended("m", given_up)
+        call.answer(None)  # type: ignore
+    given_up.done.cancel()
+    for one in (call, given_up):
+        figures.ended(one, one.done)
     assert figures.models["m"].outcomes == {outcome: 1, "withdrawn": 1}
 
 

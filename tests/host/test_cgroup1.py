@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from agent.host.cells import Cells
-from agent.host.groups import places
+from agent.host.groups import Tree, places
 from agent.host.limits import Limits
 from tests.host.children import MIB, Child, children, needs_v1, ran_s, v1_places
 from tests.outside import until
@@ -65,6 +65,18 @@ def test_memory_over_the_limit_ends_that_child_alone(cells: Cells) -> None:
             assert leaky.oom_kills() == 2
     leaky.close()
     sound.close()
+
+
+def test_nothing_is_written_as_nothing() -> None:
+    """Of no bytes at all the kernel takes no notice: what stood there would go on to hold."""
+    tree, group = Tree(), v1_places()["cpuset"] / f"holdfast-{os.getpid()}-0-1-empty"
+    tree.make(group)
+    try:
+        for value in ("0", ""):
+            tree.write(group / "cpuset.cpus", value)
+            assert tree.read(group / "cpuset.cpus") == value
+    finally:
+        tree.remove(group)
 
 
 def test_a_limit_can_be_raised_and_lifted_while_a_child_runs(cells: Cells) -> None:

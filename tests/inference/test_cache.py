@@ -20,7 +20,6 @@ def test_an_answer_is_there_until_its_time_is_over() -> None:
     assert found.body == result().body
     assert found.body.nbytes == len(found.body.obj), "nothing else is kept alive with it"
     assert cache.get(b"k", 10.1) is None
-    assert (cache.hits, cache.misses) == (1, 2)
 
 
 def test_it_stays_within_its_bounds_and_gives_up_what_was_asked_for_longest_ago() -> None:

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from agent.errors import BusyError, LateError, NotThere, RequestError, RunError
 from agent.inference.breaker import CALLS_MIN
 from agent.inference.scheduler import Request
-from agent.inference.sequences import Step
+from agent.inference.sequences import STEPS_MAX, Step
 from agent.inference.wire import Infer, Inferred, Tensor
 from tests.inference.house import DEADLINE_S, House, error_of, running, write_all
 
@@ -138,7 +138,8 @@ async def test_a_known_answer_is_given_again_for_as_long_as_it_holds(house: Hous
     bad = request("sure", [[1, 2]])
     for _ in range(2):
         assert isinstance(await error_of(house.scheduler.infer(bad)), RequestError)
-    assert house.cache.hits == 1
+    figures = house.domain.figures.models["sure"]
+    assert (figures.cache_hits, figures.cache_misses) == (1, 4)
 
 
 async def fails(house: House, model: str) -> None:
@@ -152,6 +153,7 @@ async def test_a_model_that_errs_too_often_is_left_alone(house: House) -> None:
     error = await error_of(house.scheduler.infer(request("picks", [[1]], "INT64")))
     assert isinstance(error, BusyError)
     assert 0 < error.retry_s <= 10
+    assert house.domain.figures.models["picks"].outcomes["busy"] == 1
     async with asyncio.timeout(DEADLINE_S):  # the others are not
         await house.scheduler.infer(request("tiny4", [[1] * 4]))
 
@@ -248,3 +250,44 @@ async def test_a_sequence_of_several_rows_has_a_state_for_each(house: House) -> 
     assert found == [2.0] * 4 + [4.0] * 4
     many = request("accumulator", rows, rows=1 << 26, step=Step("b", start=True))
     assert isinstance(await error_of(house.scheduler.infer(many)), RequestError)
+
+
+async def test_a_step_that_waits_for_its_turn_has_a_deadline_all_the_same(house: House) -> None:
+    async with asyncio.timeout(DEADLINE_S):
+        await house.scheduler.infer(step(1, "a", start=True))
+        os.kill(house.pid, signal.SIGSTOP)
+        first = asyncio.ensure_future(house.scheduler.infer(step(2, "a")))
+        await asyncio.sleep(0)  # it has the turn
+        error = await error_of(house.scheduler.infer(step(4, "a")._replace(timeout_s=0.05)))
+        assert isinstance(error, LateError)
+        assert not first.done(), "it is told before the one ahead of it has ended"
+        os.kill(house.pid, signal.SIGCONT)
+        assert numbers(await first)[0] == 3
+        assert numbers(await house.scheduler.infer(step(8, "a")))[0] == 11, "it was not made"
+
+
+async def test_of_one_sequence_only_so_many_steps_wait(house: House) -> None:
+    async with asyncio.timeout(DEADLINE_S):
+        await house.scheduler.infer(step(0, "a", start=True))
+        asked = [asyncio.ensure_future(house.scheduler.infer(step(1, "a"))) for _ in range(70)]
+        found = await asyncio.gather(*asked, return_exceptions=True)
+        assert [type(one) for one in found[STEPS_MAX:]] == [BusyError] * (70 - STEPS_MAX)
+        assert numbers(found[STEPS_MAX - 1])[0] == STEPS_MAX
+
+
+async def test_the_trace_tells_of_calls_that_never_had_their_turn_too(house: House) -> None:
+    async with asyncio.timeout(DEADLINE_S):
+        first = asyncio.ensure_future(house.scheduler.infer(turns(LONG_TURNS)))
+        await begun(house)
+        error = await error_of(house.scheduler.infer(turns(1, timeout_s=0.05)))
+        assert isinstance(error, LateError)
+        (late,) = (one.document() for one in house.domain.figures.traces())
+        assert (late["fault"], late["queued_ms"], late["total_ms"]) == ("late", None, 50.0)
+        first.cancel()
+        lost = asyncio.ensure_future(house.scheduler.infer(turns(LONG_TURNS)))
+        while len(house.domain.figures.traces()) < 2:
+            for pid in [one.pid for one in house.domain.instances if one.calls and one.pid]:
+                os.kill(pid, signal.SIGKILL)
+            await asyncio.sleep(0.01)
+        await asyncio.wait([lost])
+        assert [one.fault for one in house.domain.figures.traces()] == ["lost", "late"]

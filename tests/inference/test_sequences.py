@@ -83,6 +83,13 @@ def test_they_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.raises(RunError, match="grew"),
     ):
         found.keep(memory, State("m/1", [], [memoryview(bytearray(STATE_BYTES_MAX + 1))]))  # type: ignore
+    monkeypatch.setattr(sequences, "ALL_BYTES_MAX", found.used_bytes + 10)
+    with found.at("m", Step("8")) as memory:
+        found.keep(memory, state(4 + 10))
+        with pytest.raises(BusyError, match="sequences of"):
+            found.keep(memory, state(4 + 11))  # they had room when they began
+        found.keep(memory, state(4))
+    monkeypatch.undo()
     monkeypatch.setattr(sequences, "SEQUENCES_MAX", 1 << 30)
     found.used_bytes = ALL_BYTES_MAX
     with pytest.raises(BusyError), found.at("m", Step("one more", start=True)):

@@ -131,6 +131,8 @@ async def test_a_chunk_that_kills_its_domain_fails_its_job_alone(tmp_path: Path)
         await desk.ended(good)
         calls = [int(np.frombuffer(r.inputs[0].data, "<f4")[0]) for r in desk.models.calls]
         assert calls.count(1) == 4
+        again = [r.again for r in desk.models.calls]
+        assert again.count(True) == 2, "the second and third time of one chunk"
 
 
 @pytest.mark.parametrize("error", [RequestError("it is too wide"), ModelError("it is NaN")])

@@ -139,8 +139,16 @@ class Catalog:
         return folder
 
     def _claims(self, name: str, version: int) -> bool:
-        """Whether anything there says that it is a version, and may serve."""
-        folder = self._version(name, version)
+        """Whether anything there says that it is a version, and may serve.
+
+        What cannot be read does: it is no reason to be silent on the others, and falls by itself.
+        """
+        try:
+            return self._says_so(name, self._version(name, version), version)
+        except (ModelError, OSError):
+            return True
+
+    def _says_so(self, name: str, folder: Path, version: int) -> bool:
         if (folder / MANIFEST).exists():
             return True
         whole = any(folder.glob("*.onnx")) or (folder / triton.CONFIG).exists()
@@ -154,7 +162,7 @@ class Catalog:
         """What a version says of itself, and the digest of its model.yaml."""
         folder = self._version(name, version)
         path = folder / MANIFEST
-        if not (path.is_symlink() or path.exists()):
+        if not _there(path):
             config = _triton(folder.parent, folder)
             if config is None:
                 raise ModelError(
@@ -221,11 +229,21 @@ def _external(folder: Path, file: Path, names: set[str]) -> list[Path]:
     return paths
 
 
+def _there(path: Path) -> bool:
+    """Whether there is anything of this name. Raises ModelError where that cannot be seen."""
+    try:
+        return path.is_symlink() or path.exists()
+    except OSError as error:
+        raise ModelError(
+            f"{path}: cannot be read: {error.strerror or error}", "let this user read it"
+        ) from error
+
+
 def _triton(above: Path, folder: Path) -> tuple[bytes, str] | None:
     """A version's config.pbtxt and its path: of its own, or the one for all versions."""
     for place_of in (folder, above):
         path = place_of / triton.CONFIG
-        if path.is_symlink() or path.exists():
+        if _there(path):
             real = place.inside(place_of.resolve(), triton.CONFIG, "in place of model.yaml")
             return place.read(real, TEXT_BYTES_MAX), str(path)
     return None

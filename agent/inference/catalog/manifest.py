@@ -6,6 +6,7 @@ Recovery: it is written once with the files it names and never changed: a versio
 """
 
 import difflib
+import hashlib
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -127,6 +128,17 @@ class Model(Struct, frozen=True):
     def label(self) -> str:
         """Name, version and the digest's first digits, as results are stamped with."""
         return f"{self.manifest.name}/{self.manifest.version}@{self.sha256[:12]}"
+
+    def loaded_files(self) -> list[tuple[Path, str]]:
+        """What is loaded when it is, and the digests: the model file, and weights beside it."""
+        weights = [(self.folder / one.file, one.sha256) for one in self.manifest.external]
+        return [(self.path, self.sha256), *weights]
+
+    @property
+    def weights_sha256(self) -> str:
+        """Of all that is loaded."""
+        parts = [sha256 for _, sha256 in self.loaded_files()]
+        return parts[0] if len(parts) == 1 else hashlib.sha256(" ".join(parts).encode()).hexdigest()
 
     @property
     def options(self) -> dict[str, Any]:

@@ -69,6 +69,8 @@ class Candidate:
         finally:
             for wait in waits:
                 wait.cancel()
+        if not pool.ready:  # it came, and goes already
+            await pool.failed.wait()
         if pool.failed.is_set():
             labels = [model.label for model in (self._fresh or pool.models).values()]
             raise Refused(
@@ -82,7 +84,8 @@ class Candidate:
         async def ask(work: Work) -> Result:
             work.once, work.holder = True, instance
             if not instance.ready:
-                raise CallLost("its process ended")
+                await self._pool.failed.wait()  # then its cause is known
+                raise CallLost(self._pool.cause)
             instance.send([work], 1.0)
             return await work.done
 

@@ -20,7 +20,7 @@ from agent.inference import wire
 from agent.inference.domains.costs import Costs
 from agent.inference.domains.flight import Flight
 from agent.inference.domains.instance import Instance
-from agent.inference.domains.lease import UNBOUNDED_S, Lease, Want
+from agent.inference.domains.lease import Lease, Want
 from agent.inference.domains.queue import Queue
 from agent.inference.domains.work import Work
 
@@ -200,7 +200,8 @@ class Dispatch:
             turn_s = self.seat.turn(_ep(instance, head), ahead=bool(instance.flights))
             if not turn_s:  # it is another's; pumped again when it is over
                 return
-            rows_max = self._rows(head, turn_s)
+            most_s = min(turn_s, self._settings.call_timeout_s / 2)
+            rows_max = self._rows(head.model, most_s, instance.loaded[head.model])
             if joins:
                 rows_max = min(rows_max, self._kind.batch_max)
                 works = self.queue.take(head, rows_max, self._share(head))
@@ -218,10 +219,14 @@ class Dispatch:
             return None
         return Want(head.klass, head.deadline_s) if self.seat.shares(_ep(instance, head)) else None
 
-    def _rows(self, head: Work, turn_s: float) -> int:
-        """How many rows such as those of `head` are done in so long a time, about."""
-        row_s = self._costs(head.model).row_s()
-        return max(1, int(turn_s / row_s)) if row_s and turn_s < UNBOUNDED_S else ROWS_ANY
+    def rows_in_time(self, model: str, loaded: wire.Loaded) -> int:
+        """How many rows can go together without a doubt that their process hangs."""
+        return self._rows(model, self._settings.call_timeout_s / 2, loaded)
+
+    def _rows(self, model: str, most_s: float, loaded: wire.Loaded) -> int:
+        """How many rows are done in so long a time, about: as measured, at least at its warm-up."""
+        row_s = self._costs(model).row_s() or loaded.warm_up_s
+        return max(1, int(most_s / row_s)) if row_s else ROWS_ANY
 
     def _served(self, head: Work, instance: Instance) -> bool:
         """Whether the version that `head` asks for is there still; if not, it is given back."""
@@ -312,6 +317,9 @@ class Dispatch:
                 work.fail(RunError(f"model {work.model}: {answer.message}"))
             case "expired":
                 work.fail(self._late())
+            case "withdrawn" if work.once:  # it is no thief's: made, and left out of a full message
+                error = f"model {work.model}: its answer had no room beside those it came with"
+                work.fail(RunError(error, "lower the domain's batch_max, or ask for less at once"))
             case "withdrawn" if not work.done.done():  # by a theft, and the thief died
                 work.holder = None
                 self.queue.put(work)

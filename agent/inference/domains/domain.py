@@ -172,6 +172,11 @@ class Domain:
         """What the instances say of a model; None while none is ready, or it is not loaded."""
         return next((one.loaded.get(model) for one in self.instances), None)
 
+    def rows_in_time(self, model: str) -> int | None:
+        """How many rows of a call are surely done within `call_timeout_s`; None: nobody knows."""
+        loaded = self.loaded(model)
+        return self._dispatch.rows_in_time(model, loaded) if loaded else None
+
     def submit(self, work: Work) -> None:
         """Accept a call: `work.done` will have its answer or an error. Raises BusyError."""
         try:
@@ -185,7 +190,7 @@ class Domain:
         except BusyError:
             self.figures.counted(work.model, "busy")
             raise
-        work.done.add_done_callback(partial(self.figures.ended, work.model))
+        work.done.add_done_callback(partial(self.figures.ended, work))
 
     def cancel(self, work: Work) -> None:
         """Nobody waits for this call any more."""
@@ -315,6 +320,7 @@ class Domain:
         former, self._current = self._current, pool
         forgotten, self._former = self._former, former
         pool.renews = True
+        self._restarts.pardon()  # what died was the former, or before it was proved
         sizes = self.settings.instances
         pool.resize(sizes.min, sizes.min + sizes.spare)
         self.models = pool.models

@@ -188,12 +188,15 @@ class Domains:
                         f"domain {name} stays as it was: {error}{so_far}", error.hint
                     ) from error
                 done[name] = "changed"
-            for name in [one for one in self._domains if one not in settings]:
-                await self._remove(name)
-                done[name] = "removed"
-            for name, one in settings.items():
-                if name not in self._domains:
-                    self._add(name, one, settings)
+            added = {name: one for name, one in settings.items() if name not in known}
+            for name, one in added.items():  # before others go: a model may move from one of them
+                self._add(name, one, settings)
+            try:
+                for name in [one for one in self._domains if one not in settings]:
+                    await self._remove(name)
+                    done[name] = "removed"
+            finally:  # only now: there may not be memory for both
+                for name in added:
                     self._begin(name)
                     done[name] = "added"
             return done
@@ -213,9 +216,13 @@ class Domains:
         """What a domain is to serve: what it does, and of the rest the best. Raises ModelError."""
         found = dict[str, Model]()
         for name in self._versions.wanted(settings):
-            known = domain.models.get(name)
-            best = partial(self._versions.best, name, settings, {})
-            found[name] = known or (await asyncio.to_thread(best))[0]
+            if known := domain.models.get(name):
+                if _asks_more(settings, domain.settings):
+                    await asyncio.to_thread(self._versions.suits, known, settings)
+                found[name] = known
+            else:
+                best = partial(self._versions.best, name, settings, {})
+                found[name] = (await asyncio.to_thread(best))[0]
         return found
 
     def _add(self, name: str, settings: Settings, all_of: Mapping[str, Settings]) -> None:
@@ -297,9 +304,15 @@ class Domains:
                 seen[model] = name
 
 
+def _asks_more(settings: Settings, former: Settings) -> bool:
+    """Whether a model that serves may not do so under these."""
+    return (settings.engine, settings.devices) != (former.engine, former.devices)
+
+
 def _threads(settings: Settings, all_of: Mapping[str, Settings]) -> int:
-    """Of each instance: as set, or its part of all CPUs but two."""
+    """Of each instance: as set, or its part of all CPUs but two, and no more than its own CPUs."""
     if settings.threads:
         return settings.threads
     unset = [one.instances.max for one in all_of.values() if one.threads is None]
-    return max(1, max(1, (os.cpu_count() or 1) - 2) // max(1, sum(unset)))
+    part = max(1, (os.cpu_count() or 1) - 2) // max(1, sum(unset))
+    return max(1, min(part, len(settings.cpu_numbers) or part))

@@ -44,6 +44,7 @@ class ModelFigures:
         self.compute_s = Histogram(SECONDS)  # of batches
         self.batch_calls = Histogram(CALLS)
         self.outcomes: dict[str, int] = {}  # calls, by what became of them
+        self.cache_hits = self.cache_misses = 0
 
 
 class Trace(NamedTuple):
@@ -96,21 +97,34 @@ class Figures:
         queue_s = figures.queue_s
         for work, answer in zip(works, message.answers, strict=True):
             queue_s.add(work.times.sent_s - work.times.arrived_s)
-            # What stays of a call: not its tensors. A Trace is made of it when somebody looks.
-            kept = (work.id, work.model, work.klass, work.rows, work.batched, work.tries)
-            self._last.append((*kept, work.pid, answer.fault, work.times))
+            self._keep(work, answer.fault)
         figures.compute_s.add(message.ended_s - message.began_s)
         figures.batch_calls.add(len(works))
 
-    def ended(self, model: str, done: Future[Result]) -> None:
+    def ended(self, work: Work, done: Future[Result]) -> None:
         """A call has what it will ever have."""
         error = None if done.cancelled() else done.exception()
-        self.counted(model, "withdrawn" if done.cancelled() else OUTCOMES.get(type(error), "lost"))
+        outcome = "withdrawn" if done.cancelled() else OUTCOMES.get(type(error), "lost")
+        self.counted(work.model, outcome)
+        if outcome == "lost" or (outcome == "late" and not work.times.sent_s):  # nobody answers
+            work.times.answered_s = work.deadline_s if outcome == "late" else 0.0
+            self._keep(work, outcome)
+
+    def _keep(self, work: Work, fault: str) -> None:
+        """What stays of a call: not its tensors. A Trace is made of it when somebody looks."""
+        kept = (work.id, work.model, work.klass, work.rows, work.batched, work.tries)
+        self._last.append((*kept, work.pid, fault, work.times))
 
     def counted(self, model: str, outcome: str) -> None:
         """One more call came to this."""
         outcomes = self._of(model).outcomes
         outcomes[outcome] = outcomes.get(outcome, 0) + 1
+
+    def looked_up(self, model: str, *, known: bool) -> None:
+        """The answer to a call was looked for in the cache."""
+        figures = self._of(model)
+        figures.cache_hits += known
+        figures.cache_misses += not known
 
     def _of(self, model: str) -> ModelFigures:
         figures = self.models.get(model)

@@ -131,10 +131,16 @@ class Instance:
                 self._hand_back(cause)
 
     def _hand_back(self, cause: str) -> None:
-        """A worker makes its batches one after the other: the first alone may have begun."""
-        begun, *waiting = [flight.works for flight in self.flights.values()] or [[]]
+        """A worker makes its batches one after the other: the first alone may have begun.
+
+        Of one that was not heard to its end, or made no sense, any may have.
+        """
+        works = [work for flight in self.flights.values() for work in flight.works]
+        begun = len(next(iter(self.flights.values())).works) if self.flights else 0
+        if self._senseless or not self._closed.is_set():
+            begun = len(works)
         self.flights.clear()
-        self._owner.went(self, begun, [work for works in waiting for work in works], cause)
+        self._owner.went(self, works[:begun], works[begun:], cause)
 
     async def _live(self) -> str:
         try:
@@ -170,7 +176,7 @@ class Instance:
                 self._watch(self._period_s)
                 self._owner.came(self)
                 return True
-        self.kill(f"not ready within {self.settings.start_timeout_s} s")
+        self.kill(f"not ready within {self.settings.start_timeout_s} s (start_timeout_s)")
         return False
 
     def _without_processor(self, process: Process) -> float:
@@ -319,7 +325,7 @@ class Instance:
             self._doubted = True
             self._watch(DOUBT_S)
         else:
-            self.kill(f"no answer within {self.settings.call_timeout_s} s")
+            self.kill(f"no answer within {self.settings.call_timeout_s} s (call_timeout_s)")
 
     def _ask(self) -> None:
         assert self._process is not None
@@ -336,6 +342,8 @@ def setup_of(models: Iterable[Model], settings: Settings, threads: int) -> wire.
             engine=model.manifest.engine,
             path=str(model.path),
             options=model.manifest.options,
+            sha256=model.weights_sha256,
+            files=[(str(path), sha256) for path, sha256 in model.loaded_files()],
             batching=model.manifest.batching,
             finite=model.manifest.finite,
             warm_up=model.manifest.warm_up,

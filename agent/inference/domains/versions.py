@@ -50,6 +50,11 @@ class Versions:
         None: the newest. Raises ModelError.
         """
         model = self._catalog.verified(name, version)
+        self.suits(model, settings)
+        return model
+
+    def suits(self, model: Model, settings: Settings) -> None:
+        """Whether it is for the engine of a domain, and its last device. Raises ModelError."""
         if model.manifest.engine != (settings.engine or model.manifest.engine):
             raise ModelError(
                 f"{model.label} is for the engine {model.manifest.engine}, and its domain runs "
@@ -58,7 +63,6 @@ class Versions:
                 "model in the domain",
             )
         self._catalog.check(model, settings.devices[-1])
-        return model
 
     def _in_turn(self, name: str) -> list[int | None]:
         """The versions in the order in which they are tried: chosen, the one before, newest."""

@@ -1,6 +1,7 @@
 """What is let in from the disk, and what is kept out, with what is said about it."""
 
 import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from onnx.external_data_helper import convert_model_to_external_data
 
 from agent.errors import ModelError
 from agent.inference.catalog import Catalog, TensorSpec, golden
+from tests.host.lowly import as_nobody
 from tests.inference.catalog.repository import (
     describe,
     install,
@@ -309,3 +311,34 @@ def test_a_model_is_checked_for_a_device_before_it_is_loaded(tmp_path: Path) -> 
     catalog = Catalog(tmp_path)
     with pytest.raises(ModelError, match=r"Whirl of com\.acme, opset 3 \(node 'only'\)"):
         catalog.check(catalog.verified("m"), "cpu")
+
+
+def test_a_version_that_this_user_may_not_read_is_refused_alone() -> None:
+    """As a copy by root is, with a strict umask."""
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        for version in (1, 2):
+            install(root, linear(), version=version)
+        root.chmod(0o755)
+        (root / "m/2").chmod(0o700)
+
+        def act() -> dict[str, object]:
+            catalog = Catalog(root)
+            with pytest.raises(ModelError, match=r"m/2/model\.yaml: cannot be read: Permission"):
+                catalog.verified("m", 2)
+            return {"claimed": list(catalog.claimed("m")), "whole": catalog.verified("m", 1).label}
+
+        found = as_nobody(act)
+    assert found["claimed"] == [2, 1]
+    assert str(found["whole"]).startswith("m/1@")
+
+
+def test_a_version_that_leads_elsewhere_is_refused_alone(tmp_path: Path) -> None:
+    install(tmp_path / "models", linear())
+    install(tmp_path / "away", linear(), version=2)
+    (tmp_path / "models/m/2").symlink_to(tmp_path / "away/m/2")
+    catalog = Catalog(tmp_path / "models")
+    assert list(catalog.claimed("m")) == [2, 1]
+    with pytest.raises(ModelError, match="leads out of the models' folder"):
+        catalog.verified("m", 2)
+    assert catalog.verified("m", 1)

@@ -38,10 +38,28 @@ class Silent:
     def ailing(self, *_: object) -> None:
         """Nobody asks."""
 
+    def went(self, _: object, begun: list[Work], waiting: list[Work], __: str) -> None:
+        self.handed_back = begun, waiting
+
 
 def said(**more: Any) -> bytes:
     fields: dict[str, Any] = {"id": 1, "answers": [wire.Answer(size_bytes=10)], **more}
     return msgspec.msgpack.encode(wire.Answers(**fields, received_s=0, began_s=0, ended_s=0))
+
+
+def made(silent: Silent) -> Instance:
+    setup, rules = wire.Setup([], ["cpu"], 1), Settings(models=["m"])
+    parts = (cast(Any, silent), Clock(), Unconfined(), Zygote())
+    instance = Instance(setup, {"m": "m/1"}, rules, *parts)
+    instance._process = cast(Process, silent)
+    instance._bodies = Bodies(silent.arena)
+    instance.loaded = {"m": wire.Loaded("CPUExecutionProvider", 0.0)}
+    return instance
+
+
+def call() -> Work:
+    parts = {"size_bytes": 0, "klass": Class.BATCH, "now_s": 0.0, "timeout_s": 1.0}
+    return Work("m", msgspec.Raw(b"\xc0"), [], **cast(Any, parts))
 
 
 @pytest.mark.parametrize(
@@ -62,15 +80,8 @@ def said(**more: Any) -> bytes:
     ],
 )
 async def test_an_answer_is_whole_or_ends_its_worker(head: bytes, body: bytes, sound: bool) -> None:
-    silent, clock = Silent(), Clock()
-    setup, rules = wire.Setup([], ["cpu"], 1), Settings(models=["m"])
-    parts = (cast(Any, silent), clock, Unconfined(), Zygote())
-    instance = Instance(setup, {"m": "m/1"}, rules, *parts)
-    instance._process = cast(Process, silent)
-    instance._bodies = Bodies(silent.arena)
-    instance.loaded = {"m": wire.Loaded("CPUExecutionProvider", 0.0)}
-    more = {"size_bytes": 0, "klass": Class.BATCH, "now_s": 0.0, "timeout_s": 1.0}
-    work = Work("m", msgspec.Raw(b"\xc0"), [], **cast(Any, more))
+    silent = Silent()
+    instance, work = made(silent), call()
     instance.flights[1] = flight = Flight([work], 0.0)
     flight.room = (ARENA_BYTES - 10, 10)
     try:
@@ -83,3 +94,20 @@ async def test_an_answer_is_whole_or_ends_its_worker(head: bytes, body: bytes, s
             assert not work.done.done(), "it can still be made elsewhere"
     finally:
         silent.arena.close()
+
+
+@pytest.mark.parametrize("said_last", [b"", b"\xc1"])
+async def test_of_who_makes_no_sense_nobody_knows_what_it_has_begun(said_last: bytes) -> None:
+    """What must not be made twice is not given to another as if nobody had begun it."""
+    silent = Silent()
+    instance, works = made(silent), [call(), call()]
+    instance.flights = {i: Flight([work], 0.0) for i, work in enumerate(works)}
+    try:
+        if said_last:
+            instance._heard(said_last, memoryview(b""))
+        instance._hung_up("")
+        instance._hand_back("it ended")
+    finally:
+        silent.arena.close()
+    known = 2 if said_last else 1
+    assert silent.handed_back == (works[:known], works[known:])

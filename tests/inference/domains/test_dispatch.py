@@ -514,3 +514,24 @@ async def any_course(chance: random.Random) -> None:
     assert answers == {i + 1: 1 for i in range(len(works))}
     assert all(work.tries <= TRIES_MAX for work in works)
     house.dispatch.close("done")
+
+
+@pytest.mark.parametrize("once", [True, False])
+async def test_what_found_no_room_in_an_answer_is_made_again_unless_it_must_not(once: bool) -> None:
+    house = House()
+    work = house.ask(once=once)
+    await house.turns()
+    house.instances[0].answer(fault="withdrawn")
+    await house.turns()
+    assert len(house.instances[0].sent) == (1 if once else 2)
+    if once:
+        assert isinstance(await error_of(work), RunError)
+
+
+async def test_a_batch_is_never_so_long_that_its_process_would_be_killed_for_it() -> None:
+    house = House(call_timeout_s=10.0)
+    await house.knows(1.5, 1.2)
+    for _ in range(10):
+        house.ask()
+    await house.turns()
+    assert len(house.instances[0].sent[0]) == 4, "in half of the time that it has"

@@ -18,6 +18,10 @@ from agent.errors import (
     NotNow,
     NotThere,
 )
+from agent.inference.catalog import Catalog
+from agent.inference.catalog.manifest import External
+from agent.inference.domains.domains import _threads
+from agent.inference.domains.instance import setup_of
 from bench.models import loop, not_numbers, tiny, write, write_triton
 from tests.inference.catalog.repository import describe, install, linear
 from tests.inference.domains.family import workers
@@ -296,3 +300,68 @@ async def test_what_a_triton_configuration_wishes_holds_where_nothing_else_is_sa
             domain = rig.domains.named("d")
             kind, setup = domain._kind(domain.models), domain._setup(domain.models)
             assert (kind.batch_max, kind.batch_delay_s, setup.threads) == wanted
+
+
+async def test_what_serves_must_suit_what_its_domain_is_changed_to(root: Path) -> None:
+    settings = rules("m")
+    async with running(root, d=settings) as rig:
+        for changed, said in (
+            (replace(settings, engine="speech"), "for the engine onnx"),
+            (replace(settings, devices=["tensorrt"]), "tensorrt"),
+        ):
+            with pytest.raises(ModelError, match=said):
+                await rig.domains.apply({"d": changed})
+            assert rig.domains.named("d").settings == settings
+        assert await rig.version() == 1
+
+
+async def test_a_model_of_a_domain_that_is_renamed_always_has_one(root: Path) -> None:
+    async with running(root, d=rules("m"), e=rules("turns")) as rig:
+        call = asyncio.create_task(turns(rig, LONG_TURNS))
+        await until(lambda: rig.domains.named("e").instances[0].calls, "it runs")
+        order = asyncio.create_task(rig.domains.apply({"d": rules("m"), "f": rules("turns")}))
+        await until(lambda: not rig.domains.named("e").ready.is_set(), "it goes")
+        there = rig.domains.serving("turns")
+        call.cancel()
+        assert there is rig.domains.named("f")
+        assert await asyncio.wait_for(order, DEADLINE_S) == {"e": "removed", "f": "added"}
+        await rig.ready("f")
+        assert (await turns(rig, 1)).version == 1
+
+
+async def test_the_engines_that_tensorrt_keeps_are_those_of_one_version(root: Path) -> None:
+    put(root, 2)
+    catalog, settings = Catalog(root), rules()
+    loads = [setup_of([catalog.verified("m", v)], settings, 1).models[0] for v in (1, 2)]
+    assert [one.sha256 for one in loads] == [catalog.verified("m", v).sha256 for v in (1, 2)]
+    first = catalog.verified("m", 1)
+    apart = [External("weights", digit * 64, 1) for digit in "ab"]
+    models = [replace(first, manifest=replace(first.manifest, external=[one])) for one in apart]
+    assert len({one.weights_sha256 for one in (first, *models)}) == 3
+
+
+async def test_threads_are_no_more_than_the_processors_they_may_run_on(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 12)
+    for settings, wanted in (
+        (rules(), 10),
+        (rules(cpus="0-2,5"), 4),
+        (rules(cpus="3"), 1),
+        (rules(cpus="3", threads=7), 7),
+    ):
+        assert _threads(settings, {"d": settings}) == wanted
+
+
+async def test_a_file_that_changes_under_a_version_is_not_run_as_that_version(root: Path) -> None:
+    path = root / "m/1/model.onnx"
+    verified = path.read_bytes()
+    async with running(root, d=rules("m", quarantine_after=1000)) as rig:
+        domain, pid = rig.domains.named("d"), rig.domains.named("d").pid
+        assert pid is not None
+        path.write_bytes(linear(weight=7.0).SerializeToString())
+        os.kill(pid, signal.SIGKILL)
+        await until(lambda: "changed after it was verified" in domain.cause, "it is refused")
+        path.write_bytes(verified)
+        await rig.ready()
+        assert await rig.version() == 1

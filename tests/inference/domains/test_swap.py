@@ -360,3 +360,19 @@ async def test_a_proof_is_none_of_the_serving_versions_figures(root: Path) -> No
         await rig.domains.load("m", 2)
         figures = rig.domains.named("d").figures
         assert len(figures.traces()) == 3 < RUNS
+
+
+async def test_another_version_ends_the_quarantine_of_the_one_before(root: Path) -> None:
+    put(root, 2)
+    async with running(root, d=rules(quarantine_after=2)) as rig:
+        domain = rig.domains.named("d")
+        await rig.domains.load("m", 1)
+        while not domain.quarantined:
+            await until(lambda: domain.ready.is_set() or domain.quarantined, "it serves")
+            for pid in workers():
+                os.kill(pid, signal.SIGKILL)
+            await until(lambda: not workers(), "it died")
+            await until(lambda: domain.quarantined or domain.ready.is_set(), "it rests, or not")
+        await rig.domains.load("m", 2)
+        assert await rig.version() == 2
+        assert not domain.quarantined

@@ -1,0 +1,50 @@
+"""How the calls of a chunk are made: by the real scheduler, in a real process."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from agent.errors import ModelError
+from agent.jobs.calls import CALL_ROWS, Calls
+from agent.jobs.infer import Answer, Request
+from bench import models
+from tests.inference.house import House, running
+from tests.jobs.desk import tensor
+
+ROWS = 2 * CALL_ROWS
+GIVEN = np.arange(4.0 * ROWS, dtype=np.float32).reshape(ROWS, 4)
+
+
+async def asked(house: House, *, again: bool = False) -> Answer:
+    calls = Calls(house.scheduler, house)
+    return await calls.infer(Request("m", "batch", [tensor("x", GIVEN)], [], again))
+
+
+def made(house: House) -> int:
+    return house.domain.figures.models["m"].outcomes["ok"]
+
+
+async def test_calls_are_as_short_as_their_domain_asks(tmp_path: Path) -> None:
+    """A process that is at one for longer than call_timeout_s is taken for hung, and killed."""
+    models.write(tmp_path, "m", models.identity())
+    async with running(tmp_path, "m", call_timeout_s=10.0) as house:
+        answer = await asked(house)
+        assert made(house) == 2
+        assert answer.outputs[0].data.tobytes() == GIVEN.tobytes()
+        costs = house.domain._dispatch._costs("m")
+        for _ in range(100):  # as on a slow board
+            costs.measured(1.6, 1, 1)
+        assert (await asked(house)).outputs[0].data.tobytes() == GIVEN.tobytes()
+        assert made(house) > 2 + 2
+
+
+async def test_what_must_not_be_made_twice_is_not_though_it_is_a_job(tmp_path: Path) -> None:
+    models.write(tmp_path, "m", models.identity(), idempotent=False)
+    async with running(tmp_path, "m") as house:
+        answer = await asked(house)
+        assert answer.outputs[0].data.tobytes() == GIVEN.tobytes()
+        assert made(house) == 1, "a part of it cannot be lost alone"
+        with pytest.raises(ModelError, match="must not be made twice"):
+            await asked(house, again=True)
+        assert made(house) == 1
