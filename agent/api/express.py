@@ -143,7 +143,6 @@ class Lane:
         self._held = b""  # what was sent ahead
         self._head: Head | None = None
         self._body: bytearray | None = None
-        self._filled = 0
         self._call: Call | None = None
         self._stuck = False  # the client does not take its answers
         self._last = False  # no request follows this one
@@ -192,6 +191,7 @@ class Lane:
         head = self._express.head(data[:end]) if len(END) <= end <= HEAD_BYTES_MAX else None
         if head is None:
             self._express.gone(self)
+            self.transport.resume_reading()
             self._place.leave(data)
             return
         have = min(len(data) - end, head.body_bytes)
@@ -199,19 +199,19 @@ class Lane:
             self._held = data[end + have :]
             self._ask(head, memoryview(data)[end : end + have])
             return
-        self._head, self._body, self._filled = head, bytearray(head.body_bytes), have
-        self._body[:have] = data[end:]
+        # It grows as it comes: a header alone must not take what it only announces.
+        self._head, self._body = head, bytearray(data[end:])
+        self.transport.resume_reading()
         self._place.receive()
 
     def _more(self, data: bytes) -> None:
         assert self._body is not None
         assert self._head is not None
-        have = min(len(data), len(self._body) - self._filled)
-        self._body[self._filled : self._filled + have] = data[:have]
-        self._filled += have
-        if self._filled == len(self._body):
+        missing = self._head.body_bytes - len(self._body)
+        self._body += data[:missing]
+        if len(data) >= missing:
             body, self._body = self._body, None
-            self._held = data[have:]
+            self._held = data[missing:]
             self._ask(self._head, body)
 
     def _ask(self, head: Head, body: Buffer) -> None:
@@ -239,7 +239,8 @@ class Lane:
         self._place.rest()
         if self._held and not self._stuck:
             data, self._held = self._held, b""
-            self.transport.resume_reading()
+            if len(data) <= AHEAD_BYTES_MAX:
+                self.transport.resume_reading()
             self._begin(data)
 
     def _write(self, reply: Reply) -> None:

@@ -46,6 +46,10 @@ class Guard:
                 return self._refusal(request) or await _answer(request, handler)
         finally:
             self.active_requests -= 1
+            if "Content-Encoding" in request.headers:
+                # aiohttp would read what is left of the body, to be polite: ten seconds of nothing
+                # but unpacking, if somebody means it. A time that is over is what ends that.
+                request.content.set_exception(TimeoutError())
 
     def _refusal(self, request: web.Request) -> web.Response | None:
         host = request.headers.get("Host", "")
@@ -83,6 +87,9 @@ async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
         return refusal(REFUSED.get(type(error), 400), str(error), error.hint)
     except HoldfastError as error:
         return refusal(500, str(error), error.hint)
+    except web.RequestPayloadError as error:
+        said = " ".join(str(error).split())
+        return refusal(400, f"the body: {said}", "send it whole, and encoded as its header says")
     except web.HTTPException as error:
         answer = refusal(error.status, error.reason, "see /api/v1/health and the README")
         answer.headers.update({k: v for k, v in error.headers.items() if k == "Allow"})

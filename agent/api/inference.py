@@ -154,15 +154,12 @@ async def _body(request: web.Request) -> Buffer:
     piece = await request.content.readany()
     if len(piece) == length:
         return piece
-    body = bytearray(length)
-    at = 0
+    body = bytearray()  # it grows as it comes: a header alone must not take what it announces
     while piece:
-        if at + len(piece) > oip.BODY_BYTES_MAX:
-            raise _too_long(at + len(piece))
-        body[at : at + len(piece)] = piece  # beyond `length` where none was said
-        at += len(piece)
+        if len(body) + len(piece) > oip.BODY_BYTES_MAX:
+            raise _too_long(len(body) + len(piece))
+        body += piece
         piece = await request.content.readany()
-    del body[at:]
     return body
 
 

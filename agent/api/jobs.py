@@ -200,7 +200,7 @@ def _order(request: web.Request, body: bytes) -> Order:
         body = body[: _number(HEADER_LENGTH, header, len(body))]
     try:
         return msgspec.json.decode(body, type=Order)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise RequestError(f"the body of {request.path}: {error}", f"send {FORM}") from error
 
 

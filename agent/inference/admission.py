@@ -22,7 +22,7 @@ from agent.clock import Clock
 from agent.errors import DomainError, ModelError, RequestError
 from agent.inference import wire
 from agent.inference.catalog import Golden, Model, golden
-from agent.inference.catalog.golden import DTYPES
+from agent.inference.catalog.golden import ARRAYS_BYTES_MAX, DTYPES
 from agent.inference.domains.work import Class, Result, Work
 
 Array = NDArray[Any]
@@ -69,7 +69,7 @@ class Admission:
     async def _judged(
         self, model: Model, pair: Golden, loaded: wire.Loaded, ask: Ask
     ) -> list[float]:
-        works = [self._work(model, pair.inputs, loaded) for _ in range(RUNS)]
+        works = self._works(model, pair.inputs)
         for work in works:
             pair.judge(arrays(await ask(work)))
         return [work.times.ended_s - work.times.began_s for work in works]
@@ -77,11 +77,7 @@ class Admission:
     async def _zeros(self, model: Model, loaded: wire.Loaded, ask: Ask) -> list[float]:
         if any(one.dtype == "BYTES" for one in loaded.inputs):
             return []
-        inputs = {
-            one.name: np.zeros([max(1, size) for size in one.shape], NUMPY[one.dtype])
-            for one in loaded.inputs
-        }
-        works = [self._work(model, inputs, loaded) for _ in range(RUNS)]
+        works = self._works(model, _smallest(model, loaded))
         for work in works:
             for name, found in arrays(await ask(work)).items():
                 if found.dtype.kind == "f" and not np.isfinite(found).all():
@@ -108,7 +104,8 @@ class Admission:
                     "send it to those who made it",
                 )
 
-    def _work(self, model: Model, inputs: dict[str, Array], loaded: wire.Loaded) -> Work:
+    def _works(self, model: Model, inputs: dict[str, Array]) -> list[Work]:
+        """The same call several times."""
         tensors, body = list[wire.Tensor](), list[wire.Buffer]()
         for name, found in inputs.items():
             raw = raw_bytes(found)
@@ -116,7 +113,7 @@ class Admission:
             tensors.append(wire.Tensor(name, dtype, list(found.shape), len(raw)))
             body.append(raw)
         head = msgspec.msgpack.encode(wire.Infer(tensors))
-        return self._made(model, head, body)
+        return [self._made(model, head, body) for _ in range(RUNS)]
 
     def _made(self, model: Model, head: bytes, body: Sequence[wire.Buffer]) -> Work:
         return Work(
@@ -129,6 +126,20 @@ class Admission:
             timeout_s=math.inf,  # the domain's `call_timeout_s` ends what takes too long
             once=True,
         )
+
+
+def _smallest(model: Model, loaded: wire.Loaded) -> dict[str, Array]:
+    """Zeros, one for each open dimension. Raises ModelError for more than a call may bring."""
+    shapes = {one.name: [max(1, size) for size in one.shape] for one in loaded.inputs}
+    dtypes = {one.name: np.dtype(NUMPY[one.dtype]) for one in loaded.inputs}
+    size = sum(math.prod(shape) * dtypes[name].itemsize for name, shape in shapes.items())
+    if size > ARRAYS_BYTES_MAX:
+        raise ModelError(
+            f"{model.label} is not admitted: its inputs take {size:,} bytes at least, above "
+            f"{ARRAYS_BYTES_MAX:,}",
+            "nobody could send them: export it with smaller inputs",
+        )
+    return {name: np.zeros(shape, dtypes[name]) for name, shape in shapes.items()}
 
 
 def arrays(result: Result) -> dict[str, Array]:

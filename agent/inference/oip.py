@@ -8,7 +8,6 @@ Limits: BODY_BYTES_MAX for a request, JSON_BYTES_MAX of it JSON; TENSORS_MAX inp
 """
 
 import math
-from collections.abc import Mapping
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
@@ -29,6 +28,7 @@ TIMEOUT_US_MAX = 10**15
 TENSORS_MAX = 256
 AXES_MAX = 32
 LENGTH_DIGITS_MAX = 20
+SHOWN_MAX = 80
 KEPT_MAX = 256
 KEPT_BYTES_MAX = 2048
 DTYPES: tuple[str, ...] = (
@@ -38,29 +38,53 @@ DTYPES: tuple[str, ...] = (
 FORM = '{"inputs": [{"name": "x", "shape": [1, 4], "datatype": "FP32", "data": [1, 2, 3, 4]}]}'
 
 
-class Given(Struct):
+# Parameters that nobody here knows are passed over, and the known ones are no lists: millions of
+# small things in a request would hold up everybody else. `gc=False`: and so would looking for
+# circles in it, of which there are none.
+Plain = bool | int | float | str | None
+
+
+class OfTensor(Struct, frozen=True, gc=False):
+    """Parameters of an input or an output."""
+
+    binary_data_size: Plain = None
+    binary_data: Plain = None
+
+
+class OfRequest(Struct, frozen=True, gc=False, rename={"klass": "class"}):
+    """Parameters of a request."""
+
+    klass: Plain = None
+    timeout: Plain = None
+    sequence_id: Plain = 0
+    sequence_start: Plain = False
+    sequence_end: Plain = False
+    binary_data_output: Plain = None
+
+
+class Given(Struct, gc=False):
     """An input."""
 
     name: str
     shape: list[int]
     datatype: str
-    parameters: dict[str, Any] = {}
+    parameters: OfTensor = OfTensor()
     data: Raw | UnsetType = UNSET
 
 
-class Wanted(Struct):
+class Wanted(Struct, gc=False):
     """An output that is asked for."""
 
     name: str
-    parameters: dict[str, Any] = {}
+    parameters: OfTensor = OfTensor()
 
 
-class Asked(Struct):
+class Asked(Struct, gc=False):
     """The JSON of a request."""
 
     inputs: list[Given]
     id: str = ""
-    parameters: dict[str, Any] = {}
+    parameters: OfRequest = OfRequest()
     outputs: list[Wanted] = []
 
 
@@ -121,11 +145,7 @@ class Bodies:
     ) -> Exchange:
         """What a body asks. Raises RequestError."""
         size = len(body) if header_length is None else _header_size(header_length, body)
-        if size > JSON_BYTES_MAX:
-            raise RequestError(
-                f"JSON of {size} bytes is above {JSON_BYTES_MAX}",
-                f"send large tensors raw, behind the JSON: binary_data_size, and {HEADER}",
-            )
+        _bounded(size)
         text = bytes(memoryview(body)[:size])
         plan = self._plans.get(text) if size <= KEPT_BYTES_MAX else None
         if plan is None:
@@ -152,14 +172,7 @@ class Bodies:
         return self._made(key, result)
 
     def _plan(self, text: bytes, raw: memoryview) -> Plan:
-        try:
-            asked = _decoder.decode(text)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            raise RequestError(f"the request: {error}", f"send {FORM}") from error
-        if max(len(asked.inputs), len(asked.outputs)) > TENSORS_MAX:
-            raise RequestError(
-                f"inputs, outputs: expected at most {TENSORS_MAX} of each", f"send {FORM}"
-            )
+        asked = _asked(text)
         tensors, data, raw_bytes = _inputs(asked, raw)
         infer = Infer(tensors, [one.name for one in asked.outputs], _json_outputs(asked))
         head = _packer.encode(infer)
@@ -174,8 +187,8 @@ class Bodies:
             sum(one.size_bytes for one in tensors),
             raw_bytes,
             shape[0] if shape else 1,
-            _klass(told),
-            _timeout_s(told),
+            _klass(told.klass),
+            _timeout_s(told.timeout),
             _step(told),
             data,
         )
@@ -220,11 +233,9 @@ def tensors(
     All of it is done here, which takes its time. Raises RequestError.
     """
     size = len(body) if header_length is None else _header_size(header_length, body)
+    _bounded(size)
     raw = memoryview(body)[size:]
-    try:
-        asked = _decoder.decode(memoryview(body)[:size])
-    except msgspec.MsgspecError as error:
-        raise RequestError(f"the request: {error}", f"send {FORM}") from error
+    asked = _asked(memoryview(body)[:size])
     heads, data, raw_bytes = _inputs(asked, raw)
     if raw_bytes != len(raw):
         raise RequestError(
@@ -274,6 +285,27 @@ def _header_size(length: str | None, body: Buffer) -> int:
     return int(length)
 
 
+def _bounded(json_bytes: int) -> None:
+    if json_bytes > JSON_BYTES_MAX:
+        raise RequestError(
+            f"JSON of {json_bytes} bytes is above {JSON_BYTES_MAX}",
+            f"send large tensors raw, behind the JSON: binary_data_size, and {HEADER}",
+        )
+
+
+def _asked(text: Buffer) -> Asked:
+    """The JSON of a request. Raises RequestError."""
+    try:
+        asked = _decoder.decode(text)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise RequestError(f"the request: {error}", f"send {FORM}") from error
+    if max(len(asked.inputs), len(asked.outputs)) > TENSORS_MAX:
+        raise RequestError(
+            f"inputs, outputs: expected at most {TENSORS_MAX} of each", f"send {FORM}"
+        )
+    return asked
+
+
 def _inputs(asked: Asked, raw: memoryview) -> tuple[list[Tensor], list[Buffer] | None, int]:
     """The inputs; their bytes, if some of them are in the JSON; how many follow it."""
     tensors: list[Tensor] = []
@@ -281,15 +313,15 @@ def _inputs(asked: Asked, raw: memoryview) -> tuple[list[Tensor], list[Buffer] |
     at = 0
     for one in asked.inputs:
         if one.datatype not in DTYPES:
-            raise _wrong(one, f"datatype {one.datatype!r} is not one of {', '.join(DTYPES)}")
-        if any(size < 0 for size in one.shape) or len(one.shape) > AXES_MAX:
+            raise _wrong(one, f"datatype {_shown(one.datatype)} is not one of {', '.join(DTYPES)}")
+        if len(one.shape) > AXES_MAX or any(size < 0 for size in one.shape):
             raise _wrong(one, "its shape is none")
         if math.prod(size or 1 for size in one.shape) > BODY_BYTES_MAX:
             raise _wrong(one, "its shape is too large")
-        size = one.parameters.get("binary_data_size")
+        size = one.parameters.binary_data_size
         if size is not None:
             if type(size) is not int or not 0 <= size <= BODY_BYTES_MAX:
-                raise _wrong(one, f"binary_data_size: {size!r} is no number of bytes")
+                raise _wrong(one, f"binary_data_size: {_shown(size)} is no number of bytes")
             pieces.append(raw[at : at + size])
             tensors.append(Tensor(one.name, one.datatype, one.shape, size))
             at += size
@@ -303,42 +335,45 @@ def _inputs(asked: Asked, raw: memoryview) -> tuple[list[Tensor], list[Buffer] |
 
 def _json_outputs(asked: Asked) -> list[str]:
     """The outputs that are wanted as JSON; "*" stands for all that are not named."""
-    raw = asked.parameters.get("binary_data_output") is True
+    raw = asked.parameters.binary_data_output is True
     if not asked.outputs:
         return [] if raw else ["*"]
-    return [o.name for o in asked.outputs if o.parameters.get("binary_data", raw) is not True]
+    return [o.name for o in asked.outputs if not _raw(o.parameters.binary_data, raw)]
 
 
-def _klass(parameters: Mapping[str, Any]) -> Class | None:
-    name = parameters.get("class")
+def _raw(said: Plain, else_: bool) -> bool:
+    return else_ if said is None else said is True
+
+
+def _klass(name: Plain) -> Class | None:
     if name is None:
         return None
     try:
         return Class[str(name).upper()]
     except KeyError:
         known = ", ".join(one.name.lower() for one in Class)
-        raise RequestError(f"parameters.class: unknown {name!r}", f"known: {known}") from None
+        raise RequestError(f"parameters.class: unknown {_shown(name)}", f"known: {known}") from None
 
 
-def _timeout_s(parameters: Mapping[str, Any]) -> float | None:
+def _timeout_s(value: Plain) -> float | None:
     """Triton's parameter `timeout` is in microseconds."""
-    value = parameters.get("timeout")
     if value is None:
         return None
     if type(value) is not int or not 0 < value <= TIMEOUT_US_MAX:
         raise RequestError(
-            f"parameters.timeout: {value!r} is no number of microseconds", "send a whole number"
+            f"parameters.timeout: {_shown(value)} is no number of microseconds",
+            "send a whole number",
         )
     return value / 1e6
 
 
-def _step(parameters: Mapping[str, Any]) -> Step | None:
-    sequence = parameters.get("sequence_id", 0)
+def _step(parameters: OfRequest) -> Step | None:
+    sequence = parameters.sequence_id
     if sequence in (0, ""):
         return None
     if type(sequence) not in (int, str) or len(str(sequence)) > 128:
         raise RequestError("parameters.sequence_id: expected a number or a short text", "send one")
-    start, end = parameters.get("sequence_start", False), parameters.get("sequence_end", False)
+    start, end = parameters.sequence_start, parameters.sequence_end
     if type(start) is not bool or type(end) is not bool:
         raise RequestError(
             "parameters.sequence_start, sequence_end: expected true or false", "send one"
@@ -347,4 +382,9 @@ def _step(parameters: Mapping[str, Any]) -> Step | None:
 
 
 def _wrong(one: Given, what: str) -> RequestError:
-    return RequestError(f"input {one.name!r}: {what}", f"send {FORM}")
+    return RequestError(f"input {_shown(one.name)}: {what}", f"send {FORM}")
+
+
+def _shown(value: Plain) -> str:
+    """What a client sent, as an error repeats it."""
+    return repr(value) if len(repr(value)) <= SHOWN_MAX else f"{repr(value)[:SHOWN_MAX]}…"

@@ -170,7 +170,10 @@ class Speech:
 
     @staticmethod
     def _heard(result: Result) -> Heard:
-        head = msgspec.msgpack.decode(result.head, type=wire.Heard)
-        clean = np.frombuffer(result.body, np.int16, head.samples)
-        speech = np.frombuffer(result.body[clean.nbytes :], np.float32, head.hops)
+        try:
+            head = msgspec.msgpack.decode(result.head, type=wire.Heard)
+            clean = np.frombuffer(result.body, np.int16, head.samples)
+            speech = np.frombuffer(result.body[clean.nbytes :], np.float32, head.hops)
+        except (msgspec.MsgspecError, ValueError) as error:  # its worker lost its senses
+            raise CallLost(f"{result.model}: an answer that makes no sense: {error}") from error
         return Heard(clean, speech, bytes(result.body[clean.nbytes + speech.nbytes :]))

@@ -98,10 +98,17 @@ class Calls:
 
 
 def answered(result: Result) -> Answer:
-    """A result, its outputs apart."""
+    """A result, its outputs apart. Raises ModelError for what is none."""
+    try:
+        heads = msgspec.msgpack.decode(result.head, type=wire.Inferred).outputs
+    except (msgspec.MsgspecError, ValueError) as error:  # its worker lost its senses
+        raise ModelError(
+            f"{result.model}: its process gave an answer that makes no sense: {error}",
+            "submit the job again; if it is so again, send it to those who made the model",
+        ) from error
     outputs: list[Tensor] = []
     at = 0
-    for one in msgspec.msgpack.decode(result.head, type=wire.Inferred).outputs:
+    for one in heads:
         data = result.body[at : at + one.size_bytes]
         outputs.append(Tensor(one.name, one.dtype, one.shape, data))
         at += one.size_bytes

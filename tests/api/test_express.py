@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import os
+import tracemalloc
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -15,7 +16,7 @@ import uvloop
 from hypothesis import example, given, settings
 
 from agent.api.doors import Door, Limits
-from agent.api.express import HEAD_BYTES_MAX, Express
+from agent.api.express import AHEAD_BYTES_MAX, HEAD_BYTES_MAX, Express
 from agent.api.inference import Inference
 from agent.api.server import Server
 from agent.clock import Clock
@@ -527,3 +528,36 @@ async def test_a_call_under_way_is_answered_before_the_doors_close(
 
 def result_of_never() -> Result:
     return result(Request("never", msgspec.Raw(b"\xc0"), [], 0))
+
+
+async def test_what_a_client_sends_ahead_is_bounded(tmp_path: Path) -> None:
+    """Nothing more is read while more than that waits, however many are answered meanwhile."""
+    async with opened(tmp_path) as house:
+        transport = Transport()
+        transport.protocol = house.door(lane=True)()
+        transport.protocol.connection_made(transport)
+        one = infer(model="slow")
+        count = 3 * AHEAD_BYTES_MAX // len(one)
+        transport.protocol.data_received(one * count)
+        transport.protocol.data_received(one)
+        async with asyncio.timeout(DEADLINE_S):
+            while transport.out.count(b"HTTP/1.1 200 ") < count + 1:
+                held = len(transport.protocol._lane._held)
+                assert not transport.reading or held <= AHEAD_BYTES_MAX
+                await asyncio.sleep(0)
+        assert transport.reading
+        transport.close()
+
+
+async def test_a_header_takes_no_memory_for_a_body_that_does_not_come(tmp_path: Path) -> None:
+    async with opened(tmp_path) as house:
+        transport = Transport()
+        transport.protocol = house.door(lane=True)()
+        transport.protocol.connection_made(transport)
+        tracemalloc.start()
+        try:
+            transport.protocol.data_received(request(length=str(64 << 20)))
+            assert tracemalloc.get_traced_memory()[1] < 1 << 20
+        finally:
+            tracemalloc.stop()
+        transport.close()

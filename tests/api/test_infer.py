@@ -1,13 +1,15 @@
 """`infer` over HTTP with real models in a real process: its forms, and what is no form of it."""
 
 import asyncio
+import gzip
 import io
 import json
 import os
 import random
 import struct
+import tracemalloc
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,9 +22,10 @@ from agent.api.inference import Inference
 from agent.api.server import Server
 from agent.clock import Clock
 from agent.config import Api
+from agent.errors import RequestError
 from agent.health.conditions import Conditions
 from agent.health.status import Status
-from agent.inference.oip import HEADER, JSON_BYTES_MAX
+from agent.inference.oip import HEADER, JSON_BYTES_MAX, Bodies, tensors
 from tests.inference.house import DEADLINE_S, House, running, write_all
 
 NAMES = ("tiny", "loop", "accumulator", "tiny4", "picks")
@@ -228,6 +231,69 @@ BOMBS = {
     + b",".join([b'{"name":"x","shape":[1],"datatype":"FP32","data":[1]}'] * 300)
     + b"]}",
 }
+
+
+SMALL_THINGS = {
+    "parameters": b'{"inputs": [], "parameters": {"a": [' + b"{}," * 100_000 + b"1]}}",
+    "class": b'{"inputs": [], "parameters": {"class": [' + b"{}," * 100_000 + b"1]}}",
+    "of an input": b'{"inputs": [{"name": "x", "shape": [1], "datatype": "FP32", "parameters": {'
+    b'"a": [' + b"{}," * 100_000 + b"1]}}]}",
+}
+
+
+@pytest.mark.parametrize("name", SMALL_THINGS)
+def test_what_nobody_knows_in_a_request_is_not_made(name: str) -> None:
+    """Millions of small things take seconds, in which the agent would do nothing else."""
+    body = SMALL_THINGS[name]
+    tracemalloc.start()
+    try:
+        with suppress(RequestError):
+            Bodies().parsed("m", None, None, body)
+        assert tracemalloc.get_traced_memory()[1] < 3 * len(body)
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_job_with_such_inputs_is_refused(name: str) -> None:
+    with pytest.raises(RequestError):
+        tensors(None, BOMBS[name])
+
+
+async def test_an_error_does_not_repeat_all_that_was_sent(door: Door) -> None:
+    long = "x" * 100_000
+    for wrong in (
+        {"inputs": [x([1] * 4, [1, 4])], "parameters": {"class": long}},
+        {"inputs": [x([1] * 4, [1, 4])], "parameters": {"timeout": long}},
+        {"inputs": [x([1] * 4, [1, 4], long)]},
+        {"inputs": [x([1] * 4, [-1, 4], name=long)]},
+    ):
+        found = await door.post("tiny4", json.dumps(wrong).encode())
+        assert (found.status, len(found.raw)) == (400, 0)
+        assert len(found.said["error"]) < 500
+
+
+async def test_a_body_that_is_not_encoded_as_it_says_is_refused(
+    door: Door, caplog: pytest.LogCaptureFixture
+) -> None:
+    found = await door.post("tiny4", b'{"inputs": []}', {"Content-Encoding": "gzip"})
+    assert found.status == 400
+    assert "gzip" in found.said["error"]
+    assert "Traceback" not in caplog.text
+
+
+async def test_a_compressed_body_that_is_refused_is_not_unpacked(door: Door) -> None:
+    bomb = gzip.compress(bytes(1 << 27))
+    for path, status in (("/v2/models/tiny4/infer", 400), ("/api/v1/nothing", 403)):
+        reader, writer = await asyncio.open_connection("127.0.0.1", door.server.port)
+        head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Encoding: gzip\r\n"
+        following = b"GET /api/v1/health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        writer.write(f"{head}Content-Length: {len(bomb)}\r\n\r\n".encode() + bomb + following)
+        async with asyncio.timeout(DEADLINE_S):
+            assert f" {status} ".encode() in await reader.readline()
+            with suppress(ConnectionError):
+                assert b"active_requests" not in await reader.read(), "it is over"
+        writer.close()
 
 
 async def test_bombs_are_refused_and_nothing_breaks(door: Door) -> None:

@@ -268,6 +268,7 @@ async def test_what_is_no_job_is_told_why(
     [
         ("POST", "", b"\xff{", {}),
         ("POST", "", b"[]", {}),
+        ("POST", "", b'{"model": "m", "inputs": [], "x": ' + b"[" * 100_000, {}),
         ("POST", "", b"{}", {HEADER_LENGTH: "3"}),
         ("POST", "", b"{}", {HEADER_LENGTH: "-1"}),
         ("POST", "?now=1", b"{}", {}),

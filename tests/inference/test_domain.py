@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import psutil
 import pytest
@@ -18,10 +19,12 @@ from msgspec.structs import replace
 
 from agent import config
 from agent.clock import Clock
-from agent.errors import ModelError, PoisonError
+from agent.errors import CallLost, ModelError, PoisonError
+from agent.inference import wire
 from agent.inference.admission import Admission
 from agent.inference.catalog import Catalog, Model
 from agent.inference.domains.domain import Domain
+from agent.inference.domains.work import Result
 from agent.inference.domains.zygote import Zygote
 from agent.inference.speech import FRESH, Heard, Speech, lag
 from bench.unconfined import Unconfined
@@ -290,3 +293,9 @@ async def test_a_restart_asked_for_when_there_is_no_child_is_not_the_next_ones_c
             assert said in speech.domain.cause
             speech.domain.restart()  # it is down: nothing to do, nothing to remember
             await speech.domain.ready.wait()
+
+
+@pytest.mark.parametrize("head", [b"\xc1", msgspec.msgpack.encode(wire.Heard(1000, 10))])
+def test_an_answer_that_makes_no_sense_is_as_a_lost_call(head: bytes) -> None:
+    with pytest.raises(CallLost, match="makes no sense"):
+        Speech._heard(Result(msgspec.Raw(head), memoryview(bytes(10)), "speech/1@0", "CPU"))

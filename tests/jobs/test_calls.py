@@ -2,11 +2,13 @@
 
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
 from agent.errors import ModelError
-from agent.jobs.calls import CALL_ROWS, Calls
+from agent.inference.domains.work import Result
+from agent.jobs.calls import CALL_ROWS, Calls, answered
 from agent.jobs.infer import Answer, Request
 from bench import models
 from tests.inference.house import House, running
@@ -48,3 +50,9 @@ async def test_what_must_not_be_made_twice_is_not_though_it_is_a_job(tmp_path: P
         with pytest.raises(ModelError, match="must not be made twice"):
             await asked(house, again=True)
         assert made(house) == 1
+
+
+@pytest.mark.parametrize("head", [b"\xc1", b"\xc0", b"\x81\xa7outputs\x91\x91\xa2\xff\xff"])
+def test_an_answer_that_makes_no_sense_fails_the_job_alone(head: bytes) -> None:
+    with pytest.raises(ModelError, match="m/1@0: its process gave an answer that makes no sense"):
+        answered(Result(msgspec.Raw(head), memoryview(b""), "m/1@0", "CPU"))

@@ -9,6 +9,7 @@ Recovery: copy a version beside its place and rename it. A folder that is being 
           yet, and `newest` goes past it; one with either of them is, and stands or falls by it.
 """
 
+import errno
 import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -62,6 +63,8 @@ class Catalog:
         except (FileNotFoundError, NotADirectoryError):
             return []
         except OSError as error:
+            if error.errno == errno.ELOOP:  # links in a circle lead to no folder
+                return []
             raise ModelError(
                 f"{folder}: cannot be read: {error.strerror or error}", "let this user read it"
             ) from error

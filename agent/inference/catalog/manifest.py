@@ -19,6 +19,7 @@ from agent.errors import ModelError
 
 MANIFEST = "model.yaml"
 MANIFEST_BYTES_MAX = 256 * 1024
+VALUES_MAX = 200_000  # more than a text of that size can have without aliases
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 VERSION = re.compile(r"[1-9][0-9]{0,8}")
 # PyYAML lets through what Python says of an impossible date, or of a list in itself.
@@ -146,10 +147,38 @@ class Model(Struct, frozen=True):
         return {**self.manifest.options, "model": str(self.path)}
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML whose aliases stay small: a kilobyte of them may mean gigabytes, or a circle."""
+
+    def __init__(self, content: bytes) -> None:
+        super().__init__(content)
+        self._values = 0  # aliases followed
+        self._sizes = dict[str, int]()  # of what has an anchor, once it is whole
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        event, before = self.peek_event(), self._values  # type: ignore[no-untyped-call]
+        alias = isinstance(event, yaml.AliasEvent)
+        self._values += self._sizes.get(event.anchor, VALUES_MAX) if alias else 1
+        if self._values > VALUES_MAX:
+            raise yaml.MarkedYAMLError(
+                problem=f"more than {VALUES_MAX:,} values with its aliases, or one within itself",
+                problem_mark=event.start_mark,
+            )
+        node = super().compose_node(parent, index)
+        if event.anchor and not alias:
+            self._sizes[event.anchor] = self._values - before
+        return node
+
+    def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> Any:
+        text = super().construct_scalar(node)
+        text.encode()  # half a surrogate pair could neither be sent to a process nor be shown
+        return text
+
+
 def parse(content: bytes, path: Path) -> Manifest:
     """The manifest in a model.yaml. Raises ModelError: file, key, what was expected."""
     try:
-        value = yaml.safe_load(content)
+        value = yaml.load(content, _Loader)
     except STUMBLES as error:
         said = " ".join(str(error).split())
         raise ModelError(f"{path}: not YAML: {said}", "mend the syntax at that line") from error
@@ -161,9 +190,13 @@ def parse(content: bytes, path: Path) -> Manifest:
         manifest = msgspec.convert(value, Manifest, strict=False)
         if manifest.engine == "speech":
             msgspec.convert({"options": manifest.options}, _Speech)
-        return manifest
     except msgspec.ValidationError as error:
         raise ModelError(f"{path}: {_explained(str(error))}", _FORM) from error
+    try:
+        msgspec.msgpack.encode(manifest.options)  # as a worker is told them
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
+        raise ModelError(f"{path}: options: {error}", _FORM) from error
+    return manifest
 
 
 class _SpeechOptions(Struct, forbid_unknown_fields=True):

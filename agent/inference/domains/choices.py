@@ -14,6 +14,8 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
+from agent import plain_file
+
 log = logging.getLogger("domain")
 
 
@@ -57,10 +59,11 @@ class Choices:
 
     def _read(self) -> dict[str, Choice]:
         try:
-            return msgspec.json.decode(self._path.read_bytes(), type=dict[str, Choice])
+            with plain_file.opened(self._path) as file:
+                return msgspec.json.decode(file.read(), type=dict[str, Choice])
         except FileNotFoundError:
             return {}
-        except (OSError, msgspec.DecodeError) as error:
+        except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             log.warning("%s: %s; the newest version of each model serves", self._path, error)
             return {}
 

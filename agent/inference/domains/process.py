@@ -110,8 +110,9 @@ class Process:
         self._pipe = pipe
 
     def send(self, head: Struct, body: Sequence[wire.Buffer] = ()) -> None:
-        """Send one message."""
-        self._frames.transport.writelines(wire.pack(head, body))
+        """Send one message; to a worker that has ended, nothing."""
+        if not self._frames.transport.is_closing():
+            self._frames.transport.writelines(wire.pack(head, body))
 
     def withdraw(self, call: int) -> None:
         """Nobody waits for this call any more; it may come to its end all the same."""
@@ -187,5 +188,7 @@ async def spawned(
 def named(status: int) -> str:
     """An exit status in words."""
     if status < 0:
-        return f"signal {signal.Signals(-status).name}"
+        number = -status  # of a real-time signal Python knows no name
+        known = number in signal.Signals.__members__.values()
+        return f"signal {signal.Signals(number).name if known else number}"
     return f"exit status {status}"

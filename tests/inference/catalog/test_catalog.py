@@ -137,6 +137,19 @@ def a_pipe(folder: Path) -> None:
     os.mkfifo(folder / "model.onnx")
 
 
+# Each line is nine of the one before: gigabytes, were they made.
+ALIASES = "a0: &a0 [x]\n" + "".join(f"a{i}: &a{i} [{f'*a{i - 1},' * 9}]\n" for i in range(1, 12))
+MERGED = "a0: &a0 {x: 1}\n" + "".join(
+    f"a{i}: &a{i} {{<<: [{f'*a{i - 1},' * 9}]}}\n" for i in range(1, 12)
+)
+
+
+def said_too(folder: Path, lines: str) -> None:
+    """More in its model.yaml."""
+    with (folder / "model.yaml").open("a") as file:
+        file.write(lines)
+
+
 SPOILT: list[tuple[Callable[[Path], None], str]] = [
     (spoil_digest, "sha256 is"),
     (cut_off, "bytes, expected"),
@@ -152,6 +165,11 @@ SPOILT: list[tuple[Callable[[Path], None], str]] = [
     (lambda f: describe(f, file="."), "it is a folder"),
     (lambda f: (f / "model.yaml").write_text("name: [m"), "not YAML"),
     (lambda f: (f / "model.yaml").write_text("- a\n- b\n"), "expected keys such as"),
+    (lambda f: said_too(f, ALIASES), "more than 200,000 values with its aliases"),
+    (lambda f: said_too(f, MERGED), "more than 200,000 values with its aliases"),
+    (lambda f: said_too(f, "options: &a {x: *a}"), "or one within itself"),
+    (lambda f: said_too(f, 'fallback: "\\ud800"'), "surrogates not allowed"),
+    (lambda f: describe(f, options={"x": 1 << 70}), "options: can't serialize ints"),
     (lambda f: describe(f, sha256="ABC"), "sha256: expected 64 digits"),
     (lambda f: describe(f, version="one"), "version: expected"),
     (lambda f: describe(f, engine="torch"), "engine: invalid enum value 'torch'"),
@@ -342,3 +360,15 @@ def test_a_version_that_leads_elsewhere_is_refused_alone(tmp_path: Path) -> None
     with pytest.raises(ModelError, match="leads out of the models' folder"):
         catalog.verified("m", 2)
     assert catalog.verified("m", 1)
+
+
+def test_aliases_in_a_manifest_are_followed(tmp_path: Path) -> None:
+    folder = install(tmp_path, linear())
+    said_too(folder, "licence: &a [MIT]\noptions: {one: *a, two: *a}\n")
+    assert Catalog(tmp_path).newest("m").manifest.options == {"one": ["MIT"], "two": ["MIT"]}
+
+
+def test_links_in_a_circle_are_no_model_and_hide_no_other(tmp_path: Path) -> None:
+    install(tmp_path, linear())
+    (tmp_path / "circle").symlink_to("circle")
+    assert Catalog(tmp_path).names() == ["m"]

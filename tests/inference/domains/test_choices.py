@@ -122,3 +122,24 @@ async def test_what_cannot_be_noted_serves_and_is_said(tmp_path: Path) -> None:
         with pytest.raises(ModelError, match="cannot be noted"):
             await rig.domains.load("m", 2)
         assert await rig.version() == 2
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"[]", b'{"\xff": {"version": 1}}', b'{"m": {"version": 1, "x": ' + b"[" * 100_000],
+    ids=["empty", "a list", "no UTF-8", "nested"],
+)
+def test_a_damaged_file_is_as_none(
+    file: Path, content: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    file.write_bytes(content)
+    choices = Choices(file)
+    assert choices.of("m") is None
+    assert "the newest version of each model serves" in caplog.text
+    choices.choose("m", 2, 1)
+    assert Choices(file).of("m") == Choice(2, 1)
+
+
+def test_a_pipe_in_its_place_holds_nobody_up(file: Path) -> None:
+    os.mkfifo(file)
+    assert Choices(file).of("m") is None

@@ -4,6 +4,7 @@ import asyncio
 import os
 import random
 import resource
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 from unittest.mock import Mock
 
 import pytest
+import uvloop
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -157,3 +159,45 @@ def test_a_message_beyond_the_bounds_ends_the_connection() -> None:
     transport.abort.assert_called_once()
     frames.connection_lost(None)
     assert "beyond the bounds" in ended[0]
+
+
+@pytest.mark.parametrize(
+    ("status", "said"), [(0, "exit status 0"), (-9, "signal SIGKILL"), (-40, "signal 40")]
+)
+def test_every_end_of_a_process_has_a_name(status: int, said: str) -> None:
+    assert named(status) == said
+
+
+class Deadly(Unconfined):
+    """Kills what it is to hold, before that has heard anything."""
+
+    def __init__(self) -> None:
+        self.gone = asyncio.Event()
+
+    async def admit(self, pid: int) -> None:
+        os.kill(pid, signal.SIGKILL)
+        await self.gone.wait()
+
+
+def test_a_worker_may_die_before_it_is_told_anything(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = Catalog(repository(tmp_path)).verified("first")
+    settings, told = rules("first"), Frames.connection_lost
+    setup = setup_of([model], settings, 1)
+
+    async def started() -> str:
+        cell = Deadly()
+
+        def lost(self: Frames, exc: Exception | None) -> None:
+            told(self, exc)
+            cell.gone.set()
+
+        monkeypatch.setattr(Frames, "connection_lost", lost)
+        async with Zygote() as zygote, asyncio.timeout(DEADLINE_S):
+            parts = (Mock(), CLOCK, cell, zygote)
+            return await Instance(setup, {"first": "first/1"}, settings, *parts).run()
+
+    # The agent's own loop: another one forgives what is sent too late.
+    assert uvloop.run(started()) == "its process ended with signal SIGKILL before it was ready"
+    assert workers() == []

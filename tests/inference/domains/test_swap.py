@@ -16,7 +16,7 @@ import pytest
 
 from agent.errors import ModelError, NotNow, NotThere
 from agent.inference.admission import RUNS
-from bench.models import not_numbers
+from bench.models import identity, not_numbers
 from tests.inference.catalog.repository import describe, install, linear, pair, single
 from tests.inference.domains.family import workers
 from tests.inference.domains.rig import DEADLINE_S, FAULTY, Rig, marked, put, rules, running, until
@@ -376,3 +376,17 @@ async def test_another_version_ends_the_quarantine_of_the_one_before(root: Path)
         await rig.domains.load("m", 2)
         assert await rig.version() == 2
         assert not domain.quarantined
+
+
+@pytest.mark.parametrize("size", [1 << 27, 1 << 40, 1 << 62])
+async def test_a_version_whose_smallest_call_nobody_could_send_is_refused(
+    tmp_path: Path, size: int
+) -> None:
+    """Its zeros are not made: they would take the agent's own memory."""
+    root = tmp_path / "models"
+    put(root, 1)
+    async with running(root, m=rules()) as rig:
+        install(root, identity(size=size), version=2, warm_up=0)
+        with pytest.raises(ModelError, match="its inputs take"):
+            await rig.domains.load("m", 2)
+        assert (await rig.ask()).version == 1
