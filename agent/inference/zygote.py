@@ -60,7 +60,6 @@ def _work(
 ) -> None:
     """The life of a worker."""
     sock.close()
-    child.be_named("hf-worker")
     os.environ.update(msgspec.msgpack.decode(content, type=dict[str, str]))
     worker.main(*map(str, fds), agent)
 
@@ -90,6 +89,7 @@ def _between(write: int, life: Callable[[], None]) -> NoReturn:
     """Fork once more, and end: what is forked here has the agent for its parent then."""
     status, between = 1, os.getpid()
     try:
+        child.be_named("hf-worker")
         if pid := os.fork():
             os.write(write, wire.PID.pack(pid))
         else:

@@ -41,7 +41,7 @@ async def test_a_worker_is_the_agents_own_child_and_has_what_it_is_given() -> No
             )
             worker = psutil.Process(process.pid)
             assert worker.ppid() == os.getpid()
-            await until(lambda: worker.name() == "hf-worker", "so does the worker")
+            assert worker.name() == "hf-worker"
             await within(process.end())
         assert zygotes() == []
 
