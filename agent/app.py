@@ -19,21 +19,18 @@ import os
 import random
 import signal
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack, suppress
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from agent import config
+from agent import VERSION, config
 from agent.api.bundle import BundleDoors
 from agent.api.domains import DomainDoors
 from agent.api.inference import Inference
 from agent.api.jobs import JobDoors
-from agent.api.metrics import Metrics
-from agent.api.model_metrics import ModelMetrics
 from agent.api.outbox import OutboxDoors
 from agent.api.server import Server
 from agent.api.sync import SyncDoors
@@ -94,13 +91,14 @@ class App:
         self.clock = Clock()
         self.settings = settings
         self.device = settings.device  # read once: it may be the host's name
-        self.version = version("holdfast")
+        self.version = VERSION
         self.conditions = Conditions(self.clock)
         self.store = Store(settings.store, self.clock, _job_limits(settings.jobs))
         self._make_domains(settings)
         self._make_link(settings.link)
         self.ears = Ears(settings.audio, self.store.spool, self.speech, self.conditions, self.clock)
         self._make_doors(settings)
+        self._scraped: Callable[[], Awaitable[bytes]] | None = None
 
     def _make_domains(self, settings: Config) -> None:
         """What runs models, and who asks it."""
@@ -195,9 +193,6 @@ class App:
             },
             self.store.path.with_name("status.json"),
         )
-        models = ModelMetrics(self.domains, self.scheduler).collect
-        parts = (self.status, self.conditions, self.store, self.flash, self.sync.last, models)
-        metrics = Metrics(*parts)
         self.outbox_doors = OutboxDoors(self.store, self.ears.wake)
         bundles = Bundles(
             self.device, settings.bundle, self.store.held, self.store.outbox, self.clock
@@ -207,7 +202,7 @@ class App:
         self.server = Server(
             settings.api,
             self.status,
-            metrics.text,
+            self._metrics,
             more=[
                 *self.outbox_doors.routes(),
                 *SyncDoors(self.control, self.sync.state).routes(),
@@ -261,6 +256,20 @@ class App:
         if self.broker:
             loops.append(self.broker.run)
         return [*loops, *self.ears.loops()]
+
+    async def _metrics(self) -> bytes:
+        """What Prometheus asks for. Where nobody does, its library takes no memory."""
+        if self._scraped is None:
+            self._scraped = await asyncio.to_thread(self._make_metrics)
+        return await self._scraped()
+
+    def _make_metrics(self) -> Callable[[], Awaitable[bytes]]:
+        from agent.api.metrics import Metrics
+        from agent.api.model_metrics import ModelMetrics
+
+        models = ModelMetrics(self.domains, self.scheduler).collect
+        parts = (self.status, self.conditions, self.store, self.flash, self.sync.last, models)
+        return Metrics(*parts).text
 
     async def _scrub(self) -> None:
         await self.store.scrub.run(self.storage.tell_damage)
@@ -374,14 +383,10 @@ def _stop_or_die(stop: asyncio.Event) -> None:
 
 def _one_onnxruntime() -> None:
     """Two builds of ONNX Runtime in one environment hide each other: refuse to guess which runs."""
-    found = []
-    for name in ("onnxruntime", "onnxruntime-gpu"):
-        try:
-            found.append(f"{name} {version(name)}")
-        except PackageNotFoundError:
-            continue
+    installed = (one.name for path in sys.path for one in Path(path).glob("*.dist-info"))
+    found = {name for name in installed if name.startswith(("onnxruntime-", "onnxruntime_gpu-"))}
     if len(found) != 1:
         raise ConfigError(
-            f"expected one ONNX Runtime, found {' and '.join(found) or 'none'}",
+            f"expected one ONNX Runtime, found {' and '.join(sorted(found)) or 'none'}",
             "install exactly one of the extras `cpu` and `gpu`, in a fresh environment",
         )

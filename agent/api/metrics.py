@@ -15,7 +15,7 @@ from prometheus_client.core import (
     GaugeMetricFamily,
     HistogramMetricFamily,
 )
-from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+from prometheus_client.exposition import generate_latest
 
 from agent.errors import StoreError
 from agent.health.conditions import Condition, Conditions
@@ -27,7 +27,6 @@ from agent.store.store import Store
 from agent.store.wear import Payload
 
 T = TypeVar("T")
-CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4  # which every scraper reads
 STREAMS_MAX = 200
 
 

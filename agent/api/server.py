@@ -15,12 +15,12 @@ from agent.api.doors import LIMITS, Door, Limits
 from agent.api.express import Express
 from agent.api.guard import Guard
 from agent.api.inference import Inference, InferenceDoors
-from agent.api.metrics import CONTENT_TYPE
 from agent.config import Api as Settings
 from agent.errors import ConfigError
 from agent.health.status import Status
 
 SOCKET_MODE = 0o660
+EXPOSITION = "text/plain; version=0.0.4; charset=utf-8"  # which every scraper reads
 SHUTDOWN_S = 2.0
 HINTS = {  # by what the system says of the port
     errno.EADDRINUSE: "stop what holds the port, or set another api.port",
@@ -132,7 +132,7 @@ class Server:
         return _json(await self._status.document())
 
     async def _all_metrics(self, _: web.Request) -> web.Response:
-        return web.Response(body=await self._metrics(), headers={"Content-Type": CONTENT_TYPE})
+        return web.Response(body=await self._metrics(), headers={"Content-Type": EXPOSITION})
 
 
 def _answers(path: Path) -> bool:

@@ -14,6 +14,7 @@ blocking; the agent's is in domains/process.py, so that a worker need not load a
 import socket
 import struct
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -58,9 +59,23 @@ class Load(Struct, frozen=True):
     options: dict[str, Any] = {}
     sha256: str = ""  # of all that is loaded, as one; "" where nobody has said
     batching: bool | None = None  # None: whatever its shapes allow
-    files: list[tuple[str, str]] = []  # each that counts, and its SHA-256 as it was verified
+    files: list["File"] = []  # each that counts, as it was verified
     finite: bool = False
     warm_up: int = 0
+
+
+class File(Struct, frozen=True):
+    """A file, its SHA-256, and its stamp when that was made."""
+
+    path: str
+    sha256: str
+    stamp: tuple[int, ...]
+
+
+def stamp(path: str | Path) -> tuple[int, ...]:
+    """What changes whenever a file is written to, replaced or renamed. Raises OSError."""
+    found = Path(path).stat()
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 class Setup(Struct, frozen=True):

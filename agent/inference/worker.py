@@ -7,7 +7,6 @@ Calls run on the main thread. A second one waits for the ids of calls that the a
 ends the run of one that is under way; as long as there are none it costs nothing.
 """
 
-import hashlib
 import os
 import socket
 import threading
@@ -187,16 +186,20 @@ def _unchanged(load: wire.Load) -> None:
 
     Raises ModelError.
     """
-    for path, sha256 in load.files:
+    for file in load.files:
         try:
-            with Path(path).open("rb") as file:
-                found = hashlib.file_digest(file, "sha256").hexdigest()
+            if wire.stamp(file.path) == file.stamp:
+                continue
+            import hashlib  # seldom needed, and large
+
+            with Path(file.path).open("rb") as content:
+                found = hashlib.file_digest(content, "sha256").hexdigest()
         except OSError as error:
-            raise ModelError(f"{path}: cannot be read: {error.strerror}") from error
-        if found != sha256:
+            raise ModelError(f"{file.path}: cannot be read: {error.strerror}") from error
+        if found != file.sha256:
             raise ModelError(
-                f"{path}: was changed after it was verified: its sha256 is {found[:12]}…, "
-                f"expected {sha256[:12]}…; put the file back, or load another version"
+                f"{file.path}: was changed after it was verified: its sha256 is {found[:12]}…, "
+                f"expected {file.sha256[:12]}…; put the file back, or load another version"
             )
 
 

@@ -29,6 +29,7 @@ from agent.inference.catalog.manifest import (
     parse,
 )
 from agent.inference.catalog.pbtxt import TEXT_BYTES_MAX
+from agent.inference.wire import File, stamp
 
 
 class Catalog:
@@ -91,6 +92,7 @@ class Catalog:
         if version is None:
             return self.newest(name)
         model, manifest_sha256 = self._read(name, version)
+        model = msgspec.structs.replace(model, files=tuple(_stamped(model)))
         if manifest_sha256 is not None:  # else its digests were made of the files a moment ago
             _files(model)
         if not self._keys:
@@ -186,6 +188,14 @@ class Catalog:
 
 
 _PLACE = "check where the configuration says the models are"
+
+
+def _stamped(model: Model) -> Iterator[File]:
+    """The files that are loaded, as they are before they are read."""
+    weights = [((model.folder / one.file).resolve(), one.sha256) for one in model.manifest.external]
+    for path, sha256 in [(model.path, model.sha256), *weights]:
+        with place.opened(path):  # or it is said why not
+            yield File(str(path), sha256, stamp(path))
 
 
 def _files(model: Model) -> None:

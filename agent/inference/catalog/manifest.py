@@ -16,6 +16,7 @@ import yaml
 from msgspec import Meta, Struct, field
 
 from agent.errors import ModelError
+from agent.inference.wire import File
 
 MANIFEST = "model.yaml"
 MANIFEST_BYTES_MAX = 256 * 1024
@@ -123,6 +124,7 @@ class Model(Struct, frozen=True):
     sha256: str  # of the model file
     signer: str | None = None  # the public key that vouches for it, where one must
     wishes: Wishes = Wishes()
+    files: tuple[File, ...] = ()  # what is loaded, as it was verified
     warnings: tuple[str, ...] = ()  # what of a Triton configuration is not followed
 
     @property
@@ -130,15 +132,10 @@ class Model(Struct, frozen=True):
         """Name, version and the digest's first digits, as results are stamped with."""
         return f"{self.manifest.name}/{self.manifest.version}@{self.sha256[:12]}"
 
-    def loaded_files(self) -> list[tuple[Path, str]]:
-        """What is loaded when it is, and the digests: the model file, and weights beside it."""
-        weights = [(self.folder / one.file, one.sha256) for one in self.manifest.external]
-        return [(self.path, self.sha256), *weights]
-
     @property
     def weights_sha256(self) -> str:
-        """Of all that is loaded."""
-        parts = [sha256 for _, sha256 in self.loaded_files()]
+        """Of all that is loaded: the model file, and weights beside it."""
+        parts = [self.sha256, *(one.sha256 for one in self.manifest.external)]
         return parts[0] if len(parts) == 1 else hashlib.sha256(" ".join(parts).encode()).hexdigest()
 
     @property

@@ -343,7 +343,7 @@ def setup_of(models: Iterable[Model], settings: Settings, threads: int) -> wire.
             path=str(model.path),
             options=model.manifest.options,
             sha256=model.weights_sha256,
-            files=[(str(path), sha256) for path, sha256 in model.loaded_files()],
+            files=list(model.files),
             batching=model.manifest.batching,
             finite=model.manifest.finite,
             warm_up=model.manifest.warm_up,
