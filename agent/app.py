@@ -197,8 +197,7 @@ class App:
         bundles = Bundles(
             self.device, settings.bundle, self.store.held, self.store.outbox, self.clock
         )
-        settings_now = self.reload.settings
-        domains = DomainDoors(self.domains, views.domains, views.models, settings_now)
+        domains = DomainDoors(self.domains, views.domains, views.models, self.reload.now)
         self.server = Server(
             settings.api,
             self.status,

@@ -36,23 +36,28 @@ class Reload:
         """Have the domains be as the file says, soon; how it went, the log and a condition say."""
         self._asked.set()
 
+    async def now(self) -> dict[str, str]:
+        """Have the domains be as the file says: what was done to which. Raises HoldfastError."""
+        done = await self._domains.apply(self._settings())
+        self._conditions.clear("domains_not_applied", "configuration")
+        return done
+
     async def run(self) -> None:
         """Do what is asked, for ever."""
         while True:
             await self._asked.wait()
             self._asked.clear()
             try:
-                done = await self._domains.apply(self.settings())
+                done = await self.now()
             except HoldfastError as error:
                 remedy = error.hint or "mend it, then: holdfast domains apply"
                 self._conditions.hold(
                     "domains_not_applied", "configuration", "warning", str(error), remedy
                 )
             else:
-                self._conditions.clear("domains_not_applied", "configuration")
                 log.info("the domains of the configuration hold: %s", done or "no change")
 
-    def settings(self) -> dict[str, Domain]:
+    def _settings(self) -> dict[str, Domain]:
         """The domains of the file.
 
         Raises ConfigError, also where the domain that hears would be gone: it is chosen at the

@@ -10,6 +10,7 @@ from agent.errors import ConfigError
 from tests.outside import ROOT
 
 DEFAULT = ROOT / "config" / "default.yaml"
+REFERENCE = ROOT / "config" / "reference.yaml"
 SCHEMA = ROOT / "config" / "schema.json"
 LINK = "link:\n  ack_from: ingest\n"
 TRIAL = "link: {ack_from: broker}\n"
@@ -451,3 +452,16 @@ def test_volatile_streams_that_carry_no_sound_are_allowed(tmp_path: Path) -> Non
     ):
         path.write_text(f"{LINK}  broker_url: mqtt://b\nstore: {{streams: {rules}}}\n")
         assert load(path).store.streams
+
+
+def test_the_reference_profile_is_valid_and_is_the_reference_picture() -> None:
+    domains = load(REFERENCE).domains_all
+    picture = {name: (one.class_, one.devices, one.gpu_share) for name, one in domains.items()}
+    assert picture == {
+        "audio": ("realtime", ["cpu"], None),
+        "voice": ("realtime", ["cpu"], None),
+        "llm": ("realtime", ["tensorrt", "cuda"], 0.7),
+        "images": ("batch", ["tensorrt", "cuda"], 0.3),
+    }
+    assert domains["audio"].models == ["speech"], "the domain that hears, with the shipped model"
+    assert all(one.memory_bytes_max for one in domains.values())

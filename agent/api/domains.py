@@ -1,15 +1,14 @@
 """The doors of the domains and their models: how they are, and an operator's orders to them."""
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 import msgspec
 from aiohttp import web
 from msgspec import Struct
 
-from agent.config import Domain as Settings
-from agent.errors import RequestError
+from agent.errors import HoldfastError, RequestError
 from agent.inference.catalog import Model
 from agent.inference.domains.domain import Domain
 
@@ -30,7 +29,6 @@ class Domains(Protocol):
     async def load(self, name: str, version: int | None) -> Model: ...  # noqa: D102
     async def unload(self, name: str) -> None: ...  # noqa: D102
     async def roll_back(self, name: str) -> Model: ...  # noqa: D102
-    async def apply(self, settings: Mapping[str, Settings]) -> dict[str, str]: ...  # noqa: D102
 
 
 View = Callable[[], Awaitable[dict[str, Any]]]
@@ -44,13 +42,13 @@ class DomainDoors:
         domains: Domains,
         show_domains: View,
         show_models: View,
-        settings: Callable[[], Mapping[str, Settings]],
+        apply: Callable[[], Awaitable[dict[str, str]]],
     ) -> None:
-        """`settings` reads the domains of the configuration file. Raises ConfigError."""
+        """`apply` has the domains be as the configuration file says now; reload.py."""
         self._domains = domains
         self._show_domains = show_domains
         self._show_models = show_models
-        self._settings = settings
+        self._reload = apply
 
     def routes(self) -> list[web.RouteDef]:
         """What is served."""
@@ -78,7 +76,7 @@ class DomainDoors:
         return _json({"domain": name, "restarting": True}, 202)
 
     async def _apply(self, _: web.Request) -> web.Response:
-        done = await self._domains.apply(self._settings())
+        done = await self._reload()
         log.info("an operator ordered: apply the domains of the configuration: %s", done)
         return _json({"done": done})
 
@@ -90,7 +88,12 @@ class DomainDoors:
 
     async def _load(self, request: web.Request) -> web.Response:
         order = await _order(request, LoadOrder, '{"version": 2} or {}')
-        model = await self._domains.load(request.match_info["name"], order.version)
+        name = request.match_info["name"]
+        try:
+            model = await self._domains.load(name, order.version)
+        except HoldfastError as error:
+            log.warning("an operator ordered: load %s: it is refused: %s", name, error)
+            raise
         log.info("an operator ordered: load %s", model.label)
         return _json({"model": model.label})
 

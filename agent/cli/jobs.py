@@ -1,6 +1,7 @@
 """`holdfast jobs`: the work that waits, how far it is, and what to do about it."""
 
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import quote
@@ -8,6 +9,7 @@ from urllib.parse import quote
 import typer
 
 from agent.cli.options import DEFAULT, Config, Json
+from agent.errors import RequestError
 
 if TYPE_CHECKING:  # what a command needs, it loads itself: `--help` needs none of it
     from agent.cli.client import Client
@@ -40,6 +42,32 @@ def ls(
     from agent.cli.jobs_view import jobs
 
     jobs(document)
+
+
+@app.command("submit")
+def submit(
+    file: Annotated[
+        Path, typer.Argument(help="A request as for `infer`, in JSON, with `model`; -: from stdin.")
+    ],
+    config: Config = DEFAULT,
+    as_json: Json = False,
+) -> None:
+    """Hand a job in; the same `id` twice is one job. docs/models.md shows the form."""
+    try:
+        order = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
+    except OSError as error:
+        raise RequestError(f"{file}: {error.strerror}", "name a file with a request") from error
+    document = _client(config).upload(JOBS, order)
+    if as_json:
+        print(json.dumps(document))
+    else:
+        typer.echo(f"job {document['id']} is {document['state']}")
+
+
+@app.command("result")
+def result(job: Id, config: Config = DEFAULT) -> None:
+    """Print what answered a job that is done, in JSON as `infer` gives it."""
+    print(json.dumps(_client(config).get(f"{_route(job)}/result")))
 
 
 @app.command("show")

@@ -10,7 +10,7 @@ import subprocess
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import quote
 
 import typer
@@ -18,7 +18,10 @@ import typer
 from agent.cli.options import DEFAULT, Config, Json
 from agent.errors import AgentUnreachable, RequestError
 
-app = typer.Typer(help="The models on disk.", no_args_is_help=True)
+if TYPE_CHECKING:  # what a command needs, it loads itself
+    from agent.config import Models
+
+app = typer.Typer(help="The models on disk, and which of them serve.", no_args_is_help=True)
 CATALOG = "agent.inference.catalog"
 PROVE_S_MAX = 300.0  # a large model is read, loaded and tried out
 
@@ -32,7 +35,11 @@ class Ep(StrEnum):
 
 
 SignedBy = Annotated[
-    list[str], typer.Option("--signed-by", help="A public key; one of them must have signed.")
+    list[str],
+    typer.Option(
+        "--signed-by",
+        help="A public key; one of them must have signed. Without: models.signed_by.",
+    ),
 ]
 
 
@@ -64,9 +71,10 @@ def verify(
 
     Exit code 1 when one of them would be refused.
     """
-    keys = [word for key in signed_by for word in ("--signed-by", key)]
+    settings = _models(config)
+    keys = [word for key in signed_by or settings.signed_by for word in ("--signed-by", key)]
     eps = [word for one in ep for word in ("--ep", one)]
-    words = [_root(config), which] if which else [_root(config)]
+    words = [settings.path, which] if which else [settings.path]
     document, code = _asked(CATALOG, "verify", *keys, *eps, "--", *words)
     if as_json:
         print(json.dumps(document))
@@ -200,10 +208,14 @@ def _with_service(rows: list[dict[str, Any]], serving: dict[str, Any]) -> list[d
     return marked
 
 
-def _root(config: Path) -> str:
+def _models(config: Path) -> "Models":
     from agent import config_file
 
-    return str(Path(config_file.load(config).models.path))
+    return config_file.load(config).models
+
+
+def _root(config: Path) -> str:
+    return _models(config).path
 
 
 def _asked(module: str, *words: str) -> tuple[dict[str, Any], int]:

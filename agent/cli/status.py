@@ -91,11 +91,13 @@ def _rows(table: Table, document: dict[str, Any]) -> None:
         table.add_row("backlog", sync_view.backlog(link))
     for name, domain in document["domains"].items():
         ready = "ready" if domain["ready"] else f"[red]down: {escape(domain['cause'])}[/]"
+        on = f", {domain['ep']}" if domain["ep"] else ""
         table.add_row(
             "domain",
-            f"{name}: {ready}, {domain['ep']}, restarted {counted(domain['restarts'], 'time')}",
+            f"{name}: {ready}{on}, restarted {counted(domain['restarts'], 'time')}",
         )
-        table.add_row("model", domain["model"])
+        if domain["model"]:
+            table.add_row("model", domain["model"])
     store = document["store"]
     table.add_row(
         "store",

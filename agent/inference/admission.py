@@ -27,6 +27,8 @@ from agent.inference.domains.work import Class, Result, Work
 
 Array = NDArray[Any]
 Ask = Callable[[Work], Awaitable[Result]]
+HINT = "it failed on what it is tried with: send it to those who made it"
+ZEROS_HINT = "where zeros are nothing for it, give it golden inputs in model.yaml (docs/models.md)"
 RUNS = 5  # of each input, for the latency
 NUMPY = {name: dtype for dtype, name in DTYPES.items()}
 
@@ -45,7 +47,8 @@ class Admission:
             else:
                 await self._sound(model, loaded, ask)
         except (DomainError, RequestError) as error:
-            hint = error.hint or "it failed on what it is tried with: send it to those who made it"
+            zeros = model.manifest.engine == "onnx" and not model.manifest.golden
+            hint = error.hint or (ZEROS_HINT if zeros else HINT)
             raise ModelError(f"{model.label} is not admitted: {error}", hint) from error
 
     async def _onnx(self, model: Model, loaded: wire.Loaded, ask: Ask) -> None:

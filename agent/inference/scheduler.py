@@ -111,7 +111,10 @@ class Scheduler:
     def _found(self, request: Request) -> tuple[Domain, Model]:
         domain = self._domains.serving(request.model)
         if domain is None:
-            raise NotThere(f"no model {request.model!r} is loaded", "holdfast models ls")
+            raise NotThere(
+                f"no domain has the model {request.model!r}",
+                "name it in a domain's models, then: holdfast domains apply",
+            )
         model = domain.models.get(request.model)
         if model is None and domain.models:
             raise NotThere(

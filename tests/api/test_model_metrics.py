@@ -181,6 +181,20 @@ def test_the_lines_do_not_grow_with_what_callers_say(board: Board) -> None:
     assert lines() <= before
 
 
+def test_the_documentation_names_every_metric_with_its_labels(board: Board) -> None:
+    board.ask("tiny", "x", [0.0] * 64)
+    table = (Path(__file__).parents[2] / "docs/models.md").read_text().partition("## Metrics")[2]
+    rows = [line.split("|")[1:3] for line in table.splitlines() if line.startswith("| `holdfast_")]
+    named = {name.strip(" `"): labels for names, labels in rows for name in names.split(",")}
+    own = ("holdfast_domain_", "holdfast_model_", "holdfast_cache_", "holdfast_sequences")
+    shown = {}
+    for family in text_string_to_metric_families(board.text()):
+        if family.name.startswith(own):
+            name = f"{family.name}_total" if family.type == "counter" else family.name
+            shown[name] = {key for one in family.samples for key in one.labels} - {"le"}
+    assert {n: {one.strip() for one in ls.split(",")} - {""} for n, ls in named.items()} == shown
+
+
 def test_prometheus_finds_nothing_to_mend(board: Board) -> None:
     promtool = shutil.which("promtool")
     if promtool is None:

@@ -6,10 +6,13 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
+from agent.cli.client import Client, Refused
+from agent.cli.domains_view import STEPS
 from bench.models import not_numbers
 from tests.inference.catalog.repository import install
 from tests.inference.domains.rig import put
@@ -31,8 +34,8 @@ class Site:
         domains = {"d": {"models": ["m", "other"], "restart_s_min": 0.01}}
         self.device = Device(folder, {"models": {"path": str(self.root)}, "domains": domains})
 
-    def run(self, *words: str) -> Done:
-        environment = {**os.environ, "COLUMNS": "200"}
+    def run(self, *words: str, columns: int = 200) -> Done:
+        environment = {**os.environ, "COLUMNS": str(columns)}
         return subprocess.run(
             [str(HOLDFAST), *words, "--config", str(self.device.config)],
             capture_output=True, text=True, timeout=120, cwd=ROOT, env=environment,
@@ -72,7 +75,12 @@ def test_versions_are_loaded_rolled_back_and_unloaded(site: Site) -> None:
     done = site.run("models", "load", "m/3")
     assert done.returncode == 1
     assert "is not admitted: from zeros, its output y is not finite" in done.stderr
-    assert "try: " in done.stderr
+    assert "try: where that is right, give it golden inputs" in done.stderr
+    finite = install(site.root, not_numbers(), version=4, finite=True)
+    done = site.run("models", "load", "m/4")
+    assert "try: where zeros are nothing for it, give it golden inputs" in done.stderr
+    shutil.rmtree(finite)
+    assert "an operator ordered: load m: it is refused: m/3@" in site.device.log.read_text()
     assert site.run("models", "load", "m/1").stdout.endswith(" serves\n")
     assert "version_refused" not in site.conditions()
     rows = as_json(site.run("models", "ls", "--json"))["models"]
@@ -112,12 +120,41 @@ def test_domains_are_applied_by_the_command_and_by_sighup(site: Site) -> None:
     until(lambda: domains()["domains"].get("e", {}).get("ready"), "it is done")
     until(lambda: "domains_not_applied" not in site.conditions(), "it is over")
     listed = site.run("domains", "ls").stdout
-    assert "other/1@" in listed
+    assert "other/1" in listed
+    site.change(d={**both, "queue_max": "many"})
+    os.kill(site.device.pid, signal.SIGHUP)
+    until(lambda: "domains_not_applied" in site.conditions(), "it is said again")
     site.change(d=both)
     assert set(site.run("domains", "apply").stdout.splitlines()) == {
         "domain d: changed",
         "domain e: removed",
     }
+    assert "domains_not_applied" not in site.conditions(), "the command ends it, too"
+
+
+def test_the_domains_and_their_calls_fit_into_80_columns(site: Site) -> None:
+    rows = [line.split() for line in site.run("domains", "ls", columns=80).stdout.splitlines()]
+    assert rows[0] == ["domain", "class", "state", "model", "on", *rows[0][5:]]
+    assert rows[1] == ["audio", "realtime", "ready", "speech/1", "cpu", "1", "0", "0"]
+    until(lambda: site.device.status()["domains"]["d"]["ready"], "it is ready")
+    body: dict[str, Any] = {
+        "inputs": [{"name": "x", "shape": [1, 4], "datatype": "FP32", "data": [1, 2, 3, 4]}]
+    }
+    client, url = Client(site.device.socket), "/v2/models/m/infer"
+    assert client.post(url, body)["outputs"]
+    body["inputs"][0]["name"] = "z"
+    with pytest.raises(Refused) as refused:
+        client.post(url, body)
+    assert refused.value.hint == "`holdfast models verify m` shows what it takes"
+    with pytest.raises(Refused, match="no domain has the model 'nobody'"):
+        client.post("/v2/models/nobody/infer", body)
+    told = site.run("domains", "trace", "d", columns=80).stdout
+    head, erred, call, *_ = told.splitlines()
+    assert head.split() == ["call", "model", "class", "with", *STEPS.values()]
+    assert call.split()[1:4] == ["m", "interactive", "0"]
+    assert len(call.split()) == 10
+    assert erred.split()[10:] == ["refused"]
+    assert "…" not in told
 
 
 def test_the_domain_that_hears_stays(site: Site) -> None:

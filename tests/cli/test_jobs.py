@@ -11,7 +11,7 @@ import aiohttp
 import pytest
 import yaml
 
-from tests.api.test_jobs import House
+from tests.api.test_jobs import House, order
 from tests.outside import DEADLINE_S, HOLDFAST, ROOT
 
 
@@ -90,6 +90,26 @@ async def test_what_it_shows_and_who_obeys(site: Site) -> None:
     assert (code, "job first is done" in said) == (1, True)
     code, said = await site.command("ls", "--state", "soon")
     assert (code, "unknown state" in said) == (1, True)
+
+
+async def test_a_job_is_handed_in_from_a_file_and_its_result_taken(site: Site) -> None:
+    file = site.config.with_name("order.json")
+    file.write_text(json.dumps(order(id="filed")))
+    code, said = await site.command("submit", str(file))
+    assert (code, said) == (0, "job filed is queued\n")
+    await site.desk.ended("filed")
+    code, said = await site.command("result", "filed")
+    assert code == 0
+    assert json.loads(said)["outputs"]
+    code, said = await site.command("submit", str(file), "--json")
+    assert (code, json.loads(said)["state"]) == (0, "done"), "the same job"
+    file.write_text("no JSON")
+    code, said = await site.command("submit", str(file))
+    assert (code, "JSON is malformed" in said) == (1, True)
+    code, said = await site.command("submit", str(file.with_name("none")))
+    assert (code, "No such file" in said) == (1, True)
+    code, said = await site.command("result", "none")
+    assert (code, "no job 'none'" in said) == (1, True)
 
 
 async def test_what_stands_in_a_job_does_not_colour_the_terminal(site: Site) -> None:

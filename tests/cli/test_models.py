@@ -120,6 +120,29 @@ def test_sign_then_verify_with_the_key(models: Path) -> None:
     )
 
 
+def test_verify_asks_for_the_signatures_that_the_configuration_asks_for(models: Path) -> None:
+    key = models.parent / "key"
+    public = as_json(run(models, "sign", str(models / "m/1"), "--key", str(key), "--json"))["key"]
+    install(models, linear(), "other")
+    config = models.parent / "config.yaml"
+    content = yaml.safe_load(config.read_text())
+    content["models"]["signed_by"] = [public]
+    config.write_text(yaml.safe_dump(content))
+    found = document(models, "verify")["models"]
+    assert [(one["name"], one["verdict"]) for one in found] == [("m", "good"), ("other", "refused")]
+    assert "models.signed_by asks for one" in found[1]["error"]
+
+
+def test_a_version_without_a_manifest_is_told_where_its_form_stands(models: Path) -> None:
+    folder = models / "bare/1"
+    folder.mkdir(parents=True)
+    (folder / "model.onnx").write_bytes(b"model")
+    done = run(models, "verify", "bare")
+    assert done.returncode == 1
+    assert "write one (docs/models.md has the form)" in " ".join(done.stdout.split())
+    assert "`model.yaml`:" in (ROOT / "docs/models.md").read_text()
+
+
 def test_quantize_says_how_far_it_is_off_and_how_fast(models: Path) -> None:
     install(models, products(), "wide")
     done = run(models, "quantize", "wide/1", "--to", "2", "--dynamic")

@@ -172,7 +172,7 @@ class Catalog:
             if config is None:
                 raise ModelError(
                     f"{folder}: there is no {MANIFEST}, and no {triton.CONFIG} in its place",
-                    "the copy is not whole: copy it again",
+                    "write one (docs/models.md has the form); if it had one, copy it again",
                 )
             return _from_triton(*config, name, folder, version), None
         content = place.read(place.inside(folder, MANIFEST, "the manifest"), MANIFEST_BYTES_MAX)

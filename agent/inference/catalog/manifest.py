@@ -206,7 +206,7 @@ class _Speech(Struct):
     options: _SpeechOptions
 
 
-_FORM = "models/speech/1/model.yaml shows the right form"
+_FORM = "docs/models.md has the form, and every key"
 
 
 def _no_slips(path: Path, keys: list[str]) -> None:

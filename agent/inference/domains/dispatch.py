@@ -312,7 +312,8 @@ class Dispatch:
         """The instance that was given a call last has no answer to it."""
         match answer.fault:
             case "refused":
-                work.fail(RequestError(answer.message, "see the model's metadata"))
+                hint = f"`holdfast models verify {work.model}` shows what it takes"
+                work.fail(RequestError(answer.message, hint))
             case "failed":
                 work.fail(RunError(f"model {work.model}: {answer.message}"))
             case "expired":
