@@ -12,6 +12,8 @@ from typing import Any, NamedTuple, Protocol, cast
 
 from aiohttp import web
 
+DOUBT_S = 0.1  # a second look before an end; a timer so late: this process stood still
+
 
 class Limits(NamedTuple):
     """What the doors allow; seconds count until a whole request header is there."""
@@ -91,6 +93,9 @@ class Visitor(asyncio.Protocol):
         self._task: asyncio.Task[Any] | None = None  # that ends when the visitor leaves
         self._due_s: float | None = None  # when it will have been silent for too long
         self._timer: asyncio.TimerHandle | None = None
+        self._look_s = 0.0  # when it comes; uvloop's own does not say so where it comes at once
+        self._limit_s = 0.0  # that is due then
+        self._doubted = False  # it was due at the last look too
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take a place, if there is one."""
@@ -193,21 +198,30 @@ class Visitor(asyncio.Protocol):
         self._wait(self._door.limits.next_request_s)
 
     def _wait(self, seconds: float) -> None:
+        self._limit_s, self._doubted = seconds, False
         self._due_s = self._loop.time() + seconds
-        if self._timer and self._timer.when() > self._due_s:
+        if self._timer and self._look_s > self._due_s:
             self._timer.cancel()
-            self._timer = self._loop.call_at(self._due_s, self._look)
+            self._look_at(self._due_s)
 
     def _look(self) -> None:
         """Whether it is due. One timer at a time, for a request must not cost one."""
         now_s, limits = self._loop.time(), self._door.limits
         busy = self._due_s is None or (self._lane is not None and self._lane.busy)
         due_s = now_s + limits.next_request_s if busy or self._due_s is None else self._due_s
-        if due_s <= now_s:
+        if due_s > now_s:
+            self._look_at(due_s)
+        elif not self._doubted:  # what it said may lie in the socket, or come as soon as we read
+            self._doubted = True
+            stood_still = now_s - self._look_s > DOUBT_S
+            self._look_at(now_s + (self._limit_s if stood_still else DOUBT_S))
+        else:
             # Aborted, not closed: a client that does not read would keep its place until it did.
             self._transport.abort()
-        else:
-            self._timer = self._loop.call_at(due_s, self._look)
+
+    def _look_at(self, when_s: float) -> None:
+        self._look_s = when_s
+        self._timer = self._loop.call_at(when_s, self._look)
 
 
 def served(request: web.Request) -> AbstractContextManager[None]:

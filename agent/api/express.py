@@ -6,9 +6,9 @@ bytes goes from the socket to the scheduler in one step, without a task. That ha
 call costs the agent (python -m bench.serving).
 
 A connection begins here. What is not a plain `infer` (another route or method, chunks, compression,
-`Expect`, `Origin`, a header in pieces, a name that this agent does not answer to) goes to aiohttp,
-and with it all that follows on that connection: there is one place where requests are refused, and
-it is not here.
+`Expect`, `Origin`, a header in pieces, a name that this agent does not answer to, a body for which
+there is no room) goes to aiohttp, and with it all that follows on that connection: there is one
+place where requests are refused, and it is not here.
 
 Limits: HEADS_MAX headers of HEAD_BYTES_MAX are remembered; a body has oip.BODY_BYTES_MAX; of a
 client that sends ahead, AHEAD_BYTES_MAX are read before its answer is out.
@@ -24,6 +24,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from agent.api.doors import Place
 from agent.api.inference import Call, Inference, Reply
+from agent.api.room import SMALL_BYTES, Share
 from agent.inference import oip
 from agent.inference.domains.work import Result
 from agent.inference.wire import Buffer
@@ -140,6 +141,7 @@ class Lane:
         self._express = express
         self.transport = transport
         self._place = place
+        self._share = Share(express.inference.room)
         self._held = b""  # what was sent ahead
         self._head: Head | None = None
         self._body: bytearray | None = None
@@ -176,6 +178,7 @@ class Lane:
     def close(self) -> None:
         """The client has gone: nobody waits for the call's answer."""
         self._express.gone(self)
+        self._share.leave()
         if self._call is not None:
             self._call.answer.cancel()
 
@@ -189,13 +192,14 @@ class Lane:
         end = data.find(END) + len(END)
         # A header in pieces is not taken apart here: aiohttp may refuse it before it is whole.
         head = self._express.head(data[:end]) if len(END) <= end <= HEAD_BYTES_MAX else None
-        if head is None:
+        size = head.body_bytes if head else 0
+        if head is None or (size > SMALL_BYTES and not self._share.take(size)):
             self._express.gone(self)
             self.transport.resume_reading()
             self._place.leave(data)
             return
-        have = min(len(data) - end, head.body_bytes)
-        if have == head.body_bytes:
+        have = min(len(data) - end, size)
+        if have == size:
             self._held = data[end + have :]
             self._ask(head, memoryview(data)[end : end + have])
             return
@@ -223,6 +227,8 @@ class Lane:
     def _answered(self, answer: asyncio.Future[Result]) -> None:
         self._express.counter.active_requests -= 1
         call, self._call = self._call, None
+        if self._share.held_bytes:
+            self._share.leave()
         if call is None or answer.cancelled():
             return
         reply = self._express.inference.reply(call)

@@ -13,6 +13,7 @@ import msgspec
 from aiohttp import web
 
 from agent.api.doors import abandonable, receiving
+from agent.api.room import Room, Share
 from agent.errors import BusyError, HoldfastError, LateError, NotThere, RequestError
 from agent.inference import oip
 from agent.inference.domains.work import Result
@@ -58,7 +59,9 @@ class Call(NamedTuple):
 class Inference:
     """From a body to a call, from its result to a reply."""
 
-    def __init__(self, scheduler: Scheduler) -> None:
+    def __init__(self, scheduler: Scheduler, room: Room | None = None) -> None:
+        """`room` is for the bodies, by whatever way they come."""
+        self.room = room or Room()
         self._scheduler = scheduler
         self._bodies = oip.Bodies()
 
@@ -124,16 +127,26 @@ class InferenceDoors:
         ]
 
     async def _infer(self, request: web.Request) -> web.StreamResponse:
+        share = Share(self._inference.room)
+        try:
+            with abandonable(request):
+                return _response(await self._reply(request, share))
+        except BusyError as error:
+            return _response(_refused(error))
+        finally:
+            share.leave()
+
+    async def _reply(self, request: web.Request, share: Share) -> Reply:
+        """Raises RequestError, BusyError for a body that is not taken in."""
         named, length = request.match_info, request.headers.get(oip.HEADER)
-        with abandonable(request):
-            with receiving(request):
-                body = await _body(request)
-            call = self._inference.begin(named["model"], named.get("version"), length, body)
-            try:
-                await asyncio.wait([call.answer])
-            finally:
-                call.answer.cancel()  # where it has not come, nobody waits for it any more
-        return _response(self._inference.reply(call))
+        with receiving(request):
+            body = await _body(request, share)
+        call = self._inference.begin(named["model"], named.get("version"), length, body)
+        try:
+            await asyncio.wait([call.answer])
+        finally:
+            call.answer.cancel()  # where it has not come, nobody waits for it any more
+        return self._inference.reply(call)
 
 
 def _response(reply: Reply) -> web.Response:
@@ -146,11 +159,15 @@ def _response(reply: Reply) -> web.Response:
     return web.Response(status=reply.status, body=body, headers=headers, content_type=reply.kind)
 
 
-async def _body(request: web.Request) -> Buffer:
-    """The whole body, without the copies that joining its pieces would cost."""
+async def _body(request: web.Request, share: Share) -> Buffer:
+    """The whole body, without the copies that joining its pieces would cost.
+
+    It has room from the start, as far as its length is said; else as it grows.
+    """
     length = request.content_length or 0
     if length > oip.BODY_BYTES_MAX:
         raise _too_long(length)
+    share.insist(length)
     piece = await request.content.readany()
     if len(piece) == length:
         return piece
@@ -158,6 +175,7 @@ async def _body(request: web.Request) -> Buffer:
     while piece:
         if len(body) + len(piece) > oip.BODY_BYTES_MAX:
             raise _too_long(len(body) + len(piece))
+        share.insist(len(body) + len(piece))
         body += piece
         piece = await request.content.readany()
     return body

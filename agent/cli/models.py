@@ -196,10 +196,10 @@ def _with_service(rows: list[dict[str, Any]], serving: dict[str, Any]) -> list[d
     marked = []
     for row in rows:
         one = serving.get(row["name"], {})
-        serves = one.get("version") == row["version"]
+        serves = one.get("version", 0) == row["version"]  # null: its folder cannot be read
         service = {
             "serves": serves,
-            "former": one.get("previous") == row["version"],
+            "former": row["version"] is not None and one.get("previous") == row["version"],
             "breaker": one["breaker"] if serves else None,
             "instead_of": one["instead_of"] if serves else None,
         }

@@ -30,10 +30,11 @@ def listed(document: dict[str, Any]) -> None:
         if row.get("breaker") not in (None, "closed"):
             about.append(f"[red]breaker {row['breaker']}[/]")
         about += ["former"] if row.get("former") and not row.get("serves") else []
-        about += ["newest"] if newest[row["name"]] == row["version"] else []
+        about += ["newest"] if row["version"] and newest[row["name"]] == row["version"] else []
         if "error" in row:
             about.append("[red]cannot be read, see below[/]")
-            table.add_row(escape(row["name"]), str(row["version"]), "-", "-", "-", ", ".join(about))
+            version = str(row["version"] or "-")
+            table.add_row(escape(row["name"]), version, "-", "-", "-", ", ".join(about))
             continue
         if row["golden"]:
             about.append(counted(row["golden"], "golden pair"))
@@ -88,7 +89,8 @@ def quantized(document: dict[str, Any]) -> None:
 def _verdict(console: Console, row: Row) -> None:
     good = row["verdict"] == "good"
     verdict = "[green]good[/]" if good else "[bold red]REFUSED[/]"
-    console.print(f"[bold]{escape(row['name'])}/{row['version']}[/]  {verdict}")
+    version = f"/{row['version']}" if row["version"] else ""
+    console.print(f"[bold]{escape(row['name'])}{version}[/]  {verdict}")
     if "sha256" in row:
         signer = f", signed by {row['signer']}" if row["signer"] else ""
         digest = row["sha256"][:DIGITS]

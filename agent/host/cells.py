@@ -11,6 +11,7 @@ Recovery: groups of an agent that was killed are removed when the next one start
 
 import logging
 import os
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from errno import EACCES, ENODEV
@@ -49,7 +50,7 @@ class Cells:
         """`root` is where proc is mounted, for tests, and `tree` what reaches the groups."""
         self._tree = tree or Tree()
         self._opened = 0
-        self._closed: list[Group] = []  # that were still in use
+        self._closed = deque[Group]()  # that were still in use; cells put theirs in, in any thread
         self._dialect, refused = _means(self._tree, root)
         swaps = lines(root / "proc/swaps")[1:]
         self._machine = _Machine(frozenset(os.sched_getaffinity(0)), bool(swaps), refused)
@@ -72,7 +73,10 @@ class Cells:
         return Cell(domain, limits, group, self._machine, self._closed.append)
 
     def _sweep(self) -> None:
-        self._closed[:] = [group for group in self._closed if not group.close()]
+        for _ in range(len(self._closed)):
+            group = self._closed.popleft()
+            if not group.close():
+                self._closed.append(group)
         for base in set(self._dialect.bases.values() if self._dialect else ()):
             sweep(self._tree, base)
 

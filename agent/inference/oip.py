@@ -186,7 +186,7 @@ class Bodies:
             asked.id,
             sum(one.size_bytes for one in tensors),
             raw_bytes,
-            shape[0] if shape else 1,
+            rows_of(shape),
             _klass(told.klass),
             _timeout_s(told.timeout),
             _step(told),
@@ -248,6 +248,11 @@ def tensors(
         plain = bytes(content(array(head, memoryview(piece)), as_json=False))
         found.append((Tensor(head.name, head.dtype, head.shape, len(plain)), plain))
     return found, [one.name for one in asked.outputs]
+
+
+def rows_of(shape: list[int]) -> int:
+    """How many rows a call brings whose first input is so; what is empty has none, however long."""
+    return 0 if 0 in shape else shape[0] if shape else 1
 
 
 def _cut(heads: list[Tensor], raw: memoryview) -> list[Buffer]:

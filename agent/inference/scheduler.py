@@ -35,7 +35,7 @@ class Request(NamedTuple):
     head: msgspec.Raw  # an encoded wire.Infer
     body: list[Buffer]  # the inputs, one after the other
     size_bytes: int
-    rows: int = 1  # of its first input
+    rows: int = 1  # of its first input; 0: it is empty
     klass: Class | None = None  # None: as its domain
     timeout_s: float | None = None  # None: as its domain allows at most
     step: Step | None = None
@@ -307,10 +307,18 @@ async def _turn(memory: Memory, model: str, step: Step, most_s: float) -> None:
 
 
 def _begun(domain: Domain, model: Model, request: Request) -> State:
-    """A sequence begins with zeros, a row for each that the call has. Raises BusyError."""
+    """A sequence begins with zeros, a row for each that the call has.
+
+    Raises BusyError, RequestError.
+    """
     loaded = domain.loaded(model.manifest.name)
     if loaded is None:
         raise BusyError(f"domain {domain.name} is not ready: {domain.cause}", "try again later")
+    if loaded.batching and request.rows == 0:
+        raise RequestError(
+            "a sequence begins with as many rows as its first call has, and this one is empty",
+            "send sequence_start with the first call that brings something",
+        )
     inputs = {one.name: one for one in loaded.inputs}
     state = State(model.label, [], [])
     for pair in model.manifest.state:

@@ -84,7 +84,7 @@ class Calls:
             msgspec.Raw(msgspec.msgpack.encode(wire.Infer(heads, request.wanted))),
             [one.data for one in inputs],
             sum(one.size_bytes for one in heads),
-            heads[0].shape[0] if heads and heads[0].shape else 1,
+            oip.rows_of(heads[0].shape) if heads else 1,
             Class[request.klass.upper()],
             patient=True,
         )
@@ -116,8 +116,16 @@ def answered(result: Result) -> Answer:
 
 
 def joined(answers: list[Answer]) -> Answer:
-    """The answers to the parts of a chunk, row after row. Raises ModelError."""
+    """The answers to the parts of a chunk, row after row.
+
+    Raises ModelError; NotNow where they are not of one version: a chunk is stamped with one.
+    """
     first = answers[0]
+    if others := {one.model for one in answers} - {first.model}:
+        raise NotNow(
+            f"{', '.join(sorted(others))} took the place of {first.model} within a chunk",
+            "it is made again, by one of them",
+        )
     outputs: list[Tensor] = []
     for i, one in enumerate(first.outputs):
         parts = [answer.outputs[i] for answer in answers]
@@ -130,7 +138,7 @@ def joined(answers: list[Answer]) -> Answer:
         outputs.append(
             Tensor(one.name, one.dtype, shape, memoryview(b"".join(part.data for part in parts)))
         )
-    return Answer(outputs, answers[-1].model, answers[-1].ep)
+    return Answer(outputs, first.model, ", ".join(sorted({one.ep for one in answers})))
 
 
 def parsed(headers: Mapping[str, str], body: bytes) -> tuple[list[Tensor], list[str]]:

@@ -15,9 +15,10 @@ import pytest
 import uvloop
 from hypothesis import example, given, settings
 
-from agent.api.doors import Door, Limits
+from agent.api.doors import Door, Limits, Visitor
 from agent.api.express import AHEAD_BYTES_MAX, HEAD_BYTES_MAX, Express
 from agent.api.inference import Inference
+from agent.api.room import SMALL_BYTES, Room
 from agent.api.server import Server
 from agent.clock import Clock
 from agent.config import Api
@@ -32,6 +33,7 @@ from agent.inference.wire import Inferred, Tensor
 DEADLINE_S = 30.0
 LONG = bool(os.environ.get("HOLDFAST_LONG"))
 LIMITS = Limits(tcp_places=4, socket_places=4, first_request_s=600, next_request_s=600)
+LARGE_BYTES = 12 << 20
 TURNS = 60  # of the loop: more than any answer here takes
 ESSENTIAL = ("content-type", "content-length", "retry-after", "connection", "allow", HEADER.lower())
 
@@ -145,7 +147,8 @@ class House:
         clock = Still()
         status = Status(dict, Conditions(clock), clock, ledger, {}, folder / "status.json")
         self.scheduler = Scheduler()
-        self.inference = Inference(self.scheduler)
+        self.room = Room(2 * LARGE_BYTES)
+        self.inference = Inference(self.scheduler, self.room)
         self.limits = limits
         where = Api(port=0, socket=str(folder / "holdfast.sock"))
         self.server = Server(where, status, metrics, limits, inference=self.inference)
@@ -561,3 +564,100 @@ async def test_a_header_takes_no_memory_for_a_body_that_does_not_come(tmp_path: 
         finally:
             tracemalloc.stop()
         transport.close()
+
+
+def large(model: str = "never", *headers: str, whole: bool = True) -> bytes:
+    """Two of them fill the room; without its end, one waits for more."""
+    return infer(bytes(LARGE_BYTES - (1 << 10)), model, *headers)[: None if whole else -4]
+
+
+@WAYS
+@pytest.mark.parametrize("whole", [True, False], ids=["waiting", "coming"])
+async def test_bodies_have_room_together_or_are_told_when_to_come_again(
+    tmp_path: Path, way: str, whole: bool
+) -> None:
+    async with opened(tmp_path) as house, AsyncExitStack() as stack:
+        inside = [
+            await stack.enter_async_context(connected(house, large("never", way, whole=whole)))
+            for _ in range(2)
+        ]
+        await until(lambda: house.room.free_bytes < LARGE_BYTES)
+        for other in ("X: y", BY_AIOHTTP):
+            async with connected(house, large("tiny", other)) as late:
+                answer = await late.answer()
+                assert (answer.status, answer.headers["retry-after"]) == (503, "1")
+                assert b"no room for a body" in answer.body
+            async with connected(house, infer(bytes(SMALL_BYTES // 2), "tiny", other)) as small:
+                assert (await small.answer()).status == 200
+        inside[0].writer.transport.abort()  # it vanishes
+        await until(lambda: house.room.free_bytes > LARGE_BYTES)
+        async with connected(house, large("tiny", way)) as next_one:
+            assert (await next_one.answer()).status == 200
+            await until(lambda: house.room.free_bytes > LARGE_BYTES)
+        inside[1].writer.close()
+        await until(lambda: house.room.free_bytes == house.room.size_bytes)
+
+
+async def test_a_body_of_unsaid_length_has_room_as_it_grows(tmp_path: Path) -> None:
+    head = CHUNKED[: CHUNKED.index(b"\r\n\r\n") + 4]
+    chunk = f"{SMALL_BYTES:x}\r\n".encode() + b" " * SMALL_BYTES + b"\r\n"
+    async with opened(tmp_path) as house:
+        async with connected(house, head + 3 * chunk) as client:
+            await until(lambda: house.room.free_bytes == house.room.size_bytes - 3 * SMALL_BYTES)
+            house.room.free_bytes = 0  # others came
+            client.writer.write(chunk)
+            assert (await client.answer()).status == 503
+        await until(lambda: house.room.free_bytes == 3 * SMALL_BYTES)
+
+
+class Sleeper:
+    """The loop as a visitor knows it, of a process that can stand still."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+        self.timers: list[tuple[float, asyncio.Handle]] = []
+
+    def time(self) -> float:
+        return self.now_s
+
+    def call_at(self, when_s: float, act: Callable[[], None]) -> asyncio.Handle:
+        handle = asyncio.Handle(act, (), asyncio.get_running_loop())
+        self.timers.append((when_s, handle))
+        return handle
+
+    def sleep(self, seconds: float) -> None:
+        """And wake up: what is due comes before what clients sent meanwhile."""
+        self.now_s += seconds
+        due = [handle for when_s, handle in self.timers if when_s <= self.now_s]
+        self.timers = [one for one in self.timers if one[0] > self.now_s]
+        for handle in due:
+            if not handle.cancelled():
+                handle._run()
+
+
+@WAYS
+async def test_the_time_in_which_this_process_stood_still_is_not_the_clients(
+    tmp_path: Path, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sleeper, born = Sleeper(), Visitor.__init__
+
+    def begin(visitor: Visitor, door: Door) -> None:
+        born(visitor, door)
+        visitor._loop = sleeper  # type: ignore[assignment]
+
+    monkeypatch.setattr(Visitor, "__init__", begin)
+    whole = infer(b"abcd" * 1000, "tiny", way)
+    async with opened(tmp_path) as house, connected(house, whole) as client:
+        lanes = house.server._express._lanes
+        assert (await client.answer()).status == 200
+        for pieces in ([whole], [whole[:-3000], whole[-3000:]]):
+            for piece in pieces:
+                sleeper.sleep(900.0)
+                sleeper.sleep(5.0)  # awake: a client far away needs some time
+                client.writer.write(piece)
+                if piece not in (whole, pieces[-1]):
+                    await until(lambda: house.active or any(lane._body for lane in lanes))
+            assert (await client.answer()).status == 200
+        sleeper.sleep(900.0)
+        sleeper.sleep(600.0)
+        assert await client.ended() == b"", "it did say nothing"

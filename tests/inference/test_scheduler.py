@@ -250,6 +250,8 @@ async def test_a_sequence_of_several_rows_has_a_state_for_each(house: House) -> 
     assert found == [2.0] * 4 + [4.0] * 4
     many = request("accumulator", rows, rows=1 << 26, step=Step("b", start=True))
     assert isinstance(await error_of(house.scheduler.infer(many)), RequestError)
+    nothing = request("accumulator", [], rows=0, step=Step("c", start=True))
+    assert "this one is empty" in str(await error_of(house.scheduler.infer(nothing)))
 
 
 async def test_a_step_that_waits_for_its_turn_has_a_deadline_all_the_same(house: House) -> None:

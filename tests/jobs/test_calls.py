@@ -6,9 +6,9 @@ import msgspec
 import numpy as np
 import pytest
 
-from agent.errors import ModelError
+from agent.errors import ModelError, NotNow
 from agent.inference.domains.work import Result
-from agent.jobs.calls import CALL_ROWS, Calls, answered
+from agent.jobs.calls import CALL_ROWS, Calls, answered, joined
 from agent.jobs.infer import Answer, Request
 from bench import models
 from tests.inference.house import House, running
@@ -56,3 +56,14 @@ async def test_what_must_not_be_made_twice_is_not_though_it_is_a_job(tmp_path: P
 def test_an_answer_that_makes_no_sense_fails_the_job_alone(head: bytes) -> None:
     with pytest.raises(ModelError, match="m/1@0: its process gave an answer that makes no sense"):
         answered(Result(msgspec.Raw(head), memoryview(b""), "m/1@0", "CPU"))
+
+
+def test_what_two_versions_answered_is_no_chunk() -> None:
+    one, other, cuda = (
+        Answer([tensor("y", GIVEN)], model, ep)
+        for model, ep in (("m/1@0", "CPU"), ("m/2@1", "CPU"), ("m/1@0", "CUDA"))
+    )
+    with pytest.raises(NotNow, match="m/2@1 took the place of m/1@0 within a chunk"):
+        joined([one, other])
+    whole = joined([cuda, one])
+    assert (whole.model, whole.ep) == ("m/1@0", "CPU, CUDA")

@@ -25,14 +25,17 @@ Document = dict[str, Any]
 
 
 def ls(catalog: Catalog) -> Document:
-    """Every version and what it says of itself; nothing is checked."""
-    return {
-        "models": [
-            _declared(catalog, name, version)
-            for name in catalog.names()
-            for version in catalog.versions(name)
-        ]
-    }
+    """Every version and what it says of itself; nothing is checked.
+
+    The `version` of a model whose folder cannot be read is null.
+    """
+    rows: list[Document] = []
+    for name in catalog.names():
+        try:
+            rows += [_declared(catalog, name, version) for version in catalog.versions(name)]
+        except ModelError as error:
+            rows.append({"name": name, "version": None} | _said(error))
+    return {"models": rows}
 
 
 def _declared(catalog: Catalog, name: str, version: int) -> Document:
@@ -40,7 +43,7 @@ def _declared(catalog: Catalog, name: str, version: int) -> Document:
     try:
         model = catalog.declared(name, version)
     except ModelError as error:
-        return row | {"error": str(error), "hint": error.hint}
+        return row | _said(error)
     manifest = model.manifest
     return row | {
         "engine": manifest.engine,
@@ -58,13 +61,24 @@ def verify(catalog: Catalog, which: str, eps: list[str]) -> Document:
     name, _, version = which.partition("/")
     if version and not version.isdecimal():
         raise ModelError(f"{which!r} is no version of a model", "write NAME or NAME/VERSION")
-    names = [name] if name else catalog.names()
-    asked = [(n, v) for n in names for v in ([int(version)] if version else catalog.versions(n))]
-    if name and not asked:
+    if name:
+        versions = [int(version)] if version else catalog.versions(name)
+        found = [_verdict(catalog, name, one, eps) for one in versions]
+    else:
+        found = [row for one in catalog.names() for row in _verdicts(catalog, one, eps)]
+    if name and not found:
         catalog.newest(name)  # raises, and says where it looked
-    found = [_verdict(catalog, n, v, eps) for n, v in asked]
     refused = sum(one["verdict"] != "good" for one in found)
     return {"models": found, "good": len(found) - refused, "refused": refused}
+
+
+def _verdicts(catalog: Catalog, name: str, eps: list[str]) -> list[Document]:
+    """Of all versions of a model; of none where they cannot be seen."""
+    try:
+        versions = catalog.versions(name)
+    except ModelError as error:
+        return [{"name": name, "version": None, "eps": {}, "verdict": "refused"} | _said(error)]
+    return [_verdict(catalog, name, version, eps) for version in versions]
 
 
 def _verdict(catalog: Catalog, name: str, version: int, eps: list[str]) -> Document:
@@ -74,20 +88,24 @@ def _verdict(catalog: Catalog, name: str, version: int, eps: list[str]) -> Docum
         found |= _shown(model)
         golden(model)
     except ModelError as error:
-        return found | {"verdict": "refused", "error": str(error), "hint": error.hint}
+        return found | {"verdict": "refused"} | _said(error)
     onnx = onnx_file.read(model.path)
     for ep in eps:
         try:
             operators.check(onnx, ep)
             found["eps"][ep] = {"verdict": "good"}
         except ModelError as error:
-            found["eps"][ep] = {"verdict": "refused", "error": str(error), "hint": error.hint}
+            found["eps"][ep] = {"verdict": "refused"} | _said(error)
     good = all(one["verdict"] == "good" for one in found["eps"].values())
     return found | {
         "verdict": "good" if good else "refused",
         "operators": len(onnx.operators),
         "opsets": {domain or "ai.onnx": opset for domain, opset in onnx.opsets.items()},
     }
+
+
+def _said(error: ModelError) -> Document:
+    return {"error": str(error), "hint": error.hint}
 
 
 def _shown(model: Model) -> Document:

@@ -46,7 +46,7 @@ class Catalog:
     def names(self) -> list[str]:
         """The models of which there is a version. Raises ModelError when the folder is not there.
 
-        Damaged ones are among them.
+        Damaged ones are among them, and those of which nobody can see what there is.
         """
         try:
             folders = sorted(self._root.iterdir())
@@ -54,7 +54,7 @@ class Catalog:
             raise ModelError(
                 f"{self._root}: cannot be read: {error.strerror or error}", _PLACE
             ) from error
-        return [f.name for f in folders if NAME.fullmatch(f.name) and self.versions(f.name)]
+        return [f.name for f in folders if NAME.fullmatch(f.name) and self._any(f.name)]
 
     def versions(self, name: str) -> list[int]:
         """The versions of a model, ascending, damaged ones too; [] for one that is not there."""
@@ -114,6 +114,12 @@ class Catalog:
     def check(self, model: Model, ep: str) -> None:
         """Whether an execution provider has all operators of a model. Raises ModelError."""
         operators.check(onnx_file.read(model.path), ep)
+
+    def _any(self, name: str) -> bool:
+        try:
+            return bool(self.versions(name))
+        except ModelError:  # told to whoever asks for them; it must not hide the other models
+            return True
 
     def _folder(self, name: str) -> Path:
         if not NAME.fullmatch(name):

@@ -19,8 +19,10 @@ class Costs:
         return min(known) if known else None
 
     def measured(self, seconds: float, rows: int, calls: int) -> None:
-        """A batch of so many calls took so long."""
-        each_s = seconds / max(1, rows)
+        """A batch of so many calls took so long. One without a row says nothing of a row's cost."""
+        if rows == 0:
+            return
+        each_s = seconds / rows
         if calls == 1:
             self._single_s = _mixed(self._single_s, each_s)
             self._singles += 1

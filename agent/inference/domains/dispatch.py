@@ -361,7 +361,7 @@ class Dispatch:
         row_s = self._costs(works[0].model).row_s()
         if row_s is None or works[0].alone:
             return 1.0
-        return row_s * sum(work.rows for work in works)
+        return row_s * max(1, sum(work.rows for work in works))
 
     def _wait_s(self) -> float:
         """When what waits will be done, about."""

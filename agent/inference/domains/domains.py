@@ -122,7 +122,7 @@ class Domains:
         """
         async with self._turn:
             domain = self._with(name)
-            model = await asyncio.to_thread(self._versions.admitted, name, version, domain.settings)
+            model = await asyncio.to_thread(self._versions.asked, name, version, domain.settings)
             await self._serve(domain, model)
             return model
 
@@ -162,8 +162,12 @@ class Domains:
                         f"holdfast models load {name}/VERSION",
                     )
                 version, settings = choice.previous, domain.settings
-                model = await asyncio.to_thread(self._versions.admitted, name, version, settings)
-            await self._serve(domain, model)
+                model = await asyncio.to_thread(self._versions.asked, name, version, settings)
+            try:
+                await self._serve(domain, model)
+            except ModelError:
+                await asyncio.to_thread(self._versions.there, name, model.manifest.version)
+                raise
             return model
 
     async def apply(self, settings: Mapping[str, Settings]) -> dict[str, str]:

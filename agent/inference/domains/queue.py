@@ -70,7 +70,7 @@ class Queue:
         rows = body_bytes = head_bytes = 0
         while (line := self._lines.get(key)) is not None:
             work = line[0][2]
-            rows += work.rows
+            rows += max(1, work.rows)
             body_bytes += work.size_bytes
             head_bytes += len(work.head)
             fits = rows <= rows_max and len(batch) < calls_max and not (work.alone or head.alone)

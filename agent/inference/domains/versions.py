@@ -6,12 +6,13 @@ import logging
 from collections.abc import Mapping
 
 from agent.config import Domain as Settings
-from agent.errors import HoldfastError, ModelError
+from agent.errors import HoldfastError, ModelError, NotThere
 from agent.inference.catalog import Catalog, Model
 from agent.inference.domains.candidate import Refused
 from agent.inference.domains.choices import Choice, Choices
 
 log = logging.getLogger("domain")
+_LS = "holdfast models ls"
 STARTS_MAX = 2  # of a version whose process ends before it is proved; then it is another's turn
 
 
@@ -43,6 +44,19 @@ class Versions:
             else:
                 return model, str(first or "")
         raise first or ModelError(f"model {name}: no version of it may serve", "")
+
+    def asked(self, name: str, version: int | None, settings: Settings) -> Model:
+        """As `admitted`; one that is not there raises NotThere."""
+        self.there(name, version)
+        return self.admitted(name, version, settings)
+
+    def there(self, name: str, version: int | None) -> None:
+        """Whether there is such a version on the disk; None: any. Raises NotThere, ModelError."""
+        known = self._catalog.versions(name)
+        if not known or version not in (None, *known):
+            which = "no version" if version is None else f"no version {version}"
+            said = f": there are {', '.join(map(str, known))}" if known else ""
+            raise NotThere(f"there is {which} of model {name!r} on the disk{said}", _LS)
 
     def admitted(self, name: str, version: int | None, settings: Settings) -> Model:
         """A version that is whole and signed, for this engine, with operators its last device has.

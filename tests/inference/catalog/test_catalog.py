@@ -4,6 +4,7 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -11,8 +12,11 @@ import pytest
 from onnx import TensorProto, helper
 from onnx.external_data_helper import convert_model_to_external_data
 
+from agent.cli.models import _with_service
+from agent.cli.models_view import listed, verdicts
 from agent.errors import ModelError
 from agent.inference.catalog import Catalog, TensorSpec, golden
+from agent.inference.catalog.__main__ import ls, verify
 from tests.host.lowly import as_nobody
 from tests.inference.catalog.repository import (
     describe,
@@ -349,6 +353,31 @@ def test_a_version_that_this_user_may_not_read_is_refused_alone() -> None:
         found = as_nobody(act)
     assert found["claimed"] == [2, 1]
     assert str(found["whole"]).startswith("m/1@")
+
+
+@pytest.mark.parametrize("mode", [0o000, 0o444], ids=["unread", "not entered"])
+def test_a_model_whose_folder_cannot_be_read_is_named_and_hides_no_other(mode: int) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        for model in ("a", "m", "z"):
+            install(root, linear(), model)
+        root.chmod(0o755)
+        (root / "m").chmod(mode)
+
+        def act() -> dict[str, object]:
+            catalog = Catalog(root)
+            with pytest.raises(ModelError, match="m: cannot be read"):
+                catalog.versions("m")
+            return {"ls": ls(catalog)["models"], "verify": verify(catalog, "", [])}
+
+        found: Any = as_nobody(act)
+    for rows in (found["ls"], found["verify"]["models"]):
+        assert [(row["name"], row["version"]) for row in rows] == [("a", 1), ("m", None), ("z", 1)]
+        assert "m: cannot be read: Permission denied" in rows[1]["error"]
+        assert rows[1]["hint"]
+    assert (found["verify"]["good"], found["verify"]["refused"]) == (2, 1)
+    listed({"models": _with_service(found["ls"], {"m": {"version": 1, "previous": None}})})
+    verdicts(found["verify"])
 
 
 def test_a_version_that_leads_elsewhere_is_refused_alone(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from agent.inference.domains.dispatch import AGE_S, TRIES_MAX, Dispatch, Kind
 from agent.inference.domains.flight import Flight
 from agent.inference.domains.lease import Lease
 from agent.inference.domains.work import Class, Result, Work
+from agent.inference.oip import Bodies
 
 DEADLINE_S = 30.0
 SEED = int(os.environ.get("HOLDFAST_SEED", "20261121"))
@@ -536,3 +537,22 @@ async def test_a_batch_is_never_so_long_that_its_process_would_be_killed_for_it(
         house.ask()
     await house.turns()
     assert len(house.instances[0].sent[0]) == 4, "in half of the time that it has"
+
+
+async def test_a_call_without_a_row_says_nothing_of_what_a_row_costs() -> None:
+    house = House()
+    await house.knows(0.1)
+    house.ask(rows=0)
+    await house.turns()
+    house.instances[0].answer(1e-6)
+    assert house.dispatch.costs["m"].row_s() == 0.1
+
+
+def test_what_is_empty_has_no_rows_however_long_it_is() -> None:
+    def rows(*shape: int) -> int:
+        one = {"name": "x", "shape": shape, "datatype": "FP32", "data": []}
+        text = msgspec.json.encode({"inputs": [one]})
+        return Bodies().parsed("m", None, None, text).request.rows
+
+    assert rows(1 << 26, 0) == rows(0, 4) == 0
+    assert (rows(3, 4), rows()) == (3, 1)

@@ -390,3 +390,20 @@ async def test_a_version_whose_smallest_call_nobody_could_send_is_refused(
         with pytest.raises(ModelError, match="its inputs take"):
             await rig.domains.load("m", 2)
         assert (await rig.ask()).version == 1
+
+
+async def test_a_version_that_is_not_on_the_disk_is_named_with_those_that_are(root: Path) -> None:
+    put(root, 2)
+    async with loaded(root, keep_previous_s=0.01) as (rig, load):
+        for version in (0, 7, -1):
+            with pytest.raises(NotThere, match=f"no version {version} of model 'm'.*: there are 1"):
+                await rig.domains.load("m", version)
+        await rig.domains.load("m", 2)
+        await until(lambda: len(workers()) == 1, "the former process is gone")
+        shutil.rmtree(root / "m/1")
+        with pytest.raises(NotThere, match="no version 1 of model 'm' on the disk: there are 2"):
+            await rig.domains.roll_back("m")
+        shutil.rmtree(root / "m")
+        with pytest.raises(NotThere, match="no version of model 'm' on the disk"):
+            await rig.domains.load("m", None)
+        await load.sees(2)
