@@ -19,6 +19,7 @@ from agent.errors import BundleError
 from agent.logs import printable
 from agent.protocol import signing
 from agent.words import counted
+from fleet.options import SQLITE, Database, Json
 from fleet.stick import stick
 from fleet.stick.bundle import Imported, Sticks
 from fleet.store import database
@@ -27,12 +28,6 @@ from fleet.store.cloud import Cloud
 T = TypeVar("T")
 app = typer.Typer(help="Bundles on sticks, from devices without a network.", no_args_is_help=True)
 PARTS_MISSING = 9
-Database = Annotated[
-    str,
-    typer.Option(
-        "--database", envvar="HOLDFAST_FLEET_DATABASE", help="sqlite:///PATH or postgresql://..."
-    ),
-]
 KeyFile = Annotated[
     Path,
     typer.Option("--key-file", envvar="HOLDFAST_FLEET_KEY", help="The fleet's private key."),
@@ -40,15 +35,13 @@ KeyFile = Annotated[
 Identity = Annotated[
     Path | None, typer.Option("--identity", help="age's, for bundles that are encrypted.")
 ]
-Json = Annotated[bool, typer.Option("--json", help="The document, for programs.")]
-DATABASE = "sqlite:///var/fleet.db"
 KEY_FILE = Path("var/fleet.key")
 
 
 @app.command("import")
 def import_(
     files: Annotated[list[Path], typer.Argument(help="Bundles, or folders with such.")],
-    database_url: Database = DATABASE,
+    database_url: Database = SQLITE,
     identity: Identity = None,
     ack_dir: Annotated[
         Path | None, typer.Option("--ack-dir", help="Where ack bundles go; none: beside the files.")
@@ -89,7 +82,7 @@ def trust(
     device: Annotated[str, typer.Argument(help="The device's id.")],
     key: Annotated[str, typer.Argument(help="What `holdfast bundle key` says there.")],
     remove: Annotated[bool, typer.Option("--remove", help="Trust it no more.")] = False,
-    database_url: Database = DATABASE,
+    database_url: Database = SQLITE,
     as_json: Json = False,
 ) -> None:
     """Believe bundles that this key has signed for this device.

@@ -4,11 +4,12 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
-import msgspec
 from aiohttp import web
 from msgspec import Struct
 
-from agent.errors import HoldfastError, RequestError
+from agent.api.answers import document
+from agent.api.asked import order_of
+from agent.errors import HoldfastError
 from agent.inference.catalog import Model
 from agent.inference.domains.domain import Domain
 
@@ -64,30 +65,30 @@ class DomainDoors:
         ]
 
     async def _list_domains(self, _: web.Request) -> web.Response:
-        return _json(await self._show_domains())
+        return document(await self._show_domains())
 
     async def _list_models(self, _: web.Request) -> web.Response:
-        return _json(await self._show_models())
+        return document(await self._show_models())
 
     async def _restart(self, request: web.Request) -> web.Response:
         name = request.match_info["name"]
         self._domains.named(name).restart()
         log.info("an operator ordered: restart domain %s", name)
-        return _json({"domain": name, "restarting": True}, 202)
+        return document({"domain": name, "restarting": True}, 202)
 
     async def _apply(self, _: web.Request) -> web.Response:
         done = await self._reload()
         log.info("an operator ordered: apply the domains of the configuration: %s", done)
-        return _json({"done": done})
+        return document({"done": done})
 
     async def _trace(self, request: web.Request) -> web.Response:
         domain = self._domains.named(request.match_info["name"])
         model = request.query.get("model")
         found = [one for one in domain.figures.traces() if model in (None, one.model)]
-        return _json({"domain": domain.name, "calls": [one.document() for one in found]})
+        return document({"domain": domain.name, "calls": [one.document() for one in found]})
 
     async def _load(self, request: web.Request) -> web.Response:
-        order = await _order(request, LoadOrder, '{"version": 2} or {}')
+        order = await order_of(request, LoadOrder, '{"version": 2} or {}')
         name = request.match_info["name"]
         try:
             model = await self._domains.load(name, order.version)
@@ -95,28 +96,15 @@ class DomainDoors:
             log.warning("an operator ordered: load %s: it is refused: %s", name, error)
             raise
         log.info("an operator ordered: load %s", model.label)
-        return _json({"model": model.label})
+        return document({"model": model.label})
 
     async def _unload(self, request: web.Request) -> web.Response:
         name = request.match_info["name"]
         await self._domains.unload(name)
         log.info("an operator ordered: unload %s", name)
-        return _json({"unloaded": name})
+        return document({"unloaded": name})
 
     async def _roll_back(self, request: web.Request) -> web.Response:
         model = await self._domains.roll_back(request.match_info["name"])
         log.info("an operator ordered: roll back to %s", model.label)
-        return _json({"model": model.label})
-
-
-async def _order(request: web.Request, kind: type[LoadOrder], form: str) -> LoadOrder:
-    try:
-        return msgspec.json.decode(await request.read() or b"{}", type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise RequestError(f"the body of {request.path}: {error}", f"send {form}") from error
-
-
-def _json(document: dict[str, Any], status: int = 200) -> web.Response:
-    return web.Response(
-        body=msgspec.json.encode(document), status=status, content_type="application/json"
-    )
+        return document({"model": model.label})

@@ -6,16 +6,18 @@ with the model's name and a class beside the inputs; the protocol's own `id` is 
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Annotated, Any, Protocol
 
 import msgspec
 from aiohttp import web
 from msgspec import Meta, Struct, field
 
+from agent.api.answers import document, streamed
+from agent.api.asked import flag_of, number_of, query_of
 from agent.api.guard import refusal
 from agent.api.job_result import Result
-from agent.errors import HoldfastError, RequestError
+from agent.errors import RequestError
 from agent.store.jobrows import STATES, Class, Job, State
 from agent.store.tensors import Tensor
 
@@ -28,7 +30,6 @@ COUNT_MAX = 1000
 NUMBER_MAX = (1 << 63) - 1
 HEADER_LENGTH = "Inference-Header-Content-Length"
 BINARY = "application/octet-stream"
-FLAGS = {"true": True, "false": False}
 FORM = '{"model": "name", "class": "batch", "inputs": [{"name", "datatype", "shape", "data"}]}'
 Id = Annotated[
     str,
@@ -95,7 +96,7 @@ class JobDoors:
 
     async def _submit(self, request: web.Request) -> web.Response:
         """202 with the new job, 200 with the one that has this id already."""
-        _query(request)
+        query_of(request)
         if self._bodies == BODIES_MAX:
             return refusal(503, f"{BODIES_MAX} jobs are being handed in", "try again soon")
         self._bodies += 1
@@ -115,72 +116,48 @@ class JobDoors:
         order = _order(request, body)
         inputs, wanted = await asyncio.to_thread(self._parse, request.headers, body)
         told, fresh = await self._queue.submit(order.model, order.klass, order.id, inputs, wanted)
-        return _json(told, 202 if fresh else 200)
+        return document(told, 202 if fresh else 200)
 
     async def _page(self, request: web.Request) -> web.Response:
-        query = _query(request, "from", "count", "state")
+        query = query_of(request, "from", "count", "state")
         only = query.get("state")
         states = [one for one in STATES if only in (None, one)]
         if not states:
             raise RequestError(f"state: unknown state {only!r}", f"known: {', '.join(STATES)}")
-        first = _number("from", query.get("from", "1"), NUMBER_MAX)
-        count = _number("count", query.get("count", "100"), COUNT_MAX)
-        return _json(await self._queue.page(first, count, states))
+        first = number_of("from", query.get("from", "1"), NUMBER_MAX)
+        count = number_of("count", query.get("count", "100"), COUNT_MAX)
+        return document(await self._queue.page(first, count, states))
 
     async def _show(self, request: web.Request) -> web.Response:
-        _query(request)
-        return _json(await self._queue.show(_name(request)))
+        query_of(request)
+        return document(await self._queue.show(_name(request)))
 
     async def _cancel(self, request: web.Request) -> web.Response:
-        _query(request)
+        query_of(request)
         told = await self._queue.cancel(_name(request))
         log.info("job %s was cancelled", told["id"])
-        return _json(told)
+        return document(told)
 
     async def _remove(self, request: web.Request) -> web.Response:
-        _query(request)
+        query_of(request)
         await self._queue.remove(_name(request))
-        return _json({"id": _name(request), "removed": True})
+        return document({"id": _name(request), "removed": True})
 
     async def _result(self, request: web.Request) -> web.StreamResponse:
-        query = _query(request, "binary_data_output")
+        query = query_of(request, "binary_data_output")
         binary = BINARY in request.headers.get("Accept", "")
         if "binary_data_output" in query:
-            binary = _flag("binary_data_output", query["binary_data_output"])
+            binary = flag_of("binary_data_output", query["binary_data_output"])
         job = await self._queue.job(_name(request))
         if job.state != "done":
             why = f": {job.error}" if job.error else ""
             return refusal(409, f"job {job.id} is {job.state}{why}", f"see {JOBS}/{job.id}")
         result = Result(job, lambda number: self._queue.chunk(job.id, number))
         if not binary:
-            return await _streamed(request, result.json(), {"Content-Type": "application/json"})
+            return await streamed(request, result.json(), {"Content-Type": "application/json"})
         length, body = await result.binary()
         headers = {"Content-Type": BINARY, HEADER_LENGTH: str(length)}
-        return await _streamed(request, body, headers)
-
-
-async def _streamed(
-    request: web.Request, body: AsyncGenerator[bytes, None], headers: dict[str, str]
-) -> web.StreamResponse:
-    """A long answer. One that fails on its way ends without its end."""
-    first = await anext(body)  # what is refused is refused before the answer begins
-    answer = web.StreamResponse(headers=headers)
-    answer.enable_chunked_encoding()
-    await answer.prepare(request)
-    try:
-        await answer.write(first)
-        async for piece in body:
-            await answer.write(piece)
-        await answer.write_eof()
-    except HoldfastError as error:
-        log.warning("%s was broken off: %s", request.path, error)
-        if request.transport:
-            request.transport.abort()
-    except ConnectionError:  # whoever asked is gone; the result is still there
-        log.info("%s was not taken to its end", request.path)
-    finally:
-        await body.aclose()
-    return answer
+        return await streamed(request, body, headers)
 
 
 async def _body(request: web.Request) -> bytes | None:
@@ -197,7 +174,7 @@ def _order(request: web.Request, body: bytes) -> Order:
     """The door's part of a body. Raises RequestError."""
     header = request.headers.get(HEADER_LENGTH)
     if header is not None:
-        body = body[: _number(HEADER_LENGTH, header, len(body))]
+        body = body[: number_of(HEADER_LENGTH, header, len(body))]
     try:
         return msgspec.json.decode(body, type=Order)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -206,35 +183,3 @@ def _order(request: web.Request, body: bytes) -> Order:
 
 def _name(request: web.Request) -> str:
     return request.match_info["job"]
-
-
-def _query(request: web.Request, *known: str) -> dict[str, str]:
-    """What stands behind the `?`. Raises RequestError for what is not known, or stands twice."""
-    for key in request.query:
-        if key not in known or len(request.query.getall(key)) > 1:
-            raise RequestError(
-                f"{request.path}: parameter {key!r} is unknown, or stands there twice",
-                f"known here, once each: {', '.join(known) or 'none'}",
-            )
-    return dict(request.query)
-
-
-def _number(what: str, text: str, most: int) -> int:
-    if not (text.isascii() and text.isdecimal() and len(text) < 20 and 1 <= int(text) <= most):
-        raise RequestError(
-            f"{what}: expected a whole number from 1 to {most}, found {text!r}",
-            "give such a number",
-        )
-    return int(text)
-
-
-def _flag(what: str, text: str) -> bool:
-    if text not in FLAGS:
-        raise RequestError(f"{what}: expected true or false, found {text!r}", f"{what}=true")
-    return FLAGS[text]
-
-
-def _json(document: Any, status: int = 200) -> web.Response:
-    return web.Response(
-        body=msgspec.json.encode(document), status=status, content_type="application/json"
-    )

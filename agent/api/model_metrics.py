@@ -4,7 +4,7 @@ Limits  : lines grow with the domains and models of the configuration, with noth
           says.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from itertools import accumulate
 from typing import Protocol
 
@@ -19,6 +19,27 @@ from agent.inference.domains.figures import Histogram, ModelFigures
 from agent.inference.sequences import Sequences
 
 STATES: tuple[State, ...] = ("closed", "half-open", "open")
+COUNTERS: list[tuple[str, str, Callable[[ModelFigures], int]]] = [
+    ("holdfast_cache_hits", "Calls answered from the cache.", lambda one: one.cache_hits),
+    (
+        "holdfast_cache_misses",
+        "Calls that the cache had no answer to.",
+        lambda one: one.cache_misses,
+    ),
+]
+HISTOGRAMS: list[tuple[str, str, Callable[[ModelFigures], Histogram]]] = [
+    (
+        "holdfast_model_queue_seconds",
+        "From a call's arrival until it was sent to a process.",
+        lambda one: one.queue_s,
+    ),
+    (
+        "holdfast_model_compute_seconds",
+        "What a batch took in its process.",
+        lambda one: one.compute_s,
+    ),
+    ("holdfast_model_batch_calls", "Calls that went together.", lambda one: one.batch_calls),
+]
 
 
 class Domains(Protocol):
@@ -136,60 +157,22 @@ def _calls(domains: list[Domain]) -> Iterator[Metric]:
         for outcome, number in figures.outcomes.items():
             ended.add_metric([domain, name, outcome], number)
     yield ended
-    yield _counter(
-        "holdfast_cache_hits", "Calls answered from the cache.", rows, lambda one: one.cache_hits
-    )
-    yield _counter(
-        "holdfast_cache_misses",
-        "Calls that the cache had no answer to.",
-        rows,
-        lambda one: one.cache_misses,
-    )
-    yield _histogram(
-        "holdfast_model_queue_seconds",
-        "From a call's arrival until it was sent to a process.",
-        rows,
-        lambda one: one.queue_s,
-    )
-    yield _histogram(
-        "holdfast_model_compute_seconds",
-        "What a batch took in its process.",
-        rows,
-        lambda one: one.compute_s,
-    )
-    yield _histogram(
-        "holdfast_model_batch_calls",
-        "Calls that went together.",
-        rows,
-        lambda one: one.batch_calls,
-    )
+    for name, meaning, count in COUNTERS:
+        counter = CounterMetricFamily(name, meaning, labels=["domain", "model"])
+        for domain, model, figures in rows:
+            counter.add_metric([domain, model], count(figures))
+        yield counter
+    for name, meaning, histogram in HISTOGRAMS:
+        family = HistogramMetricFamily(name, meaning, labels=["domain", "model"])
+        for domain, model, figures in rows:
+            family.add_metric([domain, model], *_buckets(histogram(figures)))
+        yield family
 
 
-def _counter(
-    name: str,
-    meaning: str,
-    rows: Iterable[tuple[str, str, ModelFigures]],
-    of: Callable[[ModelFigures], int],
-) -> Metric:
-    family = CounterMetricFamily(name, meaning, labels=["domain", "model"])
-    for domain, model, figures in rows:
-        family.add_metric([domain, model], of(figures))
-    return family
-
-
-def _histogram(
-    name: str,
-    meaning: str,
-    rows: Iterable[tuple[str, str, ModelFigures]],
-    of: Callable[[ModelFigures], Histogram],
-) -> Metric:
-    family = HistogramMetricFamily(name, meaning, labels=["domain", "model"])
-    for domain, model, figures in rows:
-        found = of(figures)
-        bounds = (*map(str, found.bounds), "+Inf")
-        buckets = list(zip(bounds, map(float, accumulate(found.counts)), strict=True))
-        family.add_metric([domain, model], buckets, found.sum)
-    return family
+def _buckets(found: Histogram) -> tuple[list[tuple[str, float]], float]:
+    """As Prometheus has them: each with all that are below it; and the sum."""
+    bounds = (*map(str, found.bounds), "+Inf")
+    return list(zip(bounds, map(float, accumulate(found.counts)), strict=True)), found.sum
 
 
 def _kept(scheduler: Scheduler) -> Iterator[Metric]:

@@ -7,13 +7,15 @@ GET says how far it is and, at last, what it found. One runs at a time.
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import msgspec
 from aiohttp import web
 from msgspec import Meta, Struct, field
 
-from agent.errors import RequestError, StoreError
+from agent.api.answers import document
+from agent.api.asked import flag_of, number_of, order_of, query_of
+from agent.errors import StoreError
 from agent.records import Range, raw_stream
 from agent.store.inventory import COUNT_MAX
 from agent.store.outbox import Name
@@ -23,10 +25,8 @@ from agent.store.verify import Report, Verify
 from agent.words import counted
 
 log = logging.getLogger("outbox")
-T = TypeVar("T")
 Seq = Annotated[int, Meta(ge=1, le=SEQ_MAX)]
 LOGGED_MAX = 20  # faults of a verify; the report has the rest
-FLAGS = {"true": True, "false": False}
 
 
 class DropOrder(Struct, frozen=True, forbid_unknown_fields=True):
@@ -88,39 +88,39 @@ class OutboxDoors:
             self._asked.clear()
 
     async def _streams(self, request: web.Request) -> web.Response:
-        _query(request)
+        query_of(request)
         found = await self._store.inventory.streams()
-        return _json({"epoch": self._store.epoch, "streams": found})
+        return document({"epoch": self._store.epoch, "streams": found})
 
     async def _ledger(self, request: web.Request) -> web.Response:
-        _query(request)
+        query_of(request)
         epochs = await self._store.inventory.ledger()
-        return _json({"epoch": self._store.epoch, "epochs": epochs})
+        return document({"epoch": self._store.epoch, "epochs": epochs})
 
     async def _page(self, request: web.Request) -> web.Response:
-        query = _query(request, "from", "count", "dead", "epoch")
-        first = _number("from", query.get("from", "1"), SEQ_MAX)
-        count = _number("count", query.get("count", "100"), COUNT_MAX)
-        dead = _flag("dead", query)
+        query = query_of(request, "from", "count", "dead", "epoch")
+        first = number_of("from", query.get("from", "1"), SEQ_MAX)
+        count = number_of("count", query.get("count", "100"), COUNT_MAX)
+        dead = flag_of("dead", query.get("dead", "false"))
         page = await self._store.inventory.page(self._name(request, query), first, count, dead=dead)
-        return _json(page)
+        return document(page)
 
     async def _record(self, request: web.Request) -> web.Response:
-        query = _query(request, "epoch")
-        seq = _number("the seq in the path", request.match_info["seq"], SEQ_MAX)
-        return _json(await self._store.inventory.record(self._name(request, query), seq))
+        query = query_of(request, "epoch")
+        seq = number_of("the seq in the path", request.match_info["seq"], SEQ_MAX)
+        return document(await self._store.inventory.record(self._name(request, query), seq))
 
     async def _verified(self, request: web.Request) -> web.Response:
-        _query(request)
-        return _json(self._progress())
+        query_of(request)
+        return document(self._progress())
 
     async def _begin_verify(self, request: web.Request) -> web.Response:
-        deep = _flag("deep", _query(request, "deep"))
+        deep = flag_of("deep", query_of(request, "deep").get("deep", "false"))
         if not self._asked.is_set():
             self._verify = Verify(self._store.slices, deep=deep)
             self._report = self._error = None
             self._asked.set()
-        return _json(self._progress(), 202)
+        return document(self._progress(), 202)
 
     def _progress(self) -> dict[str, Any]:
         """How far the verify is: `running`, `counted` of about `total` rows, what it found."""
@@ -135,8 +135,8 @@ class OutboxDoors:
         }
 
     async def _drop(self, request: web.Request) -> web.Response:
-        _query(request)
-        order = await _order(request, DropOrder, '{"first": 1, "last": 9, "reason": "why"}')
+        query_of(request)
+        order = await order_of(request, DropOrder, '{"first": 1, "last": 9, "reason": "why"}')
         name = self._name(request, {"epoch": order.epoch or ""})
         span = Range(order.first, order.first if order.last is None else order.last)
         dropped = await self._store.decisions.drop(name, span)
@@ -145,15 +145,15 @@ class OutboxDoors:
             word = "%s: an operator gave up %s of #%d to #%d: %r"
             log.warning(word, name[1], what, *upto, order.reason)
             self._wake(name[1].removesuffix(raw_stream("")))
-        return _json(dropped)
+        return document(dropped)
 
     async def _retry(self, request: web.Request) -> web.Response:
-        _query(request)
-        order = await _order(request, RetryOrder, '{"seqs": [7, 9]} or {} for all')
+        query_of(request)
+        order = await order_of(request, RetryOrder, '{"seqs": [7, 9]} or {} for all')
         name = self._name(request, {"epoch": order.epoch or ""})
         retried = await self._store.decisions.retry(name, order.seqs, order.first)
         heard = self._wake(name[1].removesuffix(raw_stream("")))
-        return _json({**msgspec.structs.asdict(retried), "listening": heard})
+        return document({**msgspec.structs.asdict(retried), "listening": heard})
 
     def _name(self, request: web.Request, query: dict[str, str]) -> Name:
         return query.get("epoch") or self._store.epoch, request.match_info["stream"]
@@ -161,46 +161,3 @@ class OutboxDoors:
 
 def _upto(span: Range, following: int | None) -> tuple[int, int]:
     return span.first, span.last if following is None else following - 1
-
-
-def _query(request: web.Request, *known: str) -> dict[str, str]:
-    """What stands behind the `?`. Raises RequestError for what is not known, or stands twice."""
-    for key in request.query:
-        if key not in known:
-            raise RequestError(
-                f"{request.path}: unknown parameter {key!r}",
-                f"known here: {', '.join(known) or 'none'}",
-            )
-        if len(request.query.getall(key)) > 1:
-            raise RequestError(f"{request.path}: {key} stands there twice", "name it once")
-    return dict(request.query)
-
-
-def _number(what: str, text: str, most: int) -> int:
-    if not (text.isascii() and text.isdecimal() and len(text) < 20 and 1 <= int(text) <= most):
-        raise RequestError(
-            f"{what}: expected a whole number from 1 to {most}, found {text!r}",
-            "give such a number",
-        )
-    return int(text)
-
-
-def _flag(what: str, query: dict[str, str]) -> bool:
-    text = query.get(what, "false")
-    if text not in FLAGS:
-        raise RequestError(f"{what}: expected true or false, found {text!r}", f"{what}=true")
-    return FLAGS[text]
-
-
-async def _order(request: web.Request, kind: type[T], form: str) -> T:
-    """The body of a request. Raises RequestError with what is wrong in it."""
-    try:
-        return msgspec.json.decode(await request.read() or b"{}", type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise RequestError(f"the body of {request.path}: {error}", f"send {form}") from error
-
-
-def _json(document: Any, status: int = 200) -> web.Response:
-    return web.Response(
-        body=msgspec.json.encode(document), status=status, content_type="application/json"
-    )

@@ -6,11 +6,11 @@ import os
 import socket
 from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
-import msgspec
 from aiohttp import web
 
+from agent.api.answers import document
 from agent.api.doors import LIMITS, Door, Limits
 from agent.api.express import Express
 from agent.api.guard import Guard
@@ -126,10 +126,10 @@ class Server:
 
     async def _health(self, _: web.Request) -> web.Response:
         health = self._status.health(self._guard.active_requests)
-        return _json(health, 503 if health["status"] == "unhealthy" else 200)
+        return document(health, 503 if health["status"] == "unhealthy" else 200)
 
     async def _whole_status(self, _: web.Request) -> web.Response:
-        return _json(await self._status.document())
+        return document(await self._status.document())
 
     async def _all_metrics(self, _: web.Request) -> web.Response:
         return web.Response(body=await self._metrics(), headers={"Content-Type": EXPOSITION})
@@ -145,9 +145,3 @@ def _answers(path: Path) -> bool:
 def _said(error: OSError) -> str:
     """What the system says; the loop's own text repeats the address."""
     return os.strerror(error.errno) if error.errno else str(error)
-
-
-def _json(document: dict[str, Any], status: int = 200) -> web.Response:
-    return web.Response(
-        body=msgspec.json.encode(document), status=status, content_type="application/json"
-    )

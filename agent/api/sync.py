@@ -4,10 +4,11 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol, TypeVar
 
-import msgspec
 from aiohttp import web
 from msgspec import Struct
 
+from agent.api.answers import document
+from agent.api.asked import order_of, query_of
 from agent.errors import RequestError
 from agent.forms import Rate, Seconds
 
@@ -66,7 +67,7 @@ class SyncDoors:
         ]
 
     async def _show(self, request: web.Request) -> web.Response:
-        _no_query(request)
+        query_of(request)
         return await self._answer()
 
     async def _now(self, request: web.Request) -> web.Response:
@@ -102,24 +103,14 @@ class SyncDoors:
         return await self._answer()
 
     async def _answer(self) -> web.Response:
-        return web.Response(
-            body=msgspec.json.encode(await self._state()), content_type="application/json"
-        )
+        return document(await self._state())
 
 
 def _span(for_s: float | None) -> str:
     return "until it is taken back" if for_s is None else f"for {for_s:g} s"
 
 
-def _no_query(request: web.Request) -> None:
-    for key in request.query:
-        raise RequestError(f"{request.path}: unknown parameter {key!r}", "known here: none")
-
-
 async def _order(request: web.Request, kind: type[T], form: str) -> T:
     """The body of a request. Raises RequestError with what is wrong in it."""
-    _no_query(request)
-    try:
-        return msgspec.json.decode(await request.read() or b"{}", type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise RequestError(f"the body of {request.path}: {error}", f"send {form}") from error
+    query_of(request)
+    return await order_of(request, kind, form)

@@ -10,7 +10,7 @@ import subprocess
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 from urllib.parse import quote
 
 import typer
@@ -48,13 +48,7 @@ def ls(config: Config = DEFAULT, as_json: Json = False) -> None:
     """One line for each version, and which of them serves; nothing is checked."""
     document, code = _asked(CATALOG, "ls", "--", _root(config))
     document["models"] = _with_service(document["models"], _serving(config))
-    if as_json:
-        print(json.dumps(document))
-    else:
-        from agent.cli.models_view import listed
-
-        listed(document)
-    raise typer.Exit(code)
+    _end("ls", document, code, as_json)
 
 
 @app.command("verify")
@@ -76,13 +70,7 @@ def verify(
     eps = [word for one in ep for word in ("--ep", one)]
     words = [settings.path, which] if which else [settings.path]
     document, code = _asked(CATALOG, "verify", *keys, *eps, "--", *words)
-    if as_json:
-        print(json.dumps(document))
-    else:
-        from agent.cli.models_view import verdicts
-
-        verdicts(document)
-    raise typer.Exit(code)
+    _end("verify", document, code, as_json)
 
 
 @app.command("sign")
@@ -95,12 +83,7 @@ def sign(
 ) -> None:
     """Vouch for a version, for devices whose `models.signed_by` names the key."""
     document, code = _asked(CATALOG, "sign", "--key", str(key), "--", str(folder))
-    if as_json:
-        print(json.dumps(document))
-    else:
-        typer.echo(f"{document['name']}/{document['version']} is signed: {document['file']}")
-        typer.echo(f"public key, for models.signed_by: {document['key']}")
-    raise typer.Exit(code)
+    _end("sign", document, code, as_json)
 
 
 @app.command("quantize")
@@ -131,13 +114,7 @@ def quantize(
     if calibration is not None:
         words += ["--calibration", str(calibration)]
     document, code = _asked(f"{CATALOG}.quantize", *words, "--", _root(config), which)
-    if as_json:
-        print(json.dumps(document))
-    else:
-        from agent.cli.models_view import quantized
-
-        quantized(document)
-    raise typer.Exit(code)
+    _end("quantize", document, code, as_json)
 
 
 @app.command("load")
@@ -166,6 +143,17 @@ def rollback(name: str, config: Config = DEFAULT, as_json: Json = False) -> None
     """Have the version serve that served before."""
     done = _order(config, name, "rollback")
     _say(done, f"{done['model']} serves again", as_json)
+
+
+def _end(command: str, document: dict[str, Any], code: int, as_json: bool) -> NoReturn:
+    """Show a command's document, to programs or to people, and end with the exit code."""
+    if as_json:
+        print(json.dumps(document))
+    else:
+        from agent.cli.models_view import VIEWS
+
+        VIEWS[command](document)
+    raise typer.Exit(code)
 
 
 def _order(

@@ -65,6 +65,12 @@ def verdicts(document: dict[str, Any]) -> None:
     console.print(", ".join(said) or "no models; they lie in <models>/<name>/<version>/")
 
 
+def signed(document: dict[str, Any]) -> None:
+    """`sign`."""
+    print(f"{document['name']}/{document['version']} is signed: {document['file']}")
+    print(f"public key, for models.signed_by: {document['key']}")
+
+
 def quantized(document: dict[str, Any]) -> None:
     """`quantize`."""
     console = Console(highlight=False)
@@ -130,3 +136,6 @@ def _say(console: Console, mark: str, text: str) -> None:
     table.add_column(overflow="fold")
     table.add_row(mark, escape(text))
     console.print(table)
+
+
+VIEWS = {"ls": listed, "verify": verdicts, "sign": signed, "quantize": quantized}

@@ -3,49 +3,29 @@
 import io
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 import msgspec
 import pytest
 
 from agent.api.bundle import BundleDoors
-from agent.api.server import Server
-from agent.clock import Clock
-from agent.config import Api
-from agent.health.conditions import Conditions
-from agent.health.status import Status
 from agent.protocol import ack
 from agent.store.store import Store
 from agent.sync.stick.bundle import Bundles
+from tests.api.served import Served
 from tests.store.shop import made, stocked
 from tests.sync.bundles import Cargo, ack_bundle, desk
 
 BASE = "http://localhost/api/v1/bundle/"
 
 
-async def nothing() -> bytes:
-    return b""
-
-
-class Desk:
-    """A client at the socket of a server with these doors."""
+class Desk(Served):
+    """Before the doors of a store's bundles."""
 
     def __init__(self, store: Store, bundles: Bundles, folder: Path) -> None:
         self.store = store
         self.bundles = bundles
-        clock = Clock()
-        status = Status(
-            dict, Conditions(clock), clock, store.ledger.balances, {}, folder / "status.json"
-        )
-        self.socket = str(folder / "holdfast.sock")
-        doors = BundleDoors(bundles).routes()
-        self.server = Server(Api(port=0, socket=self.socket), status, nothing, more=doors)
-        self.client: aiohttp.ClientSession
-
-    async def ask(self, method: str, route: str, body: Any = None) -> tuple[int, dict[str, Any]]:
-        async with self.client.request(method, BASE + route, data=body) as answer:
-            return answer.status, await answer.json()
+        super().__init__(folder, BASE, BundleDoors(bundles).routes())
 
     async def part(self, export: str, number: int = 1) -> bytes:
         async with self.client.post(f"{BASE}export/{export}/{number}") as answer:
@@ -57,9 +37,7 @@ class Desk:
 async def opened(tmp_path: Path) -> AsyncIterator[Desk]:
     async with made(tmp_path) as store:
         await stocked(store)
-        at = Desk(store, desk(store, tmp_path), tmp_path)
-        connector = aiohttp.UnixConnector(at.socket)
-        async with at.server, aiohttp.ClientSession(connector=connector) as at.client:
+        async with Desk(store, desk(store, tmp_path), tmp_path) as at:
             yield at
 
 

@@ -11,14 +11,10 @@ import numpy as np
 import pytest
 
 from agent.api.jobs import HEADER_LENGTH, JobDoors
-from agent.api.server import Server
-from agent.clock import Clock
-from agent.config import Api
 from agent.errors import RequestError
-from agent.health.conditions import Conditions
-from agent.health.status import Status
 from agent.jobs.infer import Answer, Request
 from agent.store.tensors import Tensor
+from tests.api.served import Served
 from tests.jobs.desk import Desk, Models, computed, rows
 
 BASE = "http://localhost/api/v1/jobs"
@@ -46,24 +42,11 @@ def order(**more: Any) -> dict[str, Any]:
     return {"model": "double", "class": "interactive", "inputs": [one], **more}
 
 
-class House:
+class House(Served):
     def __init__(self, folder: Path, models: Models | None = None) -> None:
         self.desk = Desk(folder, models, jobs_max=20)
-        clock = Clock()
-        status = Status(dict, Conditions(clock), clock, _nothing, {}, folder / "status.json")
         self.doors = JobDoors(self.desk.queue, parse)
-        self.socket = str(folder / "holdfast.sock")
-        settings = Api(port=0, socket=self.socket)
-        self.server = Server(settings, status, _no_bytes, more=self.doors.routes())
-        self.client: aiohttp.ClientSession
-
-    async def ask(
-        self, method: str, door: str = "", body: Any = None, **headers: str
-    ) -> tuple[int, dict[str, Any]]:
-        content = json.dumps(body).encode() if isinstance(body, dict) else body
-        url = BASE + door
-        async with self.client.request(method, url, data=content, headers=headers) as answer:
-            return answer.status, await answer.json()
+        super().__init__(folder, BASE, self.doors.routes())
 
     async def done(self, **more: Any) -> str:
         status, told = await self.ask("POST", "", order(**more))
@@ -72,23 +55,10 @@ class House:
         return str(told["id"])
 
 
-async def _nothing() -> dict[str, Any]:
-    return {}
-
-
-async def _no_bytes() -> bytes:
-    return b""
-
-
 @pytest.fixture
 async def house(tmp_path: Path) -> AsyncIterator[House]:
     found = House(tmp_path)
-    connector = aiohttp.UnixConnector(found.socket)
-    async with (
-        found.desk,
-        found.server,
-        aiohttp.ClientSession(connector=connector) as found.client,
-    ):
+    async with found.desk, found:
         yield found
 
 
@@ -169,8 +139,7 @@ class Words(Models):
 
 async def test_words_and_bits(tmp_path: Path) -> None:
     house = House(tmp_path, Words(b"z"))
-    connector = aiohttp.UnixConnector(house.socket)
-    async with house.desk, house.server, aiohttp.ClientSession(connector=connector) as house.client:
+    async with house.desk, house:
         name = await house.done(outputs=[{"name": n} for n in ("word", "bit", "half")])
         _, found = await house.ask("GET", f"/{name}/result")
         data = {one["name"]: (one["shape"], one["data"]) for one in found["outputs"]}

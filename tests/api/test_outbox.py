@@ -10,45 +10,28 @@ import aiohttp
 import pytest
 
 from agent.api.outbox import OutboxDoors
-from agent.api.server import Server
-from agent.clock import Clock
-from agent.config import Api
-from agent.health.conditions import Conditions
-from agent.health.status import Status
 from agent.records import Range
 from agent.store.store import Store
 from agent.store.streams import SEQ_MAX
+from tests.api.served import Served
 from tests.outside import DEADLINE_S
 from tests.store.shop import made, stocked
 
 BASE = "http://localhost/api/v1/"
 
 
-async def nothing() -> bytes:
-    return b""
-
-
-class Desk:
-    """A client at the socket of a server with these doors."""
+class Desk(Served):
+    """Before the doors of a store."""
 
     def __init__(self, store: Store, folder: Path) -> None:
         self.store = store
         self.woken: list[str] = []
         self.doors = OutboxDoors(store, self._wake)
-        clock, path = Clock(), folder / "status.json"
-        status = Status(dict, Conditions(clock), clock, store.ledger.balances, {}, path)
-        self.socket = str(folder / "holdfast.sock")
-        settings = Api(port=0, socket=self.socket)
-        self.server = Server(settings, status, nothing, more=self.doors.routes())
-        self.client: aiohttp.ClientSession
+        super().__init__(folder, BASE, self.doors.routes())
 
     def _wake(self, source: str) -> bool:
         self.woken.append(source)
         return source == "x"
-
-    async def ask(self, method: str, route: str, body: Any = None) -> tuple[int, dict[str, Any]]:
-        async with self.client.request(method, BASE + route, data=body) as answer:
-            return answer.status, await answer.json()
 
     async def get(self, route: str) -> dict[str, Any]:
         status, document = await self.ask("GET", route)
@@ -69,8 +52,7 @@ async def opened(folder: Path) -> AsyncIterator[Desk]:
         await stocked(store)
         desk = Desk(store, folder)
         loop = asyncio.create_task(desk.doors.run())
-        connector = aiohttp.UnixConnector(desk.socket)
-        async with desk.server, aiohttp.ClientSession(connector=connector) as desk.client:
+        async with desk:
             yield desk
         loop.cancel()
         with suppress(asyncio.CancelledError):

@@ -7,13 +7,9 @@ from typing import Any
 import aiohttp
 import pytest
 
-from agent.api.server import Server
 from agent.api.sync import SyncDoors
-from agent.clock import Clock
-from agent.config import Api
 from agent.errors import NotNow, StoreError
-from agent.health.conditions import Conditions
-from agent.health.status import Status
+from tests.api.served import Served
 
 BASE = "http://localhost/api/v1/sync"
 
@@ -43,40 +39,18 @@ class Orders:
         self._note("now", unlimited_s)
 
 
-class Desk:
+class Desk(Served):
     def __init__(self, folder: Path) -> None:
         self.orders = Orders()
-        clock = Clock()
-        status = Status(dict, Conditions(clock), clock, _nothing, {}, folder / "status.json")
-        doors = SyncDoors(self.orders, self._state)
-        self.socket = str(folder / "holdfast.sock")
-        settings = Api(port=0, socket=self.socket)
-        self.server = Server(settings, status, _no_bytes, more=doors.routes())
-        self.client: aiohttp.ClientSession
+        super().__init__(folder, BASE, SyncDoors(self.orders, self._state).routes())
 
     async def _state(self) -> dict[str, Any]:
         return {"orders": len(self.orders.got)}
 
-    async def ask(
-        self, method: str, door: str = "", body: str | None = None
-    ) -> tuple[int, dict[str, Any]]:
-        async with self.client.request(method, BASE + door, data=body) as answer:
-            return answer.status, await answer.json()
-
-
-async def _nothing() -> dict[str, Any]:
-    return {}
-
-
-async def _no_bytes() -> bytes:
-    return b""
-
 
 @pytest.fixture
 async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
-    found = Desk(tmp_path)
-    connector = aiohttp.UnixConnector(found.socket)
-    async with found.server, aiohttp.ClientSession(connector=connector) as found.client:
+    async with Desk(tmp_path) as found:
         yield found
 
 

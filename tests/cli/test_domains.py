@@ -92,7 +92,7 @@ def test_versions_are_loaded_rolled_back_and_unloaded(site: Site) -> None:
     assert "the only model of domain d" in site.run("models", "unload", "m").stderr
     assert site.run("models", "load", "other").returncode == 0
     for words, said in {
-        ("load", "m/9"): "ask for one of 1, 2, 3",
+        ("load", "m/9"): "there are 1, 2, 3",
         ("load", "nope"): "no domain has the model 'nope'",
         ("load", "m/x"): "'x' is no version",
     }.items():

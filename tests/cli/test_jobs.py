@@ -7,7 +7,6 @@ import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-import aiohttp
 import pytest
 import yaml
 
@@ -41,12 +40,7 @@ class Site(House):
 @pytest.fixture
 async def site(tmp_path: Path) -> AsyncIterator[Site]:
     found = Site(tmp_path)
-    connector = aiohttp.UnixConnector(found.socket)
-    async with (
-        found.desk,
-        found.server,
-        aiohttp.ClientSession(connector=connector) as found.client,
-    ):
+    async with found.desk, found:
         yield found
 
 

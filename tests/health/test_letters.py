@@ -52,7 +52,15 @@ async def test_it_follows_the_store(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         await store.decisions.drop(name, Range(3, 3))
         await soon(lambda: not said(conditions), "the other is given up")
         monkeypatch.setattr(letters, "LOOK_S", 2 * DEADLINE_S)
-        await asyncio.sleep(0.02)
+        looks = list[int]()
+        tell = Letters.tell
+
+        def seen(self: Letters, buried: list[Buried]) -> None:
+            looks.append(len(buried))
+            tell(self, buried)
+
+        monkeypatch.setattr(Letters, "tell", seen)
+        await soon(lambda: looks, "it looked, and does so no more by itself")
         await store.outbox.bury(name, 4, "again")
         await soon(lambda: "#4: again" in said(conditions).get("a", ""), "it is said at once")
 
@@ -78,7 +86,7 @@ def said(conditions: Conditions) -> dict[str, str]:
     return {one.subject: one.cause for one in found}
 
 
-async def soon(question: Callable[[], bool], what: str) -> None:
+async def soon(question: Callable[[], object], what: str) -> None:
     async with asyncio.timeout(DEADLINE_S):
         while not question():
             await asyncio.sleep(0.01)

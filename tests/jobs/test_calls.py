@@ -34,7 +34,7 @@ async def test_calls_are_as_short_as_their_domain_asks(tmp_path: Path) -> None:
         answer = await asked(house)
         assert made(house) == 2
         assert answer.outputs[0].data.tobytes() == GIVEN.tobytes()
-        costs = house.domain._dispatch._costs("m")
+        costs = house.domain._dispatch.batches.costs["m"]
         for _ in range(100):  # as on a slow board
             costs.measured(1.6, 1, 1)
         assert (await asked(house)).outputs[0].data.tobytes() == GIVEN.tobytes()

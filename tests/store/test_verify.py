@@ -332,8 +332,10 @@ async def test_nothing_of_a_verify_is_left_behind(store: Store) -> None:
     await verified(store)
     left = "SELECT name FROM temp.sqlite_master WHERE name LIKE 'verify%'"
     assert await store._database.read(lambda c: c.execute(left).fetchall()) == []
-    task = asyncio.create_task(Verify(hasty(store)).run())
-    await asyncio.sleep(0.01)
+    verify = Verify(hasty(store))
+    task = asyncio.create_task(verify.run())
+    while not verify.counted and not task.done():
+        await asyncio.sleep(0)
     task.cancel()
     await asyncio.wait([task])
     assert (await verified(store)).balanced

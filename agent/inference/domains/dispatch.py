@@ -1,4 +1,4 @@
-"""From the queue to the instances: what is sent when, to whom, together with what.
+"""From the queue to the instances: what is sent when, and to whom; batches.py: with what.
 
 An idle instance gets the next batch at once. A busy one gets one more ahead, so that it need not
 wait for us, if all it has is cheap (AHEAD_S): what is costly waits here, where something more
@@ -11,13 +11,13 @@ pays for it. If that one dies too, it is given back. What a dead worker had not 
 
 import asyncio
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from agent.clock import Clock
 from agent.config import Domain as Settings
 from agent.errors import BusyError, CallLost, LateError, NotThere, RequestError, RunError
 from agent.inference import wire
-from agent.inference.domains.costs import Costs
+from agent.inference.domains.batches import ROWS_ANY, Batches, Kind
 from agent.inference.domains.flight import Flight
 from agent.inference.domains.instance import Instance
 from agent.inference.domains.lease import Lease, Want
@@ -26,26 +26,10 @@ from agent.inference.domains.work import Work
 
 AHEAD_S = 0.008
 AHEAD_MAX = 2  # batches under way in one instance
-TURN_S = 0.001  # of calls in one message that are made one after the other
-ROWS_ANY = 1 << 30
 TRIES_MAX = 2  # workers that one call may cost
 SWEEP_S = 0.02  # how late a caller may learn that its deadline has passed
 AGE_S = 1.0
 NOBODYS = 0  # the id of a call that was never submitted: a candidate's
-
-
-class Kind(NamedTuple):
-    """What differs between engines."""
-
-    batch_max: int
-    batch_delay_s: float
-    queue_max: int
-    always_joins: bool  # batches pay, whatever was measured
-
-
-# A call of speech costs about what a hop costs to compute: live streams wait for each other
-# (python -m bench.streams), and each of them has one call at a time.
-KINDS = {"onnx": Kind(10, 0.0, 256, False), "speech": Kind(64, 0.010, 2048, True)}
 
 
 class Ledger(Protocol):
@@ -74,10 +58,9 @@ class Dispatch:
         `lease` shares out the time of the GPU.
         """
         self.queue = Queue(kind.queue_max, AGE_S)
-        self.costs: dict[str, Costs] = {}
+        self.batches = Batches(kind, self.queue)
         self._name = name
         self._settings = settings
-        self._kind = kind
         self._serving = serving
         self._present = present
         self._clock = clock
@@ -91,7 +74,7 @@ class Dispatch:
 
     def apply(self, settings: Settings, kind: Kind) -> None:
         """Other settings hold from now on."""
-        self._settings, self._kind = settings, kind
+        self._settings, self.batches.kind = settings, kind
         self.queue.calls_max = kind.queue_max
         self.seat.apply(settings)
 
@@ -129,7 +112,7 @@ class Dispatch:
         asked = works[0].id != NOBODYS  # what a version that is tried took says nothing
         if asked and not any(answer.fault for answer in message.answers):
             rows, took_s = sum(work.rows for work in works), message.ended_s - message.began_s
-            self._costs(works[0].model).measured(took_s, rows, len(works))
+            self.batches.costs[works[0].model].measured(took_s, rows, len(works))
         for work, answer in zip(works, message.answers, strict=True):
             if answer.fault and work.holder is instance:
                 self._fault(work, answer)
@@ -194,19 +177,14 @@ class Dispatch:
                 continue
             if head.alone and instance.flights:
                 return
-            joins = self._joins(head, instance)
-            if joins and self._gathers(head, now_s):
+            if self._gathers(head, instance, now_s):
                 return
             turn_s = self.seat.turn(_ep(instance, head), ahead=bool(instance.flights))
             if not turn_s:  # it is another's; pumped again when it is over
                 return
             most_s = min(turn_s, self._settings.call_timeout_s / 2)
-            rows_max = self._rows(head.model, most_s, instance.loaded[head.model])
-            if joins:
-                rows_max = min(rows_max, self._kind.batch_max)
-                works = self.queue.take(head, rows_max, self._share(head))
-            else:
-                works = self.queue.take(head, rows_max, self._in_turn(head, instance))
+            idle = sum(not one.flights for one in serving)
+            works = self.batches.take(head, instance, most_s, idle)
             self._send(instance, works)
 
     def _want(self) -> Want | None:
@@ -215,18 +193,13 @@ class Dispatch:
         head, instance = self.queue.head(now_s), self._free(self._serving())
         if not (head and instance) or instance.flights or head.model not in instance.loaded:
             return None
-        if self._joins(head, instance) and self._gathers(head, now_s):
+        if self._gathers(head, instance, now_s):
             return None
         return Want(head.klass, head.deadline_s) if self.seat.shares(_ep(instance, head)) else None
 
     def rows_in_time(self, model: str, loaded: wire.Loaded) -> int:
         """How many rows can go together without a doubt that their process hangs."""
-        return self._rows(model, self._settings.call_timeout_s / 2, loaded)
-
-    def _rows(self, model: str, most_s: float, loaded: wire.Loaded) -> int:
-        """How many rows are done in so long a time, about: as measured, at least at its warm-up."""
-        row_s = self._costs(model).row_s() or loaded.warm_up_s
-        return max(1, int(most_s / row_s)) if row_s else ROWS_ANY
+        return self.batches.rows(model, self._settings.call_timeout_s / 2, loaded)
 
     def _served(self, head: Work, instance: Instance) -> bool:
         """Whether the version that `head` asks for is there still; if not, it is given back."""
@@ -242,7 +215,7 @@ class Dispatch:
     def _send(self, instance: Instance, works: list[Work]) -> None:
         for work in works:
             work.holder = instance
-        instance.send(works, self._cost_s(works))
+        instance.send(works, self.batches.cost_s(works))
         self.seat.began(_ep(instance, works[0]), instance, works[0].klass)
 
     def _free(self, serving: list[Instance]) -> Instance | None:
@@ -258,32 +231,10 @@ class Dispatch:
                 found = instance
         return found
 
-    def _joins(self, head: Work, instance: Instance) -> bool:
-        """Whether calls as `head` gain by being made together."""
-        pays = instance.loaded[head.model].batching and self._costs(head.model).pays()
-        return self._kind.always_joins or pays
-
-    def _in_turn(self, head: Work, instance: Instance) -> int:
-        """How many calls that are made one after the other may go at once: what is soon done."""
-        row_s = self._costs(head.model).row_s()
-        if row_s is None or instance.loaded[head.model].batching:  # they would be joined
-            return 1
-        calls = int(TURN_S / max(row_s * head.rows, 1e-6))
-        return min(max(1, calls), self._kind.batch_max)
-
-    def _share(self, head: Work) -> int:
-        """How many calls go together: where several instances are idle, each gets its part."""
-        idle = sum(not one.flights for one in self._serving())
-        if idle <= 1 or self._kind.always_joins:
-            return self._kind.batch_max
-        return -(-self.queue.calls(head) // idle)
-
-    def _gathers(self, head: Work, now_s: float) -> bool:
+    def _gathers(self, head: Work, instance: Instance, now_s: float) -> bool:
         """Whether `head` still waits for company; then a timer goes on."""
-        if not head.gathers or self._kind.batch_delay_s <= 0:
-            return False
-        left_s = head.times.arrived_s + self._kind.batch_delay_s - now_s
-        if left_s <= 0 or self.queue.rows(head) >= self._kind.batch_max:
+        left_s = self.batches.company_s(head, now_s)
+        if not left_s or not self.batches.joins(head, instance):
             return False
         if self._gathering is None:
             self._gathering = asyncio.get_running_loop().call_later(left_s, self._gathered)
@@ -353,21 +304,9 @@ class Dispatch:
         if busy:
             self._sweep_later()
 
-    def _costs(self, model: str) -> Costs:
-        return self.costs.setdefault(model, Costs())
-
-    def _cost_s(self, works: list[Work]) -> float:
-        """As estimated; what is not known yet counts as costly, and what has to be alone."""
-        row_s = self._costs(works[0].model).row_s()
-        if row_s is None or works[0].alone:
-            return 1.0
-        return row_s * max(1, sum(work.rows for work in works))
-
     def _wait_s(self) -> float:
         """When what waits will be done, about."""
-        waiting = self.queue.by_model().items()
-        total_s = sum((self._costs(model).row_s() or 0.0) * calls for model, calls in waiting)
-        return max(0.1, round(total_s / max(1, len(self._serving())), 2))
+        return max(0.1, round(self.batches.waiting_s() / max(1, len(self._serving())), 2))
 
 
 def _ep(instance: Instance, work: Work) -> str:

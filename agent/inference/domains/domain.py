@@ -2,8 +2,8 @@
 
 At any time one pool serves. Another set of models comes in processes of their own: they are
 started, proved (candidate.py), and then take over between two calls; the former pool finishes what
-it has and stands by for `keep_previous_s`. To go back to its models is to have it take over again.
-The first start is the same thing, with nothing before it.
+it has and stands by for `keep_previous_s` (pools.py). To go back to its models is to have it take
+over again. The first start is the same thing, with nothing before it.
 
 Limits  : as its settings say; one candidate at a time, one pool that stands by.
 Recovery: a dead instance is replaced (pool.py), its calls are made once more (dispatch.py). What
@@ -22,23 +22,23 @@ from agent.errors import BusyError, HoldfastError, ModelError
 from agent.inference import wire
 from agent.inference.catalog import Model
 from agent.inference.domains import wishes
+from agent.inference.domains.batches import KINDS, Kind
 from agent.inference.domains.candidate import Candidate
 from agent.inference.domains.candidate import Prove as Prove
-from agent.inference.domains.dispatch import KINDS, Dispatch, Kind
+from agent.inference.domains.dispatch import Dispatch
 from agent.inference.domains.figures import Figures
+from agent.inference.domains.growth import Growth
 from agent.inference.domains.instance import Cell, Instance, setup_of
 from agent.inference.domains.lease import Lease
 from agent.inference.domains.pool import Pool
+from agent.inference.domains.pools import Pools
 from agent.inference.domains.restarts import Restarts
 from agent.inference.domains.work import Class, Work
 from agent.inference.domains.zygote import Zygote
 from agent.tasks import Crew, through
-from agent.words import counted
 
 log = logging.getLogger("domain")
-GROW_AFTER_S = 0.1  # a call waited so long, and there may be one instance more
-SHRINK_AFTER_S = 30.0  # so long the last instance in line had nothing to do
-TEND_S = 0.1
+TEND_S = 0.1  # between two looks at whether it should grow or shrink
 RETRY_S = 1.0  # what a caller is told while it starts
 
 
@@ -89,13 +89,11 @@ class Domain:
         self._threads = threads
         self._crew = Crew()
         self._turn = asyncio.Lock()  # of changes of models
-        self._current: Pool | None = None
-        self._former: Pool | None = None
-        self._keeping: asyncio.TimerHandle | None = None  # of the former pool
-        self._pools: dict[Pool, wire.Setup] = {}
-        self._idle_since_s = clock.monotonic()
+        self._pools = Pools(self._crew)
+        self._growth = Growth(name, clock.monotonic())
         self.lease = lease or Lease(clock)
-        parts = (self._serving, self._present, clock, self.figures, self.lease)
+        instances = (lambda: self._pools.serving), (lambda: self._pools.instances)
+        parts = (*instances, clock, self.figures, self.lease)
         self._dispatch = Dispatch(name, settings, KINDS["onnx"], *parts)
 
     async def __aenter__(self) -> Self:
@@ -103,29 +101,26 @@ class Domain:
 
     async def __aexit__(self, *_: object) -> None:
         self._shut("it is being stopped")
-        for pool in list(self._pools):
-            await pool.close()
+        await self._pools.close()
         await self._crew.end()
 
     async def retire(self) -> None:
         """Accept no more, and finish what runs; what waits is given back."""
         self._shut("it is being removed")
-        for pool in list(self._pools):
-            await pool.idle()  # each call is answered, or late, before long
+        await self._pools.idle()
 
     def _shut(self, why: str) -> None:
         self._why = why
         self.ready.clear()
         self._dispatch.close(why)
-        if self._keeping:
-            self._keeping.cancel()
+        self._pools.stay()
 
     @property
     def cause(self) -> str:
         """Why it is not ready; empty when it is."""
         if self.ready.is_set():
             return ""
-        why = (self._current.cause if self._current else "") or self._why
+        why = self._pools.cause or self._why
         if self.quarantined:
             return f"{why}; after so many deaths it rests for {self._restarts.rest_s:.0f} s"
         return why
@@ -153,19 +148,19 @@ class Domain:
     @property
     def processes(self) -> dict[str, int]:
         """How many get calls, how many stand by for them, how many are not ready."""
-        serving, ready = len(self._serving()), len(self.instances)
-        every = len(self._current.all) if self._current else 0
+        pools = self._pools
+        serving, ready, every = len(pools.serving), len(pools.ready), len(pools.started)
         return {"serving": serving, "spare": ready - serving, "starting": every - ready}
 
     @property
     def instances(self) -> list[Instance]:
         """Those that serve, then those that stand by for them."""
-        return list(self._current.ready) if self._current else []
+        return list(self._pools.ready)
 
     @property
     def pid(self) -> int | None:
         """The process id of the first instance that serves, or starts."""
-        found = [*self.instances, *(self._current.all if self._current else [])]
+        found = [*self._pools.ready, *self._pools.started]
         return next((one.pid for one in found if one.pid), None)
 
     def loaded(self, model: str) -> wire.Loaded | None:
@@ -199,9 +194,7 @@ class Domain:
     def restart(self) -> None:
         """Kill all instances that serve; others take their place. Ends a quarantine."""
         self._restarts.pardon()
-        if self._current is None:
-            return
-        for instance in self._current.all:
+        for instance in self._pools.started:
             if instance.ready:
                 instance.excused = True
                 instance.kill("restart was asked for")
@@ -226,31 +219,26 @@ class Domain:
             former = self.settings, self._threads
             self.settings, self._threads = settings, threads
             try:
-                pool = self._current
-                if (
-                    pool is None
-                    or pool.models != models
-                    or self._pools[pool] != self._setup(models)
-                ):
+                pool = self._pools.current
+                if pool is None or not self._fits(pool, models):
                     await self._replace(models)
-            except BaseException:
+            except BaseException:  # whatever kept these from serving: the former hold
                 self.settings, self._threads = former
                 raise
             self.klass = Class[settings.class_.upper()]
             self._restarts.settings = settings
             self._dispatch.apply(settings, self._kind(self.models))
-            for instance in self._present():
+            for instance in self._pools.instances:
                 instance.apply(settings)
-            if self._current:
-                sizes = settings.instances
-                self._current.resize(sizes.min, sizes.min + sizes.spare)
+            if self._pools.current:
+                self._resize(self._pools.current)
 
     async def _start(self) -> None:
-        while self._current is None:
+        while self._pools.current is None:
             async with self._turn:
-                if self._current is None:  # an order may have come first
+                if self._pools.current is None:  # an order may have come first
                     await self._begin()
-            if self._current is None:
+            if self._pools.current is None:
                 self._restarts.count += 1
                 pause_s = self._restarts.died()
                 log.warning("domain %s: %s; next start in %.1f s", self.name, self._why, pause_s)
@@ -265,7 +253,7 @@ class Domain:
             self._refused(error)
 
     async def _replace(self, models: Mapping[str, Model]) -> None:
-        kind, former, sizes = self._kind(models), self._former, self.settings.instances
+        kind, former, sizes = self._kind(models), self._pools.former, self.settings.instances
         if former and self._whole(former, models):
             pool = former
         else:
@@ -273,17 +261,16 @@ class Domain:
             fresh = {name: one for name, one in models.items() if self.models.get(name) != one}
             try:
                 candidate = Candidate(pool, fresh, self._prove)
-                await candidate.prove(sizes, whole=self._current is not None)
-            except BaseException:
-                await through(pool.close())
-                del self._pools[pool]
+                await candidate.prove(sizes, whole=self._pools.current is not None)
+            except BaseException:  # a cancellation too: no process of it stays
+                await through(self._pools.discard(pool))
                 raise
         self._dispatch.apply(self.settings, kind)
         self._switch(pool)
 
     def _fits(self, pool: Pool, models: Mapping[str, Model]) -> bool:
         """Whether its processes are what they would be if they were started now."""
-        return pool.models == models and self._pools[pool] == self._setup(models)
+        return pool.models == models and pool.setup == self._setup(models)
 
     def _whole(self, pool: Pool, models: Mapping[str, Model]) -> bool:
         """Whether a pool that stands by can serve these models as it is."""
@@ -306,57 +293,35 @@ class Domain:
 
     def _pool(self, models: Mapping[str, Model]) -> Pool:
         parts = (self._instance, self._restarts, self._dispatch, self._look, self._crew)
-        pool = Pool(self.name, models, *parts)
-        self._pools[pool] = self._setup(models)
+        pool = Pool(self.name, models, self._setup(models), *parts)
+        self._pools.all.append(pool)
         return pool
 
     def _instance(self, pool: Pool) -> Instance:
         labels = {name: model.label for name, model in pool.models.items()}
         parts = (self.settings, pool, self._clock, self._cell, self._zygote)
-        return Instance(self._pools[pool], labels, *parts)
+        return Instance(pool.setup, labels, *parts)
 
     def _switch(self, pool: Pool) -> None:
         """From now on, `pool` serves."""
-        former, self._current = self._current, pool
-        forgotten, self._former = self._former, former
-        pool.renews = True
+        if former := self._pools.current:
+            self.previous = former.models
         self._restarts.pardon()  # what died was the former, or before it was proved
-        sizes = self.settings.instances
-        pool.resize(sizes.min, sizes.min + sizes.spare)
+        self._resize(pool)
+        self._pools.switch(pool, self.settings.keep_previous_s)
         self.models = pool.models
         self._why = self.hint = ""
-        if self._keeping:
-            self._keeping.cancel()
-        if forgotten and forgotten is not pool:
-            self._crew.begin(self._close(forgotten))
-        if former:
-            self.previous = former.models
-            former.renews = False
-            keep_s = self.settings.keep_previous_s
-            self._keeping = asyncio.get_running_loop().call_later(keep_s, self._forget)
         self._look(pool)
         self._dispatch.pump_soon()
 
-    def _forget(self) -> None:
-        """The former pool has stood by for long enough."""
-        if former := self._former:
-            self._former = None
-            self._crew.begin(self._close(former))
-
-    async def _close(self, pool: Pool) -> None:
-        await pool.idle()  # each call is answered, or late, before long
-        await pool.close()
-        del self._pools[pool]
-
-    def _serving(self) -> list[Instance]:
-        return self._current.serving if self._current else []
-
-    def _present(self) -> list[Instance]:
-        return [one for pool in self._pools for one in pool.all]
+    def _resize(self, pool: Pool) -> None:
+        """As many instances as it has at least; more are for growth.py to add."""
+        sizes = self.settings.instances
+        pool.resize(sizes.min, sizes.min + sizes.spare)
 
     def _look(self, pool: Pool) -> None:
         """Whether it is ready may have changed."""
-        if pool is not self._current or self._dispatch.closed:
+        if pool is not self._pools.current or self._dispatch.closed:
             return
         was = self.ready.is_set()
         if pool.ready:
@@ -373,17 +338,7 @@ class Domain:
         """Grow while calls wait, shrink when they do not."""
         while True:
             await asyncio.sleep(TEND_S)
-            sizes, pool, now_s = self.settings.instances, self._current, self._clock.monotonic()
-            if pool is None or sizes.max == sizes.min:
-                continue
-            head = self._dispatch.queue.head(now_s)
-            if head or any(one.flights for one in pool.serving[sizes.min :]):
-                self._idle_since_s = now_s
-            serving = pool.serving_max
-            if head and now_s - head.times.arrived_s > GROW_AFTER_S and serving < sizes.max:
-                if len(pool.ready) >= min(pool.size, serving + sizes.spare):
-                    pool.resize(serving + 1, serving + 1 + sizes.spare)
-                    log.info("domain %s grows: %s", self.name, counted(serving + 1, "instance"))
-            elif serving > sizes.min and now_s - self._idle_since_s > SHRINK_AFTER_S:
-                pool.resize(serving - 1, serving - 1 + sizes.spare)
-                self._idle_since_s = now_s
+            pool, sizes = self._pools.current, self.settings.instances
+            now_s = self._clock.monotonic()
+            if pool and sizes.max > sizes.min:
+                self._growth.tend(pool, sizes, self._dispatch.queue.head(now_s), now_s)

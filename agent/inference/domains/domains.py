@@ -249,7 +249,7 @@ class Domains:
         await cell.change(settings)
         try:
             await domain.change(settings, models, _threads(settings, all_of))
-        except BaseException:
+        except BaseException:  # whatever it was: the limits are those of the settings that hold
             await cell.change(domain.settings)
             raise
         self._by_model = {m: d for m, d in self._by_model.items() if d is not domain}

@@ -1,9 +1,8 @@
 """One instance: a worker process in service, and the calls it has.
 
-Limits  : what is under way is bounded by who sends (domain.py); a call that is not answered within
-          `call_timeout_s` of its turn, or a start that takes `start_timeout_s`, ends the process.
-          So does silence while it has no call: it is asked each PING_S whether it is there. Time
-          in which it was ready to run and had no processor, as batch work may, does not count.
+Limits  : what is under way is bounded by who sends (dispatch.py); a call that is not answered
+          within `call_timeout_s` of its turn, or a start that takes `start_timeout_s`, ends the
+          process, and so does silence while it has no call (watch.py).
 Recovery: when the process ends, all calls it had are handed back, and its shared memory is gone.
 """
 
@@ -21,13 +20,12 @@ from agent.inference import wire
 from agent.inference.catalog import Model
 from agent.inference.domains.flight import Bodies, Flight
 from agent.inference.domains.process import Process, named, spawned
+from agent.inference.domains.watch import PING, Watch
 from agent.inference.domains.work import Result, Work
 from agent.inference.domains.zygote import Zygote
 from agent.tasks import through
 
 log = logging.getLogger("domain")
-PING_S = 5.0
-DOUBT_S = 0.1  # a second look before an end: it may be this process that stood still
 LAST_WORDS_S = 1.0  # between the end of a worker and the end of its socket, either way round
 ARENA_BYTES = 32 << 20
 Message = wire.Answers | wire.Hello | wire.Failure
@@ -92,16 +90,12 @@ class Instance:
         self._zygote = zygote
         self._process: Process | None = None
         self._bodies: Bodies
+        self._watch: Watch
         self._blame = ""  # why it was ended, where that is known better than by its status
         self._hello: asyncio.Future[wire.Hello] = asyncio.get_running_loop().create_future()
         self._closed = asyncio.Event()  # its socket
         self._senseless = False  # what it says
         self._batches = 0
-        self._asked: int | None = None  # the batch without calls that it has not answered
-        self._turn_s = 0.0  # since when the oldest flight is at it
-        self._waited_s = 0.0  # for a processor, when it was last asked
-        self._doubted = False
-        self._timer: asyncio.TimerHandle | None = None
         self._decoder = msgspec.msgpack.Decoder(Message)
 
     @property
@@ -122,10 +116,9 @@ class Instance:
             return cause
         finally:
             self.ready = False
-            if self._timer:
-                self._timer.cancel()
             try:
                 if self._process:
+                    self._watch.stop()
                     await through(self._process.end())
             finally:
                 self._hand_back(cause)
@@ -152,37 +145,28 @@ class Instance:
             return f"no process could be started: {error}"
         self.pid = process.pid
         self._bodies = Bodies(process.arena)
+        self._watch = Watch(process, self.flights, self.settings, self._clock, self.kill)
         await self._cell.admit(process.pid)
         process.send(self._setup)
-        early = "" if await self._greeted(process) else " before it was ready"
+        early = "" if await self._greeted() else " before it was ready"
         status = await self._end_of(process)
         said = f"its process ended with {named(status)}{early}"
         return self._blame or await self._cell.died() or said
 
-    async def _greeted(self, process: Process) -> bool:
+    async def _greeted(self) -> bool:
         """Until it is ready, or will never be; whether it is."""
-        left_s = self.settings.start_timeout_s
-        while left_s > DOUBT_S:
-            try:
-                async with asyncio.timeout(left_s):
-                    hello = await asyncio.shield(self._hello)
-            except TimeoutError:
-                left_s = self._without_processor(process)
-            except DomainError:
-                return False
-            else:
-                self.loaded = hello.models
-                self.ready = True
-                self._watch(self._period_s)
-                self._owner.came(self)
-                return True
-        self.kill(f"not ready within {self.settings.start_timeout_s} s (start_timeout_s)")
-        return False
-
-    def _without_processor(self, process: Process) -> float:
-        """For how long it wanted one since this was asked last."""
-        before_s, self._waited_s = self._waited_s, process.waited_s()
-        return max(0.0, self._waited_s - before_s)
+        try:
+            hello = await self._watch.first(self._hello)
+        except DomainError:
+            return False
+        except TimeoutError:
+            self.kill(f"not ready within {self.settings.start_timeout_s} s (start_timeout_s)")
+            return False
+        self.loaded = hello.models
+        self.ready = True
+        self._watch.begin()
+        self._owner.came(self)
+        return True
 
     async def _end_of(self, process: Process) -> int:
         """Its exit status, once all that it said is heard."""
@@ -207,8 +191,7 @@ class Instance:
             work.times.sent_s = now_s
             work.batched = len(works)
             work.pid = self._process.pid
-        if not self.flights:
-            self._turn_s = now_s
+        self._watch.sent(now_s)
         self._batches += 1
         self.flights[self._batches] = flight
         self._process.send(wire.Batch(self._batches, works[0].model, calls, flight.room), body)
@@ -216,9 +199,8 @@ class Instance:
     def apply(self, settings: Settings) -> None:
         """Other timeouts hold from now on."""
         self.settings = settings
-        if self._timer:
-            self._timer.cancel()
-            self._look()
+        if self._process:
+            self._watch.apply(settings)
 
     def withdraw(self, work: Work) -> None:
         """Nobody waits for this call any more."""
@@ -255,14 +237,14 @@ class Instance:
 
     def _answered(self, message: wire.Answers, body: memoryview) -> None:
         now_s = self._clock.monotonic()
-        if message.id == self._asked:
-            self._asked = None
+        if message.id == PING:
+            self._watch.ponged()
         else:
             flight = self.flights[message.id]
             found = self._bodies.answered(flight, message, body)
             del self.flights[message.id]
             self._hand_out(flight, message, found, now_s)
-        self._turn_s, self._doubted = now_s, False
+        self._watch.answered(now_s)
 
     def _hand_out(
         self,
@@ -299,39 +281,8 @@ class Instance:
     def _unready(self) -> None:
         if self.ready:
             self.ready = False
+            self._watch.stop()
             self._owner.ailing(self)
-
-    @property
-    def _period_s(self) -> float:
-        return min(PING_S, self.settings.call_timeout_s)
-
-    def _watch(self, delay_s: float) -> None:
-        self._timer = asyncio.get_running_loop().call_later(delay_s, self._look)
-
-    def _look(self) -> None:
-        """Whether the call whose turn it is takes too long; without one, whether it is there."""
-        if not self.ready or self._process is None:
-            return
-        now_s, waited_s = self._clock.monotonic(), self._without_processor(self._process)
-        if not self.flights and self._asked is None:
-            self._process.arena.trim()
-            self._ask()
-        else:
-            self._turn_s = min(now_s, self._turn_s + waited_s)
-        late_s = now_s - self._turn_s - self.settings.call_timeout_s
-        if late_s < 0:
-            self._watch(min(self._period_s, -late_s))
-        elif not self._doubted:
-            self._doubted = True
-            self._watch(DOUBT_S)
-        else:
-            self.kill(f"no answer within {self.settings.call_timeout_s} s (call_timeout_s)")
-
-    def _ask(self) -> None:
-        assert self._process is not None
-        self._batches += 1
-        self._asked, self._turn_s = self._batches, self._clock.monotonic()
-        self._process.send(wire.Batch(self._batches, "", []))
 
 
 def setup_of(models: Iterable[Model], settings: Settings, threads: int) -> wire.Setup:

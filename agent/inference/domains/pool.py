@@ -40,14 +40,19 @@ class Pool:
         self,
         name: str,
         models: Mapping[str, Model],
+        setup: wire.Setup,
         make: Callable[["Pool"], Instance],
         restarts: Restarts,
         calls: Calls,
         changed: Callable[["Pool"], None],
         crew: Crew,
     ) -> None:
-        """`make` builds an instance; `changed` is told when one came or went."""
+        """`setup` is what its processes are told; `make` builds an instance.
+
+        `changed` is told when one came or went.
+        """
         self.models = dict(models)
+        self.setup = setup
         self.ready: list[Instance] = []  # in the order in which they will serve
         self.serving_max = 1
         self.cause = "starting"  # why the last instance ended, or that none was there yet

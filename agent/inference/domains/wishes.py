@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 from agent.config import Domain as Settings
 from agent.inference.catalog import Model
-from agent.inference.domains.dispatch import Kind
+from agent.inference.domains.batches import Kind
 
 
 def kind(settings: Settings, kind: Kind, models: Iterable[Model]) -> Kind:

@@ -160,7 +160,7 @@ class Callers:
 
 def instances(domain: Domain) -> list[Instance]:
     """All that have a process, of all pools, ready or not."""
-    return [one for one in domain._present() if one.pid]
+    return [one for one in domain._pools.instances if one.pid]
 
 
 def send(instance: Instance, sign: signal.Signals) -> None:

@@ -12,6 +12,7 @@ from agent.inference.arena import Arena
 from agent.inference.domains.flight import Bodies, Flight
 from agent.inference.domains.instance import Instance
 from agent.inference.domains.process import Process
+from agent.inference.domains.watch import PING, Watch
 from agent.inference.domains.work import Class, Work
 from agent.inference.domains.zygote import Zygote
 from bench.unconfined import Unconfined
@@ -53,6 +54,7 @@ def made(silent: Silent) -> Instance:
     instance = Instance(setup, {"m": "m/1"}, rules, *parts)
     instance._process = cast(Process, silent)
     instance._bodies = Bodies(silent.arena)
+    instance._watch = Watch(instance._process, instance.flights, rules, Clock(), instance.kill)
     instance.loaded = {"m": wire.Loaded("CPUExecutionProvider", 0.0)}
     return instance
 
@@ -74,6 +76,7 @@ def call() -> Work:
         (said(at=-11), b"", False),
         (said(answers=[wire.Answer(size_bytes=n) for n in (20, -10)]), bytes(10), False),
         (said(id=2), bytes(10), False),
+        (said(id=PING), bytes(10), False),
         (said(answers=[]), b"", False),
         (b"\xc1", b"", False),
         (msgspec.msgpack.encode(["Hello", 7]), b"", False),

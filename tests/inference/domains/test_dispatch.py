@@ -13,8 +13,9 @@ import pytest
 from agent import config
 from agent.errors import BusyError, CallLost, LateError, NotThere, RequestError, RunError
 from agent.inference import wire
+from agent.inference.domains.batches import Kind
 from agent.inference.domains.costs import PROBE_EACH, Costs
-from agent.inference.domains.dispatch import AGE_S, TRIES_MAX, Dispatch, Kind
+from agent.inference.domains.dispatch import AGE_S, TRIES_MAX, Dispatch
 from agent.inference.domains.flight import Flight
 from agent.inference.domains.lease import Lease
 from agent.inference.domains.work import Class, Result, Work
@@ -127,7 +128,7 @@ class House:
 
     async def knows(self, single_s: float, joint_s: float | None = None) -> None:
         """What calls cost has been measured."""
-        costs = self.dispatch.costs.setdefault("m", Costs())
+        costs = self.dispatch.batches.costs["m"]
         costs.measured(single_s, 1, 1)
         if joint_s is not None:
             costs.measured(2 * joint_s, 2, 2)
@@ -272,7 +273,7 @@ async def test_calls_that_were_refused_or_ended_say_nothing_of_what_calls_cost()
         await house.turns()
         house.instances[0].answer(0.0, fault)
         assert isinstance(await error_of(work), (RequestError, RunError, LateError))
-    assert house.dispatch.costs["m"].row_s() == 0.1
+    assert house.dispatch.batches.costs["m"].row_s() == 0.1
 
 
 def thieves() -> House:
@@ -433,7 +434,7 @@ async def test_a_cancelled_call_leaves_the_queue_or_its_run() -> None:
 async def test_a_full_queue_says_at_once_when_to_come_again() -> None:
     house = House(kind=Kind(1, 0.0, 256, False), queue_max=10)
     await house.knows(0.5)
-    house.dispatch.costs["n"] = dear = Costs()
+    house.dispatch.batches.costs["n"] = dear = Costs()
     dear.measured(100.0, 1, 1)  # of a model that nobody asks now
     for _ in range(11):
         house.ask()
@@ -545,7 +546,7 @@ async def test_a_call_without_a_row_says_nothing_of_what_a_row_costs() -> None:
     house.ask(rows=0)
     await house.turns()
     house.instances[0].answer(1e-6)
-    assert house.dispatch.costs["m"].row_s() == 0.1
+    assert house.dispatch.batches.costs["m"].row_s() == 0.1
 
 
 def test_what_is_empty_has_no_rows_however_long_it_is() -> None:

@@ -71,7 +71,7 @@ async def test_a_domain_comes_and_goes_and_the_others_do_not_notice(root: Path) 
         assert children() == pids
         assert rig.cells["e"].closed
         assert "e" in rig.told
-        with pytest.raises(NotThere, match="no model 'other'"):
+        with pytest.raises(NotThere, match="no domain has the model 'other'"):
             await rig.ask("other")
         assert await rig.version() == 1
         assert await rig.domains.apply({"d": first}) == {}

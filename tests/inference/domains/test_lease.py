@@ -201,26 +201,22 @@ def test_work_of_the_same_class_waits_until_the_batch_is_done() -> None:
     assert [one for one, _ in stage.turns] == [long, first]
 
 
-def test_of_one_class_the_earliest_deadline_goes_first() -> None:
+@pytest.mark.parametrize(
+    ("first", "second", "deadlines_s"),
+    [
+        ("interactive", "interactive", (300.0, 200.0)),  # of one class: the earliest deadline
+        ("batch", "realtime", (200.0, 300.0)),  # urgency goes before an earlier deadline
+    ],
+)
+def test_who_goes_first(first: str, second: str, deadlines_s: tuple[float, float]) -> None:
     stage = Stage()
-    busy, late, soon = (stage.play("interactive", 0.3, 0.1) for _ in range(3))
-    late.deadline_s, soon.deadline_s = 300.0, 200.0
+    busy, behind, ahead = (stage.play(klass, 0.3, 0.1) for klass in ("interactive", first, second))
+    behind.deadline_s, ahead.deadline_s = deadlines_s
     stage.at(0.0, busy.comes)
-    stage.at(0.01, late.comes)
-    stage.at(0.02, soon.comes)
+    stage.at(0.01, behind.comes)
+    stage.at(0.02, ahead.comes)
     stage.run(1.0)
-    assert [one for one, _ in stage.turns] == [busy, soon, late]
-
-
-def test_urgency_goes_before_an_earlier_deadline() -> None:
-    stage = Stage()
-    busy, batch, urgent = (stage.play(klass, 0.3, 0.1) for klass in (*CLASSES[1:], "realtime"))
-    batch.deadline_s, urgent.deadline_s = 200.0, 300.0
-    stage.at(0.0, busy.comes)
-    stage.at(0.01, batch.comes)
-    stage.at(0.02, urgent.comes)
-    stage.run(1.0)
-    assert [one for one, _ in stage.turns] == [busy, urgent, batch]
+    assert [one for one, _ in stage.turns] == [busy, ahead, behind]
 
 
 def test_nothing_is_sent_ahead_where_another_may_come() -> None:

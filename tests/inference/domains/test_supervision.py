@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from agent import config
 from agent.clock import Clock
 from agent.errors import BusyError, CallLost
-from agent.inference.domains import instance, zygote
+from agent.inference.domains import watch, zygote
 from agent.inference.domains.restarts import Restarts
 from tests.inference.domains.bed import (
     CLOCK,
@@ -129,7 +129,7 @@ async def test_a_spare_serves_at_once_and_the_line_fills_up(root: Path) -> None:
 async def test_a_spare_that_hangs_is_found_before_it_is_needed(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(instance, "PING_S", 0.05)
+    monkeypatch.setattr(watch, "PING_S", 0.05)
     settings = rules("first", instances={"min": 1, "max": 1, "spare": 1}, call_timeout_s=0.5)
     with nothing_left():
         async with running(root, one=settings) as domains:
@@ -140,14 +140,15 @@ async def test_a_spare_that_hangs_is_found_before_it_is_needed(
             await until(lambda: spare not in one.instances, "it is found out")
             await until(lambda: len(one.instances) == 2, "there is a spare again")
             await answered(one, numbers("first", 1.0))
-            assert "no answer within 0.5 s" in one._current.cause or not one._current.cause
+            cause = one._pools.cause
+            assert "no answer within 0.5 s" in cause or not cause
             assert one.instances[0] is serving or one.restarts > 1
 
 
 async def test_who_gets_no_processor_is_not_taken_for_hung(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(instance, "DOUBT_S", 0.01)
+    monkeypatch.setattr(watch, "DOUBT_S", 0.01)
     asked = list[float]()
 
     def waited_s(_: zygote.Child) -> float:
@@ -160,7 +161,7 @@ async def test_who_gets_no_processor_is_not_taken_for_hung(
             starved = one.instances[0]
             with monkeypatch.context() as busy:
                 busy.setattr(zygote.Child, "waited_s", waited_s)
-                starved._waited_s = CLOCK.monotonic()
+                starved._watch._waited_s = CLOCK.monotonic()
                 send(starved, signal.SIGSTOP)
                 one.submit(work)
                 await until(lambda: len(asked) > 10, "it was looked at often")

@@ -246,13 +246,14 @@ async def test_a_candidate_that_is_killed_while_it_is_proved_is_kept_out(root: P
     x = np.ones((2, 4), np.float32)
     describe(folder, golden=[pair(folder, {"x": x}, {"y": 2 * x})] * 200)
     async with loaded(root) as (rig, load):
-        own = set(workers())
-        for sign in (signal.SIGKILL, signal.SIGSEGV):
+        pools = rig.domains.named("d")._pools
+        for sign, proved in ((signal.SIGKILL, False), (signal.SIGSEGV, True)):
             order = asyncio.create_task(rig.domains.load("m", 2))
-            await until(lambda: set(workers()) - own, "the candidate's process")
-            (candidate,) = set(workers()) - own
-            await asyncio.sleep(0.01 if sign == signal.SIGKILL else 0.6)  # while it loads, or later
-            os.kill(candidate, sign)
+            await until(lambda: any(one.pid for one in pools.instances[1:]), "it loads")
+            candidate = pools.instances[1]
+            assert candidate.pid
+            await until(lambda: candidate.ready or not proved, "it is proved")  # noqa: B023
+            os.kill(candidate.pid, sign)
             with pytest.raises(ModelError, match=sign.name):
                 await asyncio.wait_for(order, DEADLINE_S)
             await load.sees(1)
