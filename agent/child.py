@@ -32,4 +32,6 @@ def adopt(*, orphans: bool) -> None:
 
 
 def _prctl(option: int, value: object) -> None:
-    ctypes.CDLL(None, use_errno=True).prctl(option, value)
+    if ctypes.CDLL(None, use_errno=True).prctl(option, value):
+        number = ctypes.get_errno()
+        raise OSError(number, f"prctl({option}): {os.strerror(number)}")
