@@ -23,7 +23,7 @@ from agent.inference import wire
 from agent.inference.catalog import Model
 from agent.inference.domains import wishes
 from agent.inference.domains.batches import KINDS, Kind
-from agent.inference.domains.candidate import Candidate
+from agent.inference.domains.candidate import Candidate, Refused
 from agent.inference.domains.candidate import Prove as Prove
 from agent.inference.domains.dispatch import Dispatch
 from agent.inference.domains.figures import Figures
@@ -237,20 +237,27 @@ class Domain:
         while self._pools.current is None:
             async with self._turn:
                 if self._pools.current is None:  # an order may have come first
-                    await self._begin()
+                    pause_s = await self._begin()
             if self._pools.current is None:
-                self._restarts.count += 1
-                pause_s = self._restarts.died()
-                log.warning("domain %s: %s; next start in %.1f s", self.name, self._why, pause_s)
                 self._changed(self)
                 await self._restarts.rest(pause_s)
 
-    async def _begin(self) -> None:
+    async def _begin(self) -> float:
+        """Serve for the first time; where that cannot be, seconds until the next try."""
         try:
             await self._replace(await asyncio.to_thread(self._choose))
         except HoldfastError as error:
-            self._why, self.hint = str(error), error.hint
+            known, self._why, self.hint = self._why, str(error), error.hint
             self._refused(error)
+            if isinstance(error, Refused):  # a process was started, and ended
+                self._restarts.count += 1
+                pause_s, known = self._restarts.died(), ""
+            else:
+                pause_s = self._restarts.later()
+            level = logging.DEBUG if self._why == known else logging.WARNING  # once is enough
+            log.log(level, "domain %s: %s; next start in %.1f s", self.name, self._why, pause_s)
+            return pause_s
+        return 0.0
 
     async def _replace(self, models: Mapping[str, Model]) -> None:
         kind, former, sizes = self._kind(models), self._pools.former, self.settings.instances

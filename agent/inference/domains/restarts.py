@@ -45,8 +45,13 @@ class Restarts:
             self._pause_s = 0.0
             self.quarantined_until_s = now_s + rules.quarantine_s
             return rules.quarantine_s
+        return self.later()
+
+    def later(self) -> float:
+        """Nothing could be started; seconds until that is tried again. No process died of it."""
+        rules = self.settings
         self._pause_s = min(max(rules.restart_s_min, self._pause_s * 2), rules.restart_s_max)
-        return self._pause_s
+        return max(self._pause_s, self.rest_s)
 
     async def rest(self, pause_s: float) -> None:
         """Wait for so long, and for a quarantine that began meanwhile; or until a pardon."""

@@ -39,7 +39,7 @@ class Versions:
                 if why := refused.get(model.label):
                     raise ModelError(why)
             except ModelError as error:
-                log.warning("%s", error)
+                log.debug("%s", error)
                 first = first or error
             else:
                 return model, str(first or "")

@@ -365,3 +365,20 @@ async def test_a_file_that_changes_under_a_version_is_not_run_as_that_version(ro
         path.write_bytes(verified)
         await rig.ready()
         assert await rig.version() == 1
+
+
+async def test_a_model_that_is_not_there_yet_is_waited_for_and_is_no_death(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = tmp_path / "models"
+    root.mkdir()
+    settings = rules(quarantine_after=2, restart_s_max=0.02)
+    async with running(root, wait=False, d=settings) as rig:
+        domain = rig.domains.named("d")
+        await until(lambda: rig.told.count("d") > 5, "it is tried again and again")
+        assert not domain.quarantined
+        assert domain.restarts == 0
+        assert len([one for one in caplog.records if "next start" in one.message]) == 1
+        put(root, 1)
+        await rig.ready()
+        assert await rig.version() == 1
