@@ -5,6 +5,7 @@ import signal
 
 signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the agent takes signals, Ctrl-C just ends it
 signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # where it is ignored, no child can be waited for
 
 import os
 import sys

@@ -18,9 +18,9 @@ import importlib
 import os
 import socket
 import sys
-import time
 import traceback
 from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from functools import partial
 from types import ModuleType
 from typing import NoReturn
@@ -30,7 +30,7 @@ import msgspec
 from agent import child
 from agent.inference import wire
 
-REPARENTED_S = 0.0005  # between two looks
+BEGIN = b"\0"  # to a worker
 
 
 def main(fd: str, agent: str, module: str) -> None:
@@ -50,7 +50,10 @@ def main(fd: str, agent: str, module: str) -> None:
                 return
             if not content:
                 return
-            sock.sendall(wire.PID.pack(_forked(partial(_work, sock, worker, content, fds, agent))))
+            _forked(
+                partial(_work, sock, worker, content, fds, agent),
+                lambda pid: sock.sendall(wire.PID.pack(pid)),
+            )
             for one in fds:
                 os.close(one)
 
@@ -64,38 +67,40 @@ def _work(
     worker.main(*map(str, fds), agent)
 
 
-def _forked(life: Callable[[], None]) -> int:
-    """The process id of a child of the agent's that leads this life; below zero: an errno."""
-    read, write = os.pipe()
-    try:
-        between = os.fork()
-        if not between:
-            os.close(read)
-            _between(write, life)
-        os.waitpid(between, 0)
-        os.close(write)
-        write = -1
-        said = os.read(read, wire.PID.size)
-    except OSError as error:
-        return -(error.errno or errno.EAGAIN)
-    finally:
-        os.close(read)
-        if write >= 0:
-            os.close(write)
-    return wire.PID.unpack(said)[0] if said else -errno.EAGAIN
+def _forked(life: Callable[[], None], tell: Callable[[int], None]) -> None:
+    """Fork a child of the agent's that leads this life, and tell its process id, or an errno below.
+
+    It begins only once that is told: an agent that never hears of it may fork another one for the
+    same descriptors.
+    """
+    pid = -errno.EAGAIN
+    with ExitStack() as held:
+        try:
+            near, far = map(held.enter_context, socket.socketpair())
+            between = os.fork()
+            if not between:
+                near.close()
+                _between(far, life)
+            far.close()
+            os.waitpid(between, 0)
+            if said := near.recv(wire.PID.size, socket.MSG_DONTWAIT):
+                pid = wire.PID.unpack(said)[0]
+        except OSError as error:
+            pid = -(error.errno or errno.EAGAIN)
+        tell(pid)
+        if pid > 0:
+            with suppress(OSError):  # it has ended already
+                near.send(BEGIN)
 
 
-def _between(write: int, life: Callable[[], None]) -> NoReturn:
+def _between(far: socket.socket, life: Callable[[], None]) -> NoReturn:
     """Fork once more, and end: what is forked here has the agent for its parent then."""
-    status, between = 1, os.getpid()
+    status = 1
     try:
         child.be_named("hf-worker")
         if pid := os.fork():
-            os.write(write, wire.PID.pack(pid))
-        else:
-            os.close(write)
-            while os.getppid() == between:
-                time.sleep(REPARENTED_S)
+            far.sendall(wire.PID.pack(pid))
+        elif _wanted(far):
             life()
         status = 0
     except SystemExit as end:
@@ -105,6 +110,13 @@ def _between(write: int, life: Callable[[], None]) -> NoReturn:
             traceback.print_exception(raised)
         sys.stderr.flush()
         os._exit(status)
+
+
+def _wanted(far: socket.socket) -> bool:
+    """Wait until this process is told of; not, if what would tell has ended."""
+    with far, suppress(ConnectionError):
+        return bool(far.recv(len(BEGIN)))
+    return False
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ ZYGOTE = (sys.executable, "-P", "-m", "agent.inference.zygote")
 # NumPy puts tensors together, no more: a pool of threads for its algebra is memory for nothing.
 ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1"}
 FORK_TIMEOUT_S = 30.0
+WORKER = "hf-worker"  # the name of a process
 
 
 class Child:
@@ -76,6 +77,7 @@ class Zygote:
         self._worker = worker
         self._turn = asyncio.Lock()
         self._process: Child | None = None
+        self._workers: set[int] = set()  # those that are told of, and not reaped
         self._socket: socket.socket
 
     async def __aenter__(self) -> Self:
@@ -85,7 +87,6 @@ class Zygote:
 
     async def __aexit__(self, *_: object) -> None:
         await through(self._end())
-        child.adopt(orphans=False)
 
     @property
     def pid(self) -> int | None:
@@ -114,13 +115,24 @@ class Zygote:
         pid: int = wire.PID.unpack(answer)[0]
         if pid < 0:
             raise OSError(-pid, os.strerror(-pid))
-        return Child(pid, lambda: os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+        return self._child(pid)
+
+    def _child(self, pid: int) -> Child:
+        """Raises OSError."""
+        self._workers.add(pid)
+
+        def reap() -> int:
+            self._workers.discard(pid)
+            return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+        return Child(pid, reap)
 
     async def _asked(self, content: bytes, fds: Sequence[int]) -> bytes:
         """The answer; nothing when the zygote is at its end. Raises OSError."""
         if self._process is None:
             self._begin()
         loop = asyncio.get_running_loop()
+        child.adopt(orphans=True)  # what it forks, and for no longer: nobody waits for others
         try:
             async with asyncio.timeout(FORK_TIMEOUT_S):
                 socket.send_fds(self._socket, [content], fds)
@@ -128,13 +140,24 @@ class Zygote:
         except (TimeoutError, ConnectionError) as error:
             log.warning("no worker could be forked: %r", error)
             answer = b""
+        finally:
+            child.adopt(orphans=False)
         if not answer:
             await self._end()
+            await self._end_untold()
         return answer
+
+    async def _end_untold(self) -> None:
+        """What it had forked, and never told of: they are children of this process all the same."""
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            with suppress(OSError):
+                pid, name, _, parent = stat.read_text(errors="replace").split()[:4]
+                ours = parent == str(os.getpid()) and int(pid) not in self._workers
+                if ours and name == f"({WORKER})":
+                    await _gone(self._child(int(pid)))
 
     def _begin(self) -> None:
         """Start it. Raises OSError."""
-        child.adopt(orphans=True)  # what it forks
         near, far = socket.socketpair()
         near.setblocking(False)
         try:
@@ -161,6 +184,9 @@ class Zygote:
 
 
 async def _unwanted(forking: asyncio.Future[Child]) -> None:
-    found = await forking
+    await _gone(await forking)
+
+
+async def _gone(found: Child) -> None:
     found.kill()
     await found.ended()

@@ -12,6 +12,7 @@ import pytest
 
 from agent.errors import CallLost, HoldfastError
 from agent.host.cells import Cells
+from tests.host.children import v1_places
 from tests.inference.domains.bed import (
     DEADLINE_S,
     KILLS,
@@ -170,11 +171,13 @@ def test_nothing_outlives_a_killed_agent(tmp_path: Path) -> None:
     command = [sys.executable, "-c", AGENT, str(tmp_path / "models")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as agent:
         assert agent.stdout is not None
-        pids = [int(pid) for pid in agent.stdout.readline().split()]
-        assert len(pids) == 3
-        os.kill(pids[-1], signal.SIGSTOP)
-        assert groups(agent.pid)
-        agent.kill()
+        try:
+            pids = [int(pid) for pid in agent.stdout.readline().split()]
+            assert len(pids) == 3
+            os.kill(pids[-1], signal.SIGSTOP)
+            assert groups(agent.pid) or not v1_places()
+        finally:
+            agent.kill()
     until_outside(lambda: not any(map(alive, pids)), "the children are gone")
 
     def swept() -> bool:
