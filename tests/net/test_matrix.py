@@ -166,8 +166,9 @@ def test_half_open(tmp_path: Path) -> None:
     with Site(tmp_path) as site:
         for _ in range(MORE):
             site.stores(20)
+            tried = site.proxy.accepted
             site.proxy.swallow()
-            site.linked(up=False)
+            site.until(lambda n=tried: site.proxy.accepted > n, "it found out, and came back")
             site.linked()
         judged(site)
 

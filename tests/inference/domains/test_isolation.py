@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.errors import CallLost, HoldfastError
+from agent.errors import CallLost, HoldfastError, RunError
 from agent.host.cells import Cells
 from tests.host.children import v1_places
 from tests.inference.domains.bed import (
@@ -87,8 +87,10 @@ async def test_a_call_that_takes_too_much_memory_is_lost_alone(root: Path) -> No
                 small = [
                     asyncio.create_task(answered(one, whole("hog", "bytes", MIB))) for _ in range(6)
                 ]
-                with pytest.raises(CallLost, match="more than memory_bytes_max"):
+                with pytest.raises((CallLost, RunError), match="memory") as lost:
                     await poison
+                # Without control groups it is a limit of the process: the call alone fails.
+                assert lost.type is CallLost or not v1_places()
                 assert await asyncio.gather(*small) == [b"\x01"] * 6
             await others.end()
             assert {i.pid for i in instances(two)} == pids
