@@ -27,6 +27,7 @@ PREFIX_BYTES = _LENGTHS.size
 INBOX_BYTES = 1 << 18
 BUFFERS_MAX = 256  # of one system call; Linux takes 1024
 WITHDRAWAL = struct.Struct("=q")
+WORKER = "hf-worker"  # the name of a process, which the agent may look for
 PID = struct.Struct("=i")  # what the zygote answers; see zygote.py
 ASK_BYTES_MAX = 65_536  # of what it is asked
 ASK_DESCRIPTORS = 3  # that come with it

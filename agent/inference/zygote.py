@@ -97,7 +97,7 @@ def _between(far: socket.socket, life: Callable[[], None]) -> NoReturn:
     """Fork once more, and end: what is forked here has the agent for its parent then."""
     status = 1
     try:
-        child.be_named("hf-worker")
+        child.be_named(wire.WORKER)
         if pid := os.fork():
             far.sendall(wire.PID.pack(pid))
         elif _wanted(far):

@@ -27,7 +27,6 @@ ZYGOTE = (sys.executable, "-P", "-m", "agent.inference.zygote")
 # NumPy puts tensors together, no more: a pool of threads for its algebra is memory for nothing.
 ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1"}
 FORK_TIMEOUT_S = 30.0
-WORKER = "hf-worker"  # the name of a process
 
 
 class Child:
@@ -153,7 +152,7 @@ class Zygote:
             with suppress(OSError):
                 pid, name, _, parent = stat.read_text(errors="replace").split()[:4]
                 ours = parent == str(os.getpid()) and int(pid) not in self._workers
-                if ours and name == f"({WORKER})":
+                if ours and name == f"({wire.WORKER})":
                     await _gone(self._child(int(pid)))
 
     def _begin(self) -> None:

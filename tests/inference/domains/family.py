@@ -4,7 +4,7 @@ from contextlib import suppress
 
 import psutil
 
-WORKER = "hf-worker"
+from agent.inference.wire import WORKER
 
 
 def workers() -> list[int]:

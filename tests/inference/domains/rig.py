@@ -1,7 +1,7 @@
 """Domains over a repository of small models, each of which tells its version by its answers."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +24,7 @@ from agent.inference.scheduler import Request, Scheduler
 from agent.inference.sequences import Sequences
 from bench.unconfined import Unconfined
 from tests.inference.catalog.repository import install, linear
+from tests.inference.domains.bed import until as until
 
 DEADLINE_S = 30.0
 FAULTY = Path(__file__).parent / "faulty"  # on PYTHONPATH, for `marked` models
@@ -147,13 +148,3 @@ async def running(
             await asyncio.wait([task])
             if not task.cancelled():
                 task.result()
-
-
-async def until(question: Callable[[], Any], what: str) -> None:
-    """Ask until the answer is true."""
-    try:
-        async with asyncio.timeout(DEADLINE_S):
-            while not question():
-                await asyncio.sleep(0.005)
-    except TimeoutError:
-        raise AssertionError(f"not within {DEADLINE_S} s: {what}") from None
