@@ -1,6 +1,6 @@
 """The process that workers are forked from: Python, and what a worker imports, but no model.
 
-A worker begins in a few milliseconds so, where a new Python needs half a second on a small board
+A worker begins in a few milliseconds so, where a new Python needs a fifth of a second on a PC
 until it has imported NumPy and ONNX Runtime; and what was imported is in memory once for all.
 
 Started by domains/zygote.py as `python -m agent.inference.zygote SOCKET AGENT WORKER`: the socket's
