@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 CONFIG ?= config/default.yaml
-# Most tests wait for something outside: files of tests run beside each other.
-BESIDE ?= --numprocesses auto --maxprocesses 4 --dist loadfile
+# Most tests wait for something outside: files of tests run beside each other, one more than there
+# are processors, in the order of tests/conftest.py.
+BESIDE ?= --numprocesses $$(expr $$(nproc) + 1) --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help setup run test lint nightly bench clean
@@ -50,7 +51,7 @@ nightly: $(VENV)/dev.installed
 		tests/store tests/sync tests/net tests/fleet tests/sim tests/jobs tests/inference tests/api tests/e2e/test_stick.py
 
 bench: $(VENV)/dev.installed
-	@for b in memory hops streams serving isolation recovery ipc store outage damage sync ingest reconnect crowd; do $(BIN)/python -m bench.$$b || exit 1; done
+	@for b in memory hops streams live serving door isolation recovery ipc store outage damage sync ingest reconnect crowd; do $(BIN)/python -m bench.$$b || exit 1; done
 
 clean:
 	rm -rf $(VENV) var

@@ -295,7 +295,8 @@ def _type_at(value: Any, keys: list[str | int]) -> Any:
     kind: Any = Config
     for depth, key in enumerate(keys):
         if isinstance(key, int) and keys[:depth] == ["audio", "sources"]:
-            tag = (_at(value, keys[: depth + 1]) or {}).get("kind")
+            source = _at(value, keys[: depth + 1])
+            tag = source.get("kind") if isinstance(source, dict) else None
             kind = SOURCES.get(str(tag), Source)
         elif get_origin(kind) is dict:
             kind = get_args(kind)[1]

@@ -15,10 +15,12 @@
     ├── RequestError                  1   what was asked is not in the form it must have
     │   ├── NotThere                  1   what was named is not there
     │   ├── NotNow                    1   it cannot be done as things stand
+    │   ├── TooLarge                  1   it is more than is taken at once
     │   └── BundleError               7   a bundle is damaged, foreign or of the wrong kind
     ├── BundleUnfinished              8   an export stopped before all of it was written
     ├── StoreError                   73   the store cannot be opened or written
     │   ├── StoreFull                73   the configured bound is reached
+    │   │   └── JobsFull             73   that of the jobs
     │   ├── StoreDamaged             73   what was kept is not what lies on the disk
     │   ├── EpochOver                73   the file was damaged, a new one has begun
     │   └── StoreLocked              75   another agent holds this store
@@ -113,6 +115,10 @@ class NotNow(RequestError):
     """It cannot be done as things stand; nothing was changed."""
 
 
+class TooLarge(RequestError):
+    """It is more than is taken at once; nothing was changed."""
+
+
 class BundleError(RequestError):
     """A bundle is not taken; `verdict` says why in one word, for programs."""
 
@@ -137,6 +143,10 @@ class StoreError(HoldfastError):
 
 class StoreFull(StoreError):
     """The bound `store.bytes_max` or the disk itself is reached; nothing was written."""
+
+
+class JobsFull(StoreFull):
+    """As many jobs are kept, or so much of theirs, as may be; nothing was written."""
 
 
 class StoreDamaged(StoreError):

@@ -36,6 +36,13 @@ Rate = Annotated[int, Meta(ge=RATE_BYTES_PER_S_MIN, le=RATE_BYTES_PER_S_MAX)]  #
 TimeOfDay = Annotated[
     str, Meta(pattern=r"^([01]\d|2[0-3]):[0-5]\d$", description="a time of day, 00:00 to 23:59")
 ]
+Address = Annotated[
+    str,
+    Meta(
+        pattern=r"^(\d{1,3}(\.\d{1,3}){3}|[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*)$",
+        description="an IPv4 or IPv6 address, as 192.168.1.5; 0.0.0.0 or :: is all",
+    ),
+]
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Keep = Literal["segments", "all"]
 PACKET_BYTES_MAX = 16 * 1024**2  # an ingest takes no larger one

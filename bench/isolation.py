@@ -96,7 +96,7 @@ class Ears:
 
     def __init__(self, app: App) -> None:
         self._sound = Sound(Case("live", STREAMS, HOP_SAMPLES))
-        self._streams = [Stream(app.speech) for _ in range(STREAMS)]
+        self._streams = [Stream(app.inference.speech) for _ in range(STREAMS)]
         self._tasks = [asyncio.create_task(stream.run()) for stream in self._streams]
 
     async def run(self, seconds: float) -> list[float]:
@@ -134,7 +134,7 @@ class Leak:
         body = np.array([size], np.int64).tobytes()
         infer = wire.Infer([wire.Tensor("bytes", "INT64", [1], len(body))])
         head = msgspec.Raw(msgspec.msgpack.encode(infer))
-        await self._app.scheduler.start(Request("hog", head, [body], len(body)))
+        await self._app.inference.scheduler.start(Request("hog", head, [body], len(body)))
 
 
 class Loads:
@@ -201,7 +201,7 @@ async def agent(folder: Path, port: int) -> AsyncIterator[App]:
     task = asyncio.create_task(app.run())
     try:
         async with asyncio.timeout(READY_S_MAX):
-            for domain in app.domains.all():
+            for domain in app.inference.domains.all():
                 await domain.ready.wait()
         yield app
     finally:
@@ -293,7 +293,7 @@ async def measure(rounds: int) -> report.Report:
                 subjects[model] = partial(in_thread, pulse)
             found = await measured(subjects, Loads(app, batch), rounds)
             await ears.end()
-            kills = app.domains.named("leak").restarts
+            kills = app.inference.domains.named("leak").restarts
             await asyncio.to_thread(stack.close)
     ratios, figures = judged(found)
     return report.Report.of("isolation", ratios, figures | {"leak_kills": kills})

@@ -21,6 +21,7 @@ import yaml
 
 from agent.cli.client import Client
 from agent.errors import HoldfastError
+from tests.api.checked import whole
 
 ROOT = Path(__file__).parent.parent
 HOLDFAST = Path(sys.executable).with_name("holdfast")
@@ -29,12 +30,13 @@ T = TypeVar("T")
 
 
 def until(question: Callable[[], T], what: str, deadline_s: float = DEADLINE_S) -> T:
-    """Ask until the answer is true; fail with `what` at the deadline."""
-    end = time.monotonic() + deadline_s
+    """Ask until the answer is true, less and less often; fail with `what` at the deadline."""
+    end, pause_s = time.monotonic() + deadline_s, 0.005
     while time.monotonic() < end:
         if answer := question():
             return answer
-        time.sleep(0.01)
+        time.sleep(pause_s)
+        pause_s = min(0.05, 1.5 * pause_s)
     raise AssertionError(f"not within {deadline_s} s: {what}")
 
 
@@ -125,6 +127,17 @@ class Mosquitto:
             self._process = None
 
 
+class Checked(Client):
+    """The command's client; each exchange is checked against the OpenAPI document."""
+
+    def _answer(self, *request: Any) -> tuple[int, bytes]:
+        status, body = super()._answer(*request)
+        _, method, route, content = request
+        kind = {"Content-Type": "application/json"}  # all that is known of the headers
+        whole().check(method, route, content, status, kind, body, all_headers=False)
+        return status, body
+
+
 class Device:
     """A real agent in a process of its own, on a configuration in a folder of its own."""
 
@@ -172,7 +185,7 @@ class Device:
 
     def status(self) -> dict[str, Any]:
         """The document behind `holdfast status --json`."""
-        found: dict[str, Any] = Client(self.socket).get("/api/v1/status")
+        found: dict[str, Any] = Checked(self.socket).get("/api/v1/status")
         return found
 
     def ledger(self, stream: str) -> dict[str, Any]:

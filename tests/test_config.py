@@ -370,7 +370,7 @@ def test_a_mistake_names_file_line_key_expectation_and_remedy(tmp_path: Path, na
     [
         ("link:\n  ack_from: nobody\n", ("ingest", "broker")),
         (f"{LINK}log_level: loud\n", ("debug", "info", "warning", "error")),
-        (f"{LINK}api:\n  host: 0.0.0.0\n", ("127.0.0.1", "::1")),
+        (f"{LINK}api:\n  host: plant\n", ("IPv4 or IPv6", "0.0.0.0 or ::")),
     ],
 )
 def test_a_wrong_choice_is_answered_with_the_right_ones(

@@ -25,6 +25,7 @@ STUMBLES = {
     "a key that is no text": "link: {1: 2}\n",
     "a tag of Python": "device_id: !!python/object:os.system x\n",
     "a broken merge": "<<: 3\n",
+    "a source that is no section": "audio: {sources: [true]}\n",
     "two documents": "link: {ack_from: ingest}\n---\nlink: {ack_from: ingest}\n",
 }
 

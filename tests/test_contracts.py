@@ -29,7 +29,9 @@ def test_the_parent_never_loads_onnxruntime() -> None:
 
 
 def test_an_agent_loads_what_few_need_only_when_it_is_needed() -> None:
-    assert not loaded_by("agent.app") & {"cryptography", "prometheus_client"}
+    assert not loaded_by("agent.app") & {
+        *("cryptography", "prometheus_client", "agent.api.form.openapi")
+    }
 
 
 def test_the_agent_loads_nothing_of_the_command_line() -> None:
@@ -52,6 +54,7 @@ def test_a_worker_loads_nothing_of_the_agent_but_its_own() -> None:
         "agent.inference.engines.devices",
         "agent.inference.engines.hearing",
         "agent.inference.engines.onnx",
+        "agent.inference.engines.runs",
         "agent.inference.engines.session",
         "agent.inference.engines.speech",
         "agent.inference.engines.tensors",
@@ -64,7 +67,8 @@ def test_the_command_loads_no_part_of_the_agent() -> None:
     modules = loaded_by(
         "agent.cli.command, agent.cli.status, agent.cli.client, agent.cli.outbox,"
         "agent.cli.outbox_view, agent.cli.bundle, agent.cli.bundle_view, agent.cli.stick,"
-        "agent.cli.models, agent.cli.models_view, agent.cli.domains, agent.cli.domains_view"
+        "agent.cli.models, agent.cli.models_view, agent.cli.domains, agent.cli.domains_view,"
+        "agent.cli.audio"
     )
     heavy = ("numpy", "aiohttp", "paho", "soundfile", "agent.store", "agent.app", "agent.api")
     assert not {m for m in modules if m.startswith(heavy)}

@@ -1,33 +1,45 @@
-"""The doors themselves: a TCP port for reading and a unix socket (mode 0660) for everything."""
+"""The doors themselves: a TCP port, and a unix socket (mode 0660) for everything.
+
+Where the port listens follows from what there is (entry/exposure.py), and changes with it.
+"""
 
 import asyncio
-import errno
-import os
-import socket
-from collections.abc import Awaitable, Callable, Iterable
+import resource
+import time
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
+import msgspec
 from aiohttp import web
 
-from agent.api.answers import document
-from agent.api.doors import LIMITS, Door, Limits
-from agent.api.express import Express
-from agent.api.guard import Guard
-from agent.api.inference import Inference, InferenceDoors
+from agent.api.entry.access import Access
+from agent.api.entry.doors import LIMITS, Door, Limits
+from agent.api.entry.exposure import NoTokens, Tokens, checked, exposure, loopback, names
+from agent.api.entry.guard import Guard
+from agent.api.entry.http import Handler
+from agent.api.entry.listening import Port, on_socket
+from agent.api.entry.tls import Certificate
+from agent.api.entry.traffic import Traffic
+from agent.api.form import route as forms
+from agent.api.form.asked import strict
+from agent.api.form.events import Listeners
+from agent.api.form.route import SCOPES, Route, get
+from agent.api.routes.device import DeviceDoors, Metrics
+from agent.api.routes.express import Express
+from agent.api.routes.inference import Inference, InferenceDoors
+from agent.clock import Clock
 from agent.config import Api as Settings
 from agent.errors import ConfigError
+from agent.health.conditions import Conditions
 from agent.health.status import Status
 
-SOCKET_MODE = 0o660
-EXPOSITION = "text/plain; version=0.0.4; charset=utf-8"  # which every scraper reads
 SHUTDOWN_S = 2.0
-HINTS = {  # by what the system says of the port
-    errno.EADDRINUSE: "stop what holds the port, or set another api.port",
-    errno.EACCES: "set a higher api.port: this user may not listen on one so low",
-    errno.EADDRNOTAVAIL: "set another api.host: this machine has no such address",
-    errno.EAFNOSUPPORT: "set another api.host: this machine has no such address",
-}
+LOOK_S = 5.0
+NEVER_S = 1e9
+DESCRIPTORS_OWN = 256  # of the store, the link, the domains and the sources
+CONDITION = ("api_loopback_only", "api.host")
 
 
 class Server:
@@ -37,111 +49,208 @@ class Server:
         self,
         settings: Settings,
         status: Status,
-        metrics: Callable[[], Awaitable[bytes]],
-        limits: Limits = LIMITS,
-        more: Iterable[web.RouteDef] = (),
+        metrics: Metrics,
+        limits: Limits | None = None,
+        more: Iterable[Route] = (),
         inference: Inference | None = None,
+        *,
+        conditions: Conditions | None = None,
+        clock: Clock | None = None,
+        tokens: Tokens | None = None,
+        traffic: Traffic | None = None,
+        guard: Guard | None = None,
+        later: forms.Handler | None = None,
+        listeners: Listeners | None = None,
     ) -> None:
-        """`more` are the routes of other parts; `inference` also goes the short way."""
-        self._limits = limits
-        self._listening: list[asyncio.Server] = []
-        self._settings = settings
-        self._status = status
-        self._metrics = metrics
-        self._guard = Guard(settings.hosts)
-        self._express = Express(inference, self._guard) if inference else None
-        app = web.Application(middlewares=[self._guard.middleware])
-        app.add_routes(
-            [
-                web.get("/api/v1/health", self._health),
-                web.get("/api/v1/status", self._whole_status),
-                web.get("/metrics", self._all_metrics),
-                *(InferenceDoors(inference).routes() if inference else ()),
-                *more,
-            ]
-        )
-        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_S)
+        """`more` are the routes of other parts; `inference` also goes the short way, and `later`
+        takes in what of it is not to be waited for. `listeners` are told when it ends.
+
+        `traffic` counts, where somebody looks at it. Without a `guard`, nobody is known but by his
+        connection. Raises ConfigError for settings that cannot hold.
+        """
+        self._settings = checked(settings)
+        self._limits = limits or LIMITS._replace(tcp_places=settings.connections_max)
+        clock = clock or Clock()
+        self._conditions = conditions or Conditions(clock)
+        self._certificate = Certificate(settings.tls, self._conditions, clock)
+        self._tokens = tokens or NoTokens()
+        self._tokens.changed.append(self.look_soon)
+        self._asked = asyncio.Event()
+        self._unix: asyncio.Server | None = None
+        self._doors: list[Door] = []
+        self._listeners = listeners
+        self._traffic = traffic or Traffic(time.monotonic)
+        self._guard = guard or Guard(Access(settings.loopback_scopes), settings.hosts, clock)
+        self._express = Express(inference, self._guard, self._traffic) if inference else None
+        self._routes = [
+            *DeviceDoors(status, metrics, lambda: self._guard.active_requests).routes(),
+            get(
+                "/api/v1/openapi.json",
+                self._openapi,
+                "This document.",
+                dict[str, Any],
+                scopes=SCOPES,  # it is no secret: for whoever is anybody
+            ),
+            *(InferenceDoors(inference, later).routes() if inference else ()),
+            *more,
+        ]
+        self._document = b""  # once somebody asked for it
+        self._runner = web.AppRunner(self._app(), access_log=None, shutdown_timeout=SHUTDOWN_S)
+
+    def _app(self) -> web.Application:
+        """The routes, behind those who count and who let in."""
+        app = web.Application(middlewares=[self._traffic.middleware, self._guard.middleware])
+        app.on_response_prepare.append(self._guard.name_answer)
+        paths = {route.path for route in self._routes}
+        self._guard.routes = {
+            app.router.add_route(method, route.pattern(paths), strict(route)): route
+            for route in self._routes
+            for method in ((route.method, "HEAD") if route.method == "GET" else (route.method,))
+        }
+        self._traffic.watch(app, self._guard.routes)
+        return app
 
     async def __aenter__(self) -> Self:
+        _enough_descriptors(self._limits)
         await self._runner.setup()
         where = self._settings
+        self._port = Port(self._door("tcp", self._limits.tcp_places, tls=True), where.port)
         try:
-            await self._bind(Path(where.socket))
-            door = self._door(self._limits.tcp_places)
-            loop = asyncio.get_running_loop()
-            self._listening.append(await loop.create_server(door, where.host, where.port))
-        except OSError as error:
+            inside = self._door("socket", self._limits.socket_places)
+            self._unix = await on_socket(inside, Path(where.socket), where.group)
+            await self._certificate.look()
+            await self._port.listen({loopback(where.host)})
+            await self._expose()
+        except BaseException:
             await self._close()
-            raise ConfigError(
-                f"api.port: {where.host}:{where.port}: {_said(error)}",
-                HINTS.get(error.errno or 0, "set another api.port"),
-            ) from error
-        except ConfigError:
-            await self._runner.cleanup()
             raise
         return self
-
-    def _door(self, places: int) -> Door:
-        assert self._runner.server is not None  # the runner is set up
-        lanes = self._express.lane if self._express else None
-        return Door(self._runner.server, places, self._limits, lanes)
 
     async def __aexit__(self, *_: object) -> None:
         await self._close()
 
-    async def _close(self) -> None:
-        for server in self._listening:
-            server.close()
-        if self._express:
-            await self._express.close(SHUTDOWN_S)
-        await self._runner.cleanup()
-        Path(self._settings.socket).unlink(missing_ok=True)
+    async def run(self) -> None:
+        """See again and again, and when asked, what has changed of where it may listen."""
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_S):
+                    await self._asked.wait()
+            self._asked.clear()
+            await self.look()
 
-    async def _bind(self, path: Path) -> None:
-        """Serve on the unix socket; one that a killed agent left is taken over, nothing else is."""
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            if path.is_socket() and not _answers(path):
-                path.unlink()
-            if path.exists():
-                raise ConfigError(
-                    f"api.socket: {path}: there is something else, or another agent serves on it",
-                    "set another api.socket",
-                )
-            door = self._door(self._limits.socket_places)
-            loop = asyncio.get_running_loop()
-            self._listening.append(await loop.create_unix_server(door, str(path)))
-            path.chmod(SOCKET_MODE)
-        except OSError as error:
-            raise ConfigError(
-                f"api.socket: {path}: {error.strerror or error}",
-                "name a folder this user may write to" if error.errno else "name a shorter path",
-            ) from error
+    async def look(self) -> None:
+        """Take the certificate that there is now, and listen where that may be."""
+        await self._certificate.look()
+        await self._expose()
+
+    def look_soon(self) -> None:
+        """The certificate or the tokens may have changed."""
+        self._asked.set()
+
+    @property
+    def active_requests(self) -> int:
+        """Requests that are under way."""
+        return self._guard.active_requests
 
     @property
     def port(self) -> int:
         """The TCP port that is served, also when the configuration says 0 (any)."""
-        sockets = [sock for server in self._listening for sock in server.sockets]
-        return int(next(s.getsockname()[1] for s in sockets if s.family != socket.AF_UNIX))
+        return self._port.number
 
-    async def _health(self, _: web.Request) -> web.Response:
-        health = self._status.health(self._guard.active_requests)
-        return document(health, 503 if health["status"] == "unhealthy" else 200)
+    @property
+    def url(self) -> str:
+        """Where a program on this machine finds the port."""
+        host = loopback(self._settings.host)
+        scheme = "https" if self._certificate.context else "http"
+        return f"{scheme}://{f'[{host}]' if ':' in host else host}:{self.port}"
 
-    async def _whole_status(self, _: web.Request) -> web.Response:
-        return document(await self._status.document())
+    async def _expose(self) -> None:
+        """Listen where that may be, and say what keeps it from listening where it should."""
+        found = exposure(
+            self._settings,
+            certificate=self._certificate.context is not None,
+            token=self._tokens.any,
+        )
+        lacking = found.lacking
+        try:
+            await self._port.listen(found.addresses)
+        except ConfigError as error:  # an address may come later, as with a network
+            lacking = ((str(error), error.hint),)
+            with suppress(ConfigError):  # as above
+                await self._port.listen({loopback(self._settings.host)})
+        self._tell(lacking)
+        called = names(self._port.addresses)
+        if called != self._guard.names:
+            self._guard.names = called
+            if self._express:
+                self._express.forget()
 
-    async def _all_metrics(self, _: web.Request) -> web.Response:
-        return web.Response(body=await self._metrics(), headers={"Content-Type": EXPOSITION})
+    def _tell(self, lacking: Sequence[tuple[str, str]]) -> None:
+        if not lacking:
+            self._conditions.clear(*CONDITION)
+            return
+        causes, remedies = zip(*lacking, strict=True)
+        self._conditions.hold(
+            *(*CONDITION, "warning"),
+            f"the API does not listen on {self._settings.host}, but on the loopback alone: "
+            + "; ".join(causes),
+            "; ".join(remedies),
+        )
+
+    def _door(self, name: str, places: int, *, tls: bool = False) -> Door:
+        lanes = self._express.lane if self._express else None
+        gate = self._traffic.gate(name, places)
+        door = Door(self._handler, places, self._limits, lanes, gate=gate)
+        if tls:
+            door.tls = lambda: self._certificate.context
+        self._doors.append(door)
+        return door
+
+    def _handler(self) -> Handler:
+        assert self._runner.server is not None  # the runner is set up
+        # What is compressed is unpacked by the doors that take such, within their bounds.
+        return Handler(
+            self._runner.server,
+            loop=asyncio.get_running_loop(),
+            access_log=None,
+            auto_decompress=False,
+            keepalive_timeout=NEVER_S,  # the doors end what is idle; here, it may be in the lane
+            unreadable=self._guard.refusals.unreadable,
+        )
+
+    async def _close(self) -> None:
+        self._port.close()
+        if self._unix:
+            self._unix.close()
+        for door in self._doors:
+            await door.close()
+        if self._listeners:
+            self._listeners.end()
+        if self._express:
+            await self._express.close(SHUTDOWN_S)
+        await self._runner.cleanup()
+        if self._unix:
+            Path(self._settings.socket).unlink(missing_ok=True)
+
+    def document(self) -> dict[str, Any]:
+        """The OpenAPI document of all doors."""
+        from agent.api.form import openapi
+
+        return openapi.document(self._routes)
+
+    async def _openapi(self, _: web.Request) -> web.Response:
+        if not self._document:
+            self._document = msgspec.json.encode(await asyncio.to_thread(self.document))
+        return web.Response(body=self._document, content_type="application/json")
 
 
-def _answers(path: Path) -> bool:
-    """Whether somebody may serve on a unix socket: only a refusal says that nobody does."""
-    with socket.socket(socket.AF_UNIX) as probe:
-        probe.settimeout(1.0)
-        return probe.connect_ex(str(path)) != errno.ECONNREFUSED
-
-
-def _said(error: OSError) -> str:
-    """What the system says; the loop's own text repeats the address."""
-    return os.strerror(error.errno) if error.errno else str(error)
+def _enough_descriptors(limits: Limits) -> None:
+    """Raises ConfigError where the connections would take those of the rest."""
+    here, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = limits.tcp_places + limits.socket_places + DESCRIPTORS_OWN
+    if here != resource.RLIM_INFINITY and needed > here:
+        raise ConfigError(
+            f"api.connections_max: {limits.tcp_places} connections need {needed} open files in "
+            f"all, and this process may have {here}",
+            "set less, or allow more (LimitNOFILE= of its unit, or ulimit -n)",
+        )

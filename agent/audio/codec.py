@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import math
 import os
 import re
 from collections.abc import Iterator
@@ -24,6 +25,10 @@ UNKNOWN_FRAMES = 1 << 50
 UNKNOWN_BYTES = 0x7FFF_0000  # what programs that write into a pipe give as a size is above this
 OGG_TAIL_BYTES = 1 << 17  # a page has at most 65,307
 KNOWN = "WAV, FLAC, Ogg Opus, Ogg Vorbis, AIFF or MP3"
+
+
+class TooLong(AudioError):
+    """A recording has more sound than was asked for."""
 
 
 class _Recording(soundfile.SoundFile):  # type: ignore[misc]  # it has no types
@@ -77,8 +82,11 @@ def label(path: Path) -> str:
     return printable(path.name)
 
 
-def check(path: Path) -> float:
-    """Read a recording to its end; its length in seconds. Raises AudioError or OSError."""
+def check(path: Path, length_s_max: float = math.inf) -> float:
+    """Read a recording to its end; its length in seconds. Raises AudioError or OSError.
+
+    Of one that is longer than `length_s_max`, no more than that is read.
+    """
     if path.stat().st_size == 0:
         raise AudioError(f"{label(path)}: the file is empty (0 bytes)", "copy it here again")
     if path.is_file():
@@ -87,10 +95,14 @@ def check(path: Path) -> float:
     with _opened(path) as sound:
         rate, promised = sound.samplerate, sound.promised(path)
         try:
-            while len(block := _block(sound)):
+            while frames <= length_s_max * rate and len(block := _block(sound)):
                 frames += len(block)
         except soundfile.LibsndfileError:
             promised = max(promised, frames + 1)
+    if frames > length_s_max * rate:
+        raise TooLong(
+            f"{label(path)}: more than {length_s_max:g} s of sound", "send it in several parts"
+        )
     if frames < promised:
         whole = f" of {promised / rate:.2f} s" if promised > frames + 1 else ""
         raise AudioError(

@@ -33,6 +33,7 @@ class Ears:
     ) -> None:
         self.sources: list[Source] = []
         self.listeners: list[Listener] = []
+        self.guests: list[Listener] = []  # of sources that come by the API
         self._settings = settings
         self._spool = spool
         self._speech = speech
@@ -47,31 +48,49 @@ class Ears:
 
     async def hear_former_sources(self) -> None:
         """What a source that left the configuration had accepted still becomes segments."""
-        configured = {source.name for source in self.sources}
         for name, keep in (await self._spool.sources()).items():
-            if name not in configured:
+            if name not in self.configured:
                 log.info("hearing what is left of %s, a source no longer configured", name)
                 await self._spool.end_absent(name, ())
-                self._listen(name, keep, asyncio.Event())
+                self.listeners.append(self._listener(name, keep, asyncio.Event()))
+
+    @property
+    def configured(self) -> set[str]:
+        """The names of the sources of the configuration."""
+        return {source.name for source in self.sources}
+
+    def host(self, name: str) -> tuple[Listener, bool]:
+        """The listener of a source that is not configured; whether it is new, and has to be run."""
+        for one in (*self.listeners, *self.guests):
+            if one.source == name:
+                return one, False
+        self.guests.append(self._listener(name, "segments", asyncio.Event()))
+        return self.guests[-1], True
+
+    def recorder(self, listener: Listener) -> Recorder:
+        """For the source that this one listens to."""
+        parts = (self._spool, self._conditions, self._clock)
+        return Recorder(listener.source, *parts, listener.arrived)
 
     def wake(self, source: str) -> bool:
         """Have a source's dead letters looked at; whether somebody listens to it."""
-        listening = [one for one in self.listeners if one.source == source]
+        all_listeners = (*self.listeners, *self.guests)
+        listening = [one for one in all_listeners if one.source == source]
         for one in listening:
             one.wake()
         return bool(listening)
 
-    def _listen(self, name: str, keep: Keep, arrived: asyncio.Event) -> None:
+    def _listener(self, name: str, keep: Keep, arrived: asyncio.Event) -> Listener:
         rules = self._settings.segments
         parts = (self._spool, self._speech, self._conditions)
-        self.listeners.append(Listener(name, keep, rules, *parts, arrived))
+        return Listener(name, keep, rules, *parts, arrived)
 
     def _add(self, source: config.Source) -> None:
         """A source, its recorder and its listener, with the event between the two."""
         arrived = asyncio.Event()
         conditions, clock, chunk_s = self._conditions, self._clock, self._settings.chunk_s
         recorder = Recorder(source.name, self._spool, conditions, clock, arrived)
-        self._listen(source.name, source.keep, arrived)
+        self.listeners.append(self._listener(source.name, source.keep, arrived))
         match source:
             case config.File():
                 self.sources.append(File(source, recorder, conditions))

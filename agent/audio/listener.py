@@ -9,6 +9,7 @@ by what the segmenter says, for a long stretch's FLAC goes into the store while 
 import asyncio
 import logging
 from collections import deque
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -30,6 +31,10 @@ RELEASE_S = 5.0  # silence is let go of at least this often
 READ_RECORDS = 4
 RETRY_S = 1.0
 DAMAGED = "its row in the store is damaged"
+
+
+# Told after each commit: the segments that it holds, with their seqs. It must not wait.
+Follower = Callable[[Sequence[tuple[int, Segment]]], None]
 
 
 class Step(NamedTuple):
@@ -113,6 +118,12 @@ class Listener:
         self._arrived = arrived
         self._position = Position()
         self._asked = True  # perhaps there is a dead letter to be heard again
+        self.followers: list[Follower] = []
+
+    @property
+    def arrived(self) -> asyncio.Event:
+        """Set whenever raw audio has been committed."""
+        return self._arrived
 
     def wake(self) -> None:
         """Somebody decided about dead letters: there may be one to hear again."""
@@ -265,6 +276,7 @@ class Listener:
             await self._end(passage, b"", seq - 1)
         dead = (seq, DAMAGED)
         await self._spool.keep(self.source, [], Position(next_seq=seq + 1), self._keep, dead)
+        self._tell([])
         await self._tell_dead()
 
     async def _bury(self, passage: Passage, seq: int, error: PoisonError) -> None:
@@ -317,8 +329,13 @@ class Listener:
                 *(self.source, number, segment.name, segment.samples / RATE_HZ),
                 *(segment.start / RATE_HZ, segment.speech, segment.size_bytes / 1024),
             )
+        self._tell([(number, one) for number, (one, _) in zip(seqs, kept, strict=True)])
         if ended:
             await self._stream(passage)
+
+    def _tell(self, kept: Sequence[tuple[int, Segment]]) -> None:
+        for follower in list(self.followers):
+            follower(kept)
 
     async def _segment(self, passage: Passage, stretch: Stretch) -> tuple[Segment, bytes | Drafted]:
         flac, digest = await self._encoded(passage, stretch)

@@ -51,6 +51,12 @@ class Recorder:
         """Keep the next samples of a take; waits as long as the store has no room."""
         return await self._until_done(lambda: self._spool.accept(take, pcm.tobytes(), end=end))
 
+    async def offer(self, take: Take, pcm: Pcm, *, end: bool = False) -> Take:
+        """As `accept`, for who can be told that there is no room. Raises StoreError, at once."""
+        accepted = await self._spool.accept(take, pcm.tobytes(), end=end)
+        self._arrived.set()
+        return accepted
+
     async def end_absent(self, present: Collection[tuple[str, str]]) -> None:
         """End and forget the takes of all recordings but these (names and identities)."""
         await self._until_done(lambda: self._spool.end_absent(self.source, present))
@@ -82,6 +88,11 @@ class Recorder:
                 await self._count_refused()
         else:
             self._accepted()
+
+    @property
+    def live(self) -> Take | None:
+        """The take that live sound goes into now."""
+        return self._live
 
     async def end_live(self) -> None:
         """What comes next is another take."""

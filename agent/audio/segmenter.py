@@ -88,6 +88,11 @@ class Segmenter:
         """Where the open stretch's speech began; NONE: none is open."""
         return self._opened
 
+    @property
+    def ended(self) -> int:
+        """Where the speech of the last stretch ended, or that of the open one so far."""
+        return self._last
+
     def _needed(self, begin: int) -> int:
         return max(0, max(self.floor, begin - self._margin) - self._hop)
 

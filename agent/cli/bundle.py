@@ -18,6 +18,7 @@ import typer
 from agent import plain_file
 from agent.cli.options import DEFAULT, Config, Json
 from agent.errors import BundleError, BundleUnfinished, HoldfastError
+from agent.logs import printable
 from agent.words import counted
 
 if TYPE_CHECKING:  # what a command needs, it loads itself: `--help` needs none of it
@@ -117,7 +118,7 @@ def import_(
 def key(config: Config = DEFAULT, as_json: Json = False) -> None:
     """The device's public key, for `holdfast-fleet bundle trust`."""
     found = _client(_settings(config)).get("/api/v1/bundle/key")
-    print(json.dumps(found) if as_json else found["key"])
+    print(json.dumps(found) if as_json else printable(found["key"]))
 
 
 @app.command("check")

@@ -4,9 +4,9 @@ import sys
 from typing import Any, Self
 
 from rich import progress as bars
-from rich.console import Console
 from rich.text import Text
 
+from agent.cli.screen import Console
 from agent.cli.units import size
 from agent.logs import printable
 from agent.words import counted

@@ -6,10 +6,11 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import IO, Any, Self
 
 from agent import config_file
 from agent.errors import AgentSilent, AgentUnreachable, HoldfastError
+from agent.logs import printable
 
 STREAM_TIMEOUT_S = 60.0  # for each step of a long answer: its disk may be slow
 TIMEOUT_S = 10.0  # for each step: to be let in, and to be answered
@@ -30,7 +31,9 @@ class Refused(HoldfastError):
     """The agent answered that it does not do it; `document` is its whole answer."""
 
     def __init__(self, document: dict[str, Any]) -> None:
-        super().__init__(str(document["error"]), str(document.get("hint", "")))
+        super().__init__(
+            printable(str(document["error"])), printable(str(document.get("hint", "")))
+        )
         self.document = document
 
 
@@ -58,8 +61,8 @@ class Client:
         """Have `route` done, with `order` as what to do; its answer. Raises as `get` does."""
         return self._ask("POST", route, json.dumps(order).encode() if order else None)
 
-    def upload(self, route: str, content: bytes) -> dict[str, Any]:
-        """As `post`, with `content` as it is."""
+    def upload(self, route: str, content: bytes | IO[bytes]) -> dict[str, Any]:
+        """As `post`, with `content` as it is; of a file, what lies in it."""
         return self._ask("POST", route, content)
 
     def delete(self, route: str) -> dict[str, Any]:
@@ -86,6 +89,41 @@ class Client:
         finally:
             connection.close()
 
+    def follow(self, route: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        """The events at `route`, each with its name, as they come until the agent ends them.
+
+        Raises as `get` does, while they come too: Refused where the agent met a trouble.
+        """
+        connection = _Connection(self._path, STREAM_TIMEOUT_S)
+        try:
+            self._connect(connection)
+            try:
+                connection.request("GET", route)
+                response = connection.getresponse()
+                if response.status != http.HTTPStatus.OK:
+                    self._document(response.status, response.read())
+            except (OSError, http.client.HTTPException) as error:
+                raise self._broken_off() from error
+            yield from self._events(response)
+        finally:
+            connection.close()
+
+    def _events(self, response: http.client.HTTPResponse) -> Iterator[tuple[str, dict[str, Any]]]:
+        name = ""
+        while line := self._line(response):
+            word, _, said = line.decode(errors="replace").strip().partition(": ")
+            if word == "event":
+                name = said
+            elif word == "data":
+                document = self._document(response.status, said.encode())
+                yield name, document
+
+    def _line(self, response: http.client.HTTPResponse) -> bytes:
+        try:
+            return response.readline()
+        except (OSError, http.client.HTTPException) as error:
+            raise self._broken_off() from error
+
     def _read(self, response: http.client.HTTPResponse, size: int) -> bytes:
         try:
             return response.read(size)
@@ -98,7 +136,9 @@ class Client:
             "look at its log, and try again",
         )
 
-    def _ask(self, method: str, route: str, content: bytes | None = None) -> dict[str, Any]:
+    def _ask(
+        self, method: str, route: str, content: bytes | IO[bytes] | None = None
+    ) -> dict[str, Any]:
         connection = _Connection(self._path, self._timeout_s)
         try:
             self._connect(connection)
@@ -135,7 +175,11 @@ class Client:
             ) from error
 
     def _answer(
-        self, connection: _Connection, method: str, route: str, content: bytes | None
+        self,
+        connection: _Connection,
+        method: str,
+        route: str,
+        content: bytes | IO[bytes] | None,
     ) -> tuple[int, bytes]:
         """Status and body of the answer."""
         try:

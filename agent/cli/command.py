@@ -7,10 +7,11 @@ signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends a command, without a
 
 import os
 import sys
+from typing import Annotated
 
 import typer
 
-from agent.cli import bundle, domains, jobs, models, outbox, sync
+from agent.cli import audio, bundle, domains, jobs, models, outbox, sync, tokens
 from agent.cli.options import DEFAULT, Config, Json
 from agent.errors import HoldfastError
 
@@ -25,7 +26,9 @@ app.add_typer(outbox.app, name="outbox")
 app.add_typer(sync.app, name="sync")
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(bundle.app, name="bundle")
+app.add_typer(audio.app, name="audio")
 app.add_typer(models.app, name="models")
+app.add_typer(tokens.app, name="tokens")
 settings = typer.Typer(help="The configuration file.", no_args_is_help=True)
 app.add_typer(settings, name="config")
 
@@ -49,6 +52,44 @@ def status(config: Config = DEFAULT, json: Json = False) -> None:
     from agent.cli.status import show
 
     raise typer.Exit(show(config, json))
+
+
+@app.command()
+def health(config: Config = DEFAULT, json: Json = False) -> None:
+    """Have every part asked, and each domain run a small inference.
+
+    Exit code: 0 healthy, 4 degraded, 5 unhealthy, 3 no agent answers.
+    """
+    from agent.cli.health import show
+
+    raise typer.Exit(show(config, json))
+
+
+@app.command()
+def conditions(config: Config = DEFAULT, json: Json = False) -> None:
+    """Show what is wrong now, since when, and what to do about it. Exit code as of `status`."""
+    from agent.cli.status import show_conditions
+
+    raise typer.Exit(show_conditions(config, json))
+
+
+@app.command()
+def logs(
+    count: Annotated[int, typer.Option(min=1, max=1000, help="So many lines, the last.")] = 100,
+    level: Annotated[
+        str, typer.Option(help="Only from this level on: debug, info, warning or error.")
+    ] = "debug",
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="And those to come.")] = False,
+    config: Config = DEFAULT,
+    json: Json = False,
+) -> None:
+    """Show the last lines of the agent's log; it keeps them in memory, for as long as it runs.
+
+    Exit code 3 when no agent answers: then the journal has them, or the terminal it ran in.
+    """
+    from agent.cli.logs import show
+
+    show(config, count, level, follow=follow, as_json=json)
 
 
 @settings.command("check")

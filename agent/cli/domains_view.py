@@ -2,9 +2,10 @@
 
 from typing import Any
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+from agent.cli.screen import Console
 
 STEPS = {  # of a call, in their order
     "queued_ms": "queue",

@@ -9,7 +9,7 @@ from urllib.parse import quote
 import typer
 
 from agent.cli.options import DEFAULT, Config, Json
-from agent.errors import RequestError
+from agent.errors import AgentUnreachable, RequestError
 
 if TYPE_CHECKING:  # what a command needs, it loads itself: `--help` needs none of it
     from agent.cli.client import Client
@@ -74,6 +74,26 @@ def result(job: Id, config: Config = DEFAULT) -> None:
 def show(job: Id, config: Config = DEFAULT, as_json: Json = False) -> None:
     """How far a job is, when it will be done, and what answered it."""
     _print(_client(config).get(_route(job)), as_json)
+
+
+@app.command("watch")
+def watch(job: Id, config: Config = DEFAULT, as_json: Json = False) -> None:
+    """Show how a job goes, until it has ended. Exit code 0 when it is done, else 1."""
+    from agent.cli.jobs_view import progress
+
+    said, state = "", ""
+    for name, document in _client(config).follow(f"{_route(job)}/events"):
+        if name != "progress":
+            continue
+        line = json.dumps(document) if as_json else progress(document)
+        if line != said:
+            print(line, flush=True)
+        said, state = line, document["state"] if document["ended_us"] is not None else ""
+    if not state:
+        raise AgentUnreachable(
+            "the agent ended while the job was under way", "start it: the job goes on; watch again"
+        )
+    raise typer.Exit(0 if state == "done" else 1)
 
 
 @app.command("cancel")

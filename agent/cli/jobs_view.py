@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from agent.cli.screen import Console
 from agent.cli.units import size, span
 from agent.words import counted
 
@@ -24,7 +24,9 @@ def jobs(document: dict[str, Any]) -> None:
     for column in ("id", "model", "class", "state", ">rows", ">age", ">left"):
         number = column.startswith(">")
         justify: Any = "right" if number else "left"
-        table.add_column(column.lstrip(">"), justify=justify, no_wrap=number, overflow="fold")
+        table.add_column(
+            column.lstrip(">"), justify=justify, no_wrap=number or column == "id", overflow="fold"
+        )
     for row in document["jobs"]:
         table.add_row(
             *(escape(row["id"]), escape(row["model"]), row["class"], _state(row)),
@@ -54,6 +56,14 @@ def job(row: dict[str, Any]) -> None:
     for one in row["answered"]:
         table.add_row("by", escape(f"{one['model']} on {one['ep']}"))
     console.print(table)
+
+
+def progress(row: dict[str, Any]) -> str:
+    """A line of `watch`."""
+    done = f"{row['rows_done']:,} of {counted(row['rows'], 'row')} ({row['progress']:.0%})"
+    left = "" if row["ended_us"] is not None else f", left {_left(row)}"
+    why = row["failure"] or row["held_up"]
+    return f"{row['state']}  {done}{left}{why and f': {why}'}"
 
 
 def _state(row: dict[str, Any]) -> str:

@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from agent.cli.screen import Console
 from agent.cli.units import size
 from agent.words import counted
 

@@ -3,10 +3,10 @@
 import json
 from typing import Any
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from agent.cli.screen import Console
 from agent.cli.units import size, span
 from agent.words import counted
 

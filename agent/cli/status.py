@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from msgspec import convert
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
@@ -14,6 +13,7 @@ from rich.text import Text
 from agent import config_file
 from agent.cli import sync_view
 from agent.cli.client import TIMEOUT_S, Client
+from agent.cli.screen import Console
 from agent.cli.units import size as _size
 from agent.cli.units import span as _span
 from agent.errors import AgentSilent, AgentUnreachable
@@ -25,26 +25,42 @@ COLOURS = {"healthy": "green", "degraded": "yellow", "unhealthy": "red"}
 MARKS = {"critical": "red", "warning": "yellow", "note": "dim"}
 
 
+def show_conditions(config: Path, as_json: bool) -> int:
+    """Print the conditions that hold; the exit code. Raises as `show`."""
+    document, alarm = _asked(config, "/api/v1/conditions")
+    word = document["status"]
+    if as_json:
+        print(json.dumps(document))
+    else:
+        console = Console(highlight=False)
+        _warn(console, document, alarm)
+        console.print(f"[bold {COLOURS[word]}]{word}[/]")
+        _conditions(console, document)
+    return AgentUnreachable.exit_code if alarm else CODES[word]
+
+
 def show(config: Path, as_json: bool, timeout_s: float = TIMEOUT_S) -> int:
     """Print the state; the exit code. Raises AgentUnreachable when there is not even a snapshot."""
+    document, alarm = _asked(config, "/api/v1/status", timeout_s)
+    if as_json:
+        print(json.dumps(document))
+    else:
+        _print(document, alarm)
+    return AgentUnreachable.exit_code if alarm else CODES[document["status"]]
+
+
+def _asked(config: Path, route: str, timeout_s: float = TIMEOUT_S) -> tuple[dict[str, Any], str]:
+    """What the agent says; or the last snapshot, with an alarm that says why."""
     settings = config_file.load(config)
-    alarm = ""
     try:
-        document = Client(Path(settings.api.socket), timeout_s).get("/api/v1/status")
-        code = CODES[document["status"]]
+        return Client(Path(settings.api.socket), timeout_s).get(route), ""
     except AgentUnreachable as error:
         silent = isinstance(error, AgentSilent)
         alarm = "THE AGENT DOES NOT ANSWER." if silent else "NO AGENT RUNS."
         snapshot = _snapshot(Path(settings.store.path).with_name("status.json"))
         if snapshot is None:
             raise
-        document = snapshot
-        code = AgentUnreachable.exit_code
-    if as_json:
-        print(json.dumps(document))
-    else:
-        _print(document, alarm)
-    return code
+        return snapshot, alarm
 
 
 def _snapshot(path: Path) -> dict[str, Any] | None:
@@ -61,9 +77,7 @@ def _snapshot(path: Path) -> dict[str, Any] | None:
 def _print(document: dict[str, Any], alarm: str) -> None:
     """Show a state; an `alarm` says why it is only the last one known."""
     console = Console(highlight=False)
-    if alarm:
-        age = _span(document["snapshot_age_s"])
-        console.print(f"[red]{alarm}[/] What follows is its last state, {age} old.")
+    _warn(console, document, alarm)
     word = document["status"]
     console.print(
         f"[bold {COLOURS[word]}]{word}[/]  {document['device']}  up {_span(document['uptime'])}"
@@ -75,6 +89,16 @@ def _print(document: dict[str, Any], alarm: str) -> None:
     _rows(table, document)
     console.print(table)
     console.print(_ledger(document["ledger"]))
+    _conditions(console, document)
+
+
+def _warn(console: Console, document: dict[str, Any], alarm: str) -> None:
+    if alarm:
+        age = _span(document["snapshot_age_s"])
+        console.print(f"[red]{alarm}[/] What follows is its last state, {age} old.")
+
+
+def _conditions(console: Console, document: dict[str, Any]) -> None:
     for condition in document["conditions"]:
         mark = MARKS[condition["severity"]]
         head = Text(f"{condition['name']} ({condition['subject']})", style=mark)

@@ -5,12 +5,14 @@ from typing import Literal
 
 from msgspec import Struct
 
+from agent.changes import Changes
 from agent.clock import Clock
 from agent.logs import quoted
 
 log = logging.getLogger("condition")
 TEXT_CHARS_MAX = 600  # of a cause, and of a remedy: all that hold go out in each heartbeat
 Severity = Literal["note", "warning", "critical"]
+Word = Literal["healthy", "degraded", "unhealthy"]
 
 
 class Condition(Struct, frozen=True):
@@ -32,10 +34,12 @@ class Conditions:
     """All that hold now, by (name, subject).
 
     Bounded: both come from code, config, and what is bounded itself (streams, files put aside);
-    what they say is cut at TEXT_CHARS_MAX.
+    what they say is cut at TEXT_CHARS_MAX. `changes` tells of each that begins, is said to have
+    another cause, or ends.
     """
 
     def __init__(self, clock: Clock) -> None:
+        self.changes = Changes()
         self._clock = clock
         self._held: dict[tuple[str, str], tuple[Condition, float]] = {}
 
@@ -54,11 +58,13 @@ class Conditions:
         if held is None or held[0].cause != cause:
             level = logging.INFO if severity == "note" else logging.WARNING
             log.log(level, "%s %s: %s; %s", name, subject, cause, remedy)
+            self.changes.tell()
 
     def clear(self, name: str, subject: str) -> None:
         """It holds no longer, or never did."""
         if self._held.pop((name, subject), None):
             log.info("%s %s: over", name, subject)
+            self.changes.tell()
 
     def all(self) -> list[Condition]:
         """What holds now, the gravest first."""
@@ -70,7 +76,7 @@ class Conditions:
         ]
         return sorted(aged, key=lambda c: (order.index(c.severity), c.name, c.subject))
 
-    def status(self) -> Literal["healthy", "degraded", "unhealthy"]:
+    def status(self) -> Word:
         """One word for it all: the gravest condition decides."""
         severities = {c.severity for c, _ in self._held.values()}
         if "critical" in severities:

@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Self
+from typing import Self, TypedDict
 
 from agent.clock import Clock
 from agent.config import Store as Settings
@@ -24,6 +24,29 @@ JUDGED_AFTER_S = 3600.0
 DAY_S = 86_400.0
 YEAR_S = 365.25 * DAY_S
 TB_BYTES = 1e12
+
+
+class WrittenShown(TypedDict):
+    """What was written in so many seconds of running time; a rate only after some of it."""
+
+    bytes: int
+    running_s: float
+    bytes_per_day: int | None
+
+
+class FlashShown(TypedDict):
+    """How the disk wears: what the process and all on its device wrote, what producers brought.
+
+    `life_time` is what an eMMC says of itself, `life_years` what is left of its endurance.
+    """
+
+    device: str | None
+    life_time: str | None
+    sources: dict[str, WrittenShown | None]
+    payload: dict[str, WrittenShown]
+    write_amplification: float | None
+    endurance_tb_written: float | None
+    life_years: float | None
 
 
 class Flash:
@@ -114,7 +137,7 @@ class Flash:
             "plan to replace the disk",
         )
 
-    async def state(self) -> dict[str, Any]:
+    async def state(self) -> FlashShown:
         """What `status` shows; null where something is unknown. Raises StoreError.
 
         The payload and the amplification count from the start, `sources` from the first one.
@@ -127,7 +150,7 @@ class Flash:
         return {
             "device": block.name if block else None,
             "life_time": block.life_time() if block else None,
-            "sources": {source: _rate(self._total(source)) for source in SOURCES},
+            "sources": {source: self._rate_of(source) for source in SOURCES},
             "payload": {
                 stream: _rate(Written(taken, lasted_s))
                 for stream, taken in payload.items()
@@ -152,6 +175,10 @@ class Flash:
         """All that is known of a source; None while the kernel does not tell of it."""
         return self._totals[source] if source in self._seen else None
 
+    def _rate_of(self, source: str) -> WrittenShown | None:
+        total = self._total(source)
+        return None if total is None else _rate(total)
+
     def _count(self) -> None:
         """Add what was written since the last look."""
         counts, now = self._writes.read(), self._clock.monotonic()
@@ -175,9 +202,7 @@ def _per_day(total: Written) -> float:
     return total.bytes / total.running_s * DAY_S
 
 
-def _rate(total: Written | None) -> dict[str, float | None] | None:
-    if total is None:
-        return None
+def _rate(total: Written) -> WrittenShown:
     known = total.running_s >= RATED_AFTER_S
     return {
         "bytes": total.bytes,

@@ -5,18 +5,43 @@ the last state of an agent that is down.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypedDict
 
 import msgspec
 
 from agent.clock import Clock
 from agent.errors import StoreError
-from agent.health.conditions import Conditions
+from agent.health.conditions import Condition, Conditions
 from agent.records import Balance
 
 SNAPSHOT_S = 5.0
+
+
+class Identity(TypedDict):
+    """Which device it is, and of which version its agent."""
+
+    device: str
+    version: str
+
+
+class Health(TypedDict):
+    """How the device is, in short; `uptime` in seconds."""
+
+    status: Literal["healthy", "degraded", "unhealthy"]
+    uptime: float
+    active_requests: int
+    conditions: list[Condition]
+
+
+class Short(Identity):
+    """What the document of the state always has; `uptime` in seconds, the ledger by stream."""
+
+    status: Literal["healthy", "degraded", "unhealthy"]
+    uptime: float
+    conditions: list[Condition]
+    ledger: dict[str, Balance]
 
 
 class Status:
@@ -24,14 +49,16 @@ class Status:
 
     def __init__(
         self,
-        identity: Callable[[], dict[str, Any]],
+        identity: Callable[[], Identity],
         conditions: Conditions,
         clock: Clock,
         ledger: Callable[[], Awaitable[dict[str, Balance]]],
-        parts: dict[str, Callable[[], Awaitable[dict[str, Any]]]],
+        parts: Mapping[str, Callable[[], Awaitable[Any]]],
         snapshot: Path,
+        form: Any = Short,
     ) -> None:
-        """`parts` become the sections `link`, `domains`, `models`, `store`, ... in their order."""
+        """`parts` become sections of the document, in their order; `form` is its type."""
+        self.form = form
         self._identity = identity
         self._conditions = conditions
         self._clock = clock
@@ -45,26 +72,26 @@ class Status:
         """Seconds since the agent began."""
         return round(self._clock.monotonic() - self._began, 1)
 
-    def health(self, active_requests: int) -> dict[str, Any]:
+    def health(self, active_requests: int) -> Health:
         """The short form for machines; touches nothing that could block."""
         return {
             "status": self._conditions.status(),
             "uptime": self.uptime_s,
             "active_requests": active_requests,
-            "conditions": msgspec.to_builtins(self._conditions.all()),
+            "conditions": self._conditions.all(),
         }
 
     async def document(self) -> dict[str, Any]:
         """The whole state."""
-        ledger = msgspec.to_builtins(await self._ledger())
-        return {
+        ledger = await self._ledger()
+        short: Short = {
             "status": self._conditions.status(),
             "uptime": self.uptime_s,
             **self._identity(),
-            "conditions": msgspec.to_builtins(self._conditions.all()),
+            "conditions": self._conditions.all(),
             "ledger": ledger,
-            **{name: await part() for name, part in self._parts.items()},
         }
+        return {**short, **{name: await part() for name, part in self._parts.items()}}
 
     async def run(self) -> None:
         """Write the snapshot, again and again."""

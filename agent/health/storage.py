@@ -7,7 +7,7 @@ from agent.clock import Clock
 from agent.errors import StoreError
 from agent.health.conditions import Conditions
 from agent.records import Balance
-from agent.store.quarantine import Report
+from agent.store.quarantine import PutAside
 from agent.store.scrub import Found
 from agent.words import counted
 
@@ -34,7 +34,7 @@ class Storage:
     def __init__(
         self,
         balances: Callable[[], Awaitable[dict[str, Balance]]],
-        aside: Callable[[], Awaitable[list[Report]]],
+        aside: Callable[[], Awaitable[list[PutAside]]],
         conditions: Conditions,
         clock: Clock,
     ) -> None:
@@ -59,7 +59,7 @@ class Storage:
                 pass
             await asyncio.sleep(LOOK_S)
 
-    def tell(self, aside: list[Report]) -> None:
+    def tell(self, aside: list[PutAside]) -> None:
         """A condition for each damaged file, until somebody has looked at it and removed it."""
         for one in aside:
             more = "" if one.exact else " at least"

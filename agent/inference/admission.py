@@ -24,6 +24,7 @@ from agent.inference import wire
 from agent.inference.catalog import Golden, Model, golden
 from agent.inference.catalog.golden import ARRAYS_BYTES_MAX, DTYPES
 from agent.inference.domains.work import Class, Result, Work
+from agent.inference.engines.tensors import finite
 
 Array = NDArray[Any]
 Ask = Callable[[Work], Awaitable[Result]]
@@ -80,10 +81,10 @@ class Admission:
     async def _zeros(self, model: Model, loaded: wire.Loaded, ask: Ask) -> list[float]:
         if any(one.dtype == "BYTES" for one in loaded.inputs):
             return []
-        works = self._works(model, _smallest(model, loaded))
+        works = self._works(model, smallest(model, loaded))
         for work in works:
             for name, found in arrays(await ask(work)).items():
-                if found.dtype.kind == "f" and not np.isfinite(found).all():
+                if not finite(found):
                     raise ModelError(
                         f"{model.label} is not admitted: from zeros, its output {name} is not "
                         "finite",
@@ -96,12 +97,8 @@ class Admission:
         rate = int(model.manifest.options.get("rate_hz", 16_000))
         noise = np.random.default_rng(1).integers(-32768, 32767, rate, np.int16).tobytes()
         for pcm in (bytes(2 * rate), noise):
-            memory = bytes(4 * loaded.memory_size)
-            head = msgspec.msgpack.encode(wire.Part(rate, True))
-            result = await ask(self._made(model, head, [pcm, memory]))
-            heard = msgspec.msgpack.decode(result.head, type=wire.Heard)
-            speech = np.frombuffer(result.body[2 * heard.samples :], np.float32, heard.hops)
-            if not ((speech >= 0) & (speech <= 1)).all():
+            found = speech(await ask(self._made(model, *sounded(loaded, pcm))))
+            if not ((found >= 0) & (found <= 1)).all():
                 raise ModelError(
                     f"{model.label} is not admitted: it gives what is no probability of speech",
                     "send it to those who made it",
@@ -109,13 +106,7 @@ class Admission:
 
     def _works(self, model: Model, inputs: dict[str, Array]) -> list[Work]:
         """The same call several times."""
-        tensors, body = list[wire.Tensor](), list[wire.Buffer]()
-        for name, found in inputs.items():
-            raw = raw_bytes(found)
-            dtype = DTYPES.get(found.dtype, "BYTES")
-            tensors.append(wire.Tensor(name, dtype, list(found.shape), len(raw)))
-            body.append(raw)
-        head = msgspec.msgpack.encode(wire.Infer(tensors))
+        head, body = encoded(inputs)
         return [self._made(model, head, body) for _ in range(RUNS)]
 
     def _made(self, model: Model, head: bytes, body: Sequence[wire.Buffer]) -> Work:
@@ -131,7 +122,7 @@ class Admission:
         )
 
 
-def _smallest(model: Model, loaded: wire.Loaded) -> dict[str, Array]:
+def smallest(model: Model, loaded: wire.Loaded) -> dict[str, Array]:
     """Zeros, one for each open dimension. Raises ModelError for more than a call may bring."""
     shapes = {one.name: [max(1, size) for size in one.shape] for one in loaded.inputs}
     dtypes = {one.name: np.dtype(NUMPY[one.dtype]) for one in loaded.inputs}
@@ -143,6 +134,29 @@ def _smallest(model: Model, loaded: wire.Loaded) -> dict[str, Array]:
             "nobody could send them: export it with smaller inputs",
         )
     return {name: np.zeros(shape, dtypes[name]) for name, shape in shapes.items()}
+
+
+def encoded(inputs: dict[str, Array]) -> tuple[bytes, list[wire.Buffer]]:
+    """A call with these inputs: its head and its body, as an ONNX engine takes them."""
+    tensors, body = list[wire.Tensor](), list[wire.Buffer]()
+    for name, found in inputs.items():
+        raw = raw_bytes(found)
+        dtype = DTYPES.get(found.dtype, "BYTES")
+        tensors.append(wire.Tensor(name, dtype, list(found.shape), len(raw)))
+        body.append(raw)
+    return msgspec.msgpack.encode(wire.Infer(tensors)), body
+
+
+def sounded(loaded: wire.Loaded, pcm: bytes) -> tuple[bytes, list[wire.Buffer]]:
+    """A call with a whole stream of 16-bit sound, as a speech engine takes it."""
+    head = msgspec.msgpack.encode(wire.Part(len(pcm) // 2, True))
+    return head, [pcm, bytes(4 * loaded.memory_size)]
+
+
+def speech(result: Result) -> Array:
+    """The probabilities that a speech engine gave, one for each hop."""
+    heard = msgspec.msgpack.decode(result.head, type=wire.Heard)
+    return np.frombuffer(result.body[2 * heard.samples :], np.float32, heard.hops)
 
 
 def arrays(result: Result) -> dict[str, Array]:

@@ -16,6 +16,16 @@ from msgspec import UNSET, Raw, Struct, UnsetType
 from agent.errors import RequestError
 from agent.inference.domains.work import Class, Result
 from agent.inference.engines.tensors import array, content
+from agent.inference.oip_parameters import (
+    OfRequest,
+    OfTensor,
+    as_raw,
+    klass,
+    shown,
+    step,
+    supported,
+    timeout_s,
+)
 from agent.inference.scheduler import Request
 from agent.inference.sequences import Step
 from agent.inference.wire import Buffer, Infer, Inferred, Tensor
@@ -24,42 +34,17 @@ HEADER = "Inference-Header-Content-Length"
 BODY_BYTES_MAX = 64 << 20
 JSON_BYTES_MAX = 16 << 20  # what is larger is sent raw: JSON takes its worker many times its size
 HEAD_BYTES_MAX = 64 << 10  # of what a worker is told beside the tensors
-TIMEOUT_US_MAX = 10**15
 TENSORS_MAX = 256
+STRINGS_MAX = 1 << 20  # of a tensor that is taken apart here: 14 million empty ones took 3 GB
 AXES_MAX = 32
 LENGTH_DIGITS_MAX = 20
-SHOWN_MAX = 80
 KEPT_MAX = 256
 KEPT_BYTES_MAX = 2048
 DTYPES: tuple[str, ...] = (
     *("BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64"),
-    *("FP16", "FP32", "FP64", "BYTES"),
+    *("FP16", "FP32", "FP64", "BF16", "BYTES"),
 )
 FORM = '{"inputs": [{"name": "x", "shape": [1, 4], "datatype": "FP32", "data": [1, 2, 3, 4]}]}'
-
-
-# Parameters that nobody here knows are passed over, and the known ones are no lists: millions of
-# small things in a request would hold up everybody else. `gc=False`: and so would looking for
-# circles in it, of which there are none.
-Plain = bool | int | float | str | None
-
-
-class OfTensor(Struct, frozen=True, gc=False):
-    """Parameters of an input or an output."""
-
-    binary_data_size: Plain = None
-    binary_data: Plain = None
-
-
-class OfRequest(Struct, frozen=True, gc=False, rename={"klass": "class"}):
-    """Parameters of a request."""
-
-    klass: Plain = None
-    timeout: Plain = None
-    sequence_id: Plain = 0
-    sequence_start: Plain = False
-    sequence_end: Plain = False
-    binary_data_output: Plain = None
 
 
 class Given(Struct, gc=False):
@@ -144,7 +129,7 @@ class Bodies:
         self, model: str, version: int | None, header_length: str | None, body: Buffer
     ) -> Exchange:
         """What a body asks. Raises RequestError."""
-        size = len(body) if header_length is None else _header_size(header_length, body)
+        size = json_size(header_length, body)
         _bounded(size)
         text = bytes(memoryview(body)[:size])
         plan = self._plans.get(text) if size <= KEPT_BYTES_MAX else None
@@ -187,9 +172,9 @@ class Bodies:
             sum(one.size_bytes for one in tensors),
             raw_bytes,
             rows_of(shape),
-            _klass(told.klass),
-            _timeout_s(told.timeout),
-            _step(told),
+            klass(told.klass, told.priority),
+            timeout_s(told.timeout),
+            step(told),
             data,
         )
         if data is None and plan.step is None and not plan.id and len(text) <= KEPT_BYTES_MAX:
@@ -232,7 +217,7 @@ def tensors(
 
     All of it is done here, which takes its time. Raises RequestError.
     """
-    size = len(body) if header_length is None else _header_size(header_length, body)
+    size = json_size(header_length, body)
     _bounded(size)
     raw = memoryview(body)[size:]
     asked = _asked(memoryview(body)[:size])
@@ -244,6 +229,13 @@ def tensors(
         )
     pieces = data if data is not None else _cut(heads, raw)
     found: list[tuple[Tensor, bytes]] = []
+    for head in heads:
+        if head.dtype == "BYTES" and math.prod(head.shape) > STRINGS_MAX:
+            raise RequestError(
+                f"input {shown(head.name)}: {math.prod(head.shape)} elements of BYTES are above "
+                f"{STRINGS_MAX}",
+                "send fewer at once",
+            )
     for head, piece in zip(heads, pieces, strict=True):
         plain = bytes(content(array(head, memoryview(piece)), as_json=False))
         found.append((Tensor(head.name, head.dtype, head.shape, len(plain)), plain))
@@ -278,7 +270,8 @@ def _remember(kept: dict[K, V], key: K, value: V) -> None:
     kept[key] = value
 
 
-def _header_size(length: str | None, body: Buffer) -> int:
+def json_size(length: str | None, body: Buffer) -> int:
+    """How much of a body is JSON, by what its HEADER says (None: all). Raises RequestError."""
     if length is None:
         return len(body)
     digits = length.isascii() and length.isdigit() and len(length) <= LENGTH_DIGITS_MAX
@@ -308,6 +301,10 @@ def _asked(text: Buffer) -> Asked:
         raise RequestError(
             f"inputs, outputs: expected at most {TENSORS_MAX} of each", f"send {FORM}"
         )
+    for given in asked.inputs:
+        supported(given.name, given.parameters)
+    for wanted in asked.outputs:
+        supported(wanted.name, wanted.parameters)
     return asked
 
 
@@ -318,7 +315,7 @@ def _inputs(asked: Asked, raw: memoryview) -> tuple[list[Tensor], list[Buffer] |
     at = 0
     for one in asked.inputs:
         if one.datatype not in DTYPES:
-            raise _wrong(one, f"datatype {_shown(one.datatype)} is not one of {', '.join(DTYPES)}")
+            raise _wrong(one, f"datatype {shown(one.datatype)} is not one of {', '.join(DTYPES)}")
         if len(one.shape) > AXES_MAX or any(size < 0 for size in one.shape):
             raise _wrong(one, "its shape is none")
         if math.prod(size or 1 for size in one.shape) > BODY_BYTES_MAX:
@@ -326,7 +323,7 @@ def _inputs(asked: Asked, raw: memoryview) -> tuple[list[Tensor], list[Buffer] |
         size = one.parameters.binary_data_size
         if size is not None:
             if type(size) is not int or not 0 <= size <= BODY_BYTES_MAX:
-                raise _wrong(one, f"binary_data_size: {_shown(size)} is no number of bytes")
+                raise _wrong(one, f"binary_data_size: {shown(size)} is no number of bytes")
             pieces.append(raw[at : at + size])
             tensors.append(Tensor(one.name, one.datatype, one.shape, size))
             at += size
@@ -343,53 +340,8 @@ def _json_outputs(asked: Asked) -> list[str]:
     raw = asked.parameters.binary_data_output is True
     if not asked.outputs:
         return [] if raw else ["*"]
-    return [o.name for o in asked.outputs if not _raw(o.parameters.binary_data, raw)]
-
-
-def _raw(said: Plain, else_: bool) -> bool:
-    return else_ if said is None else said is True
-
-
-def _klass(name: Plain) -> Class | None:
-    if name is None:
-        return None
-    try:
-        return Class[str(name).upper()]
-    except KeyError:
-        known = ", ".join(one.name.lower() for one in Class)
-        raise RequestError(f"parameters.class: unknown {_shown(name)}", f"known: {known}") from None
-
-
-def _timeout_s(value: Plain) -> float | None:
-    """Triton's parameter `timeout` is in microseconds."""
-    if value is None:
-        return None
-    if type(value) is not int or not 0 < value <= TIMEOUT_US_MAX:
-        raise RequestError(
-            f"parameters.timeout: {_shown(value)} is no number of microseconds",
-            "send a whole number",
-        )
-    return value / 1e6
-
-
-def _step(parameters: OfRequest) -> Step | None:
-    sequence = parameters.sequence_id
-    if sequence in (0, ""):
-        return None
-    if type(sequence) not in (int, str) or len(str(sequence)) > 128:
-        raise RequestError("parameters.sequence_id: expected a number or a short text", "send one")
-    start, end = parameters.sequence_start, parameters.sequence_end
-    if type(start) is not bool or type(end) is not bool:
-        raise RequestError(
-            "parameters.sequence_start, sequence_end: expected true or false", "send one"
-        )
-    return Step(str(sequence), start, end)
+    return [o.name for o in asked.outputs if not as_raw(o.parameters.binary_data, raw)]
 
 
 def _wrong(one: Given, what: str) -> RequestError:
-    return RequestError(f"input {_shown(one.name)}: {what}", f"send {FORM}")
-
-
-def _shown(value: Plain) -> str:
-    """What a client sent, as an error repeats it."""
-    return repr(value) if len(repr(value)) <= SHOWN_MAX else f"{repr(value)[:SHOWN_MAX]}…"
+    return RequestError(f"input {shown(one.name)}: {what}", f"send {FORM}")

@@ -85,9 +85,11 @@ class Scheduler:
             )
         if not model.manifest.deterministic or request.size_bytes > CALL_BYTES_MAX:
             return self._ask(domain, model, request)
+        began_s = self._clock.monotonic()
         key = self.cache.key(model.label, request.head, request.body)
-        known = self.cache.get(key, self._clock.monotonic())
-        domain.figures.looked_up(request.model, known=known is not None)
+        known, now_s = self.cache.get(key, began_s), self._clock.monotonic()
+        found = known is not None
+        domain.figures.looked_up(request.model, request.rows, now_s - began_s, now_s, known=found)
         if known is not None:
             done: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
             done.set_result(known)
@@ -339,7 +341,7 @@ def _begun(domain: Domain, model: Model, request: Request) -> State:
 
 ELEMENT_BYTES = {
     **dict.fromkeys(("BOOL", "UINT8", "INT8"), 1),
-    **dict.fromkeys(("UINT16", "INT16", "FP16"), 2),
+    **dict.fromkeys(("UINT16", "INT16", "FP16", "BF16"), 2),
     **dict.fromkeys(("UINT32", "INT32", "FP32"), 4),
     **dict.fromkeys(("UINT64", "INT64", "FP64"), 8),
 }

@@ -2,7 +2,9 @@
 
 Each call brings its stream's memory and takes the new one away, so the calls of all streams travel
 together, to whatever instance is free. Live streams bring a hop each, and a call costs far more
-than a hop in it: they wait a little for each other. A call is repeated until a worker answers it.
+than a hop in it: they wait a little for each other. No call can be cut short: while there are live
+streams, long sound goes in pieces, few at once, so that hops do not wait for it. A call is repeated
+until a worker answers it.
 One that was there when a worker died is repeated alone, after a call that holds only silence: what
 kills its worker STRIKES times although silence does not is given back as poison.
 """
@@ -30,6 +32,9 @@ STRIKES = 3  # workers that one call may cost
 PATIENCE_S = 3600.0  # a call has no deadline: its sound waits in the store
 RETRY_S = 0.1
 LIVE_HOPS_MAX = 4  # a call with more is worth its cost, and waits for no other
+BESIDE_LIVE_S = 1.0  # since the last live call
+PIECE_HOPS = 16  # of long sound beside live streams
+PIECE_ROWS = 16  # that a piece counts in a batch: its hops, as live calls do
 
 
 class Heard(Struct, frozen=True, gc=False):
@@ -66,6 +71,7 @@ class Speech:
         self.domain = domain
         self._model = model
         self._clock = clock
+        self._live_s = -BESIDE_LIVE_S  # when the last live call was made
         self._suspicion = asyncio.Lock()  # suspects are heard one after the other
         self._heads: dict[tuple[int, bool], msgspec.Raw] = {}
 
@@ -97,6 +103,20 @@ class Speech:
         `klass` is how urgent it is; none: as the domain. Waits for as long as the domain is down:
         the sound is safe in the store. Raises PoisonError.
         """
+        await self.domain.ready.wait()  # then it is known what a hop is
+        size, heard = 2 * PIECE_HOPS * self.hop_samples, list[Heard]()
+        while len(pcm) > size and self._beside_live:
+            heard.append(await self._hear(pcm[:size], memory, end=False, klass=klass))
+            pcm, memory = pcm[size:], heard[-1].memory
+        heard.append(await self._hear(pcm, memory, end=end, klass=klass))
+        return heard[0] if len(heard) == 1 else _joined(heard)
+
+    @property
+    def _beside_live(self) -> bool:
+        return self._clock.monotonic() - self._live_s < BESIDE_LIVE_S
+
+    async def _hear(self, pcm: bytes, memory: bytes, *, end: bool, klass: Class | None) -> Heard:
+        """One call."""
         strikes = 0
         while True:
             await self.domain.ready.wait()
@@ -137,6 +157,9 @@ class Speech:
         live = samples <= LIVE_HOPS_MAX * self.hop_samples
         if klass is None:  # live sound goes before what is heard in long stretches
             klass = self.domain.klass if live else max(self.domain.klass, Class.INTERACTIVE)
+        now_s = self._clock.monotonic()
+        if live and pcm:
+            self._live_s = now_s
         work = Work(
             self._model,
             self._head(samples, end),
@@ -144,9 +167,9 @@ class Speech:
             size_bytes=len(pcm) + len(memory),
             klass=klass,
             key=live,
-            now_s=self._clock.monotonic(),
+            now_s=now_s,
             timeout_s=PATIENCE_S,
-            rows=1,
+            rows=PIECE_ROWS if self._beside_live and not live else 1,
             once=True,
             alone=alone,
             gathers=live,
@@ -177,3 +200,10 @@ class Speech:
         except (msgspec.MsgspecError, ValueError) as error:  # its worker lost its senses
             raise CallLost(f"{result.model}: an answer that makes no sense: {error}") from error
         return Heard(clean, speech, bytes(result.body[clean.nbytes + speech.nbytes :]))
+
+
+def _joined(pieces: list[Heard]) -> Heard:
+    """The answers of calls that followed each other, as one."""
+    clean = np.concatenate([one.clean for one in pieces])
+    speech = np.concatenate([one.speech for one in pieces])
+    return Heard(clean, speech, pieces[-1].memory)

@@ -33,6 +33,11 @@ def etas(
     return found
 
 
+def first_s(ends: Mapping[str, float | None]) -> float | None:
+    """Seconds until the first job is done, and may make room; None where nobody knows."""
+    return min((one for one in ends.values() if one is not None), default=None)
+
+
 def _domain(model: str, where: Where) -> str | None:
     try:
         return where(model).domain

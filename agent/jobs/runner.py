@@ -14,9 +14,11 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
 from typing import TypeVar
+from weakref import WeakValueDictionary
 
 from msgspec import Struct
 
+from agent.changes import Changes
 from agent.clock import Clock
 from agent.errors import (
     HoldfastError,
@@ -70,6 +72,7 @@ class Runner:
         self._pauses = pauses or Pauses()
         self._now: dict[str, _Current] = {}  # by domain
         self._wake = asyncio.Event()
+        self._changes: WeakValueDictionary[str, Changes] = WeakValueDictionary()
 
     def wake(self) -> None:
         """There may be more to do."""
@@ -80,8 +83,16 @@ class Runner:
         job = await self._jobs.cancel(name)
         if current := self._current(name):
             current.task.cancel()
+        self._tell(name)
         self.wake()
         return job
+
+    def changes(self, name: str) -> Changes:
+        """Of the job of this id, as long as somebody keeps them."""
+        found = self._changes.get(name)
+        if found is None:
+            found = self._changes[name] = Changes()
+        return found
 
     def held_up(self, name: str) -> str:
         """Why a running job does not go on; '' when it does."""
@@ -142,6 +153,7 @@ class Runner:
             except HoldfastError as error:  # it left the catalog or the configuration
                 with suppress(NotThere, NotNow):
                     await self._jobs.fail(one.id, str(error))
+                self._tell(one.id)
                 continue
             current = self._now.get(domain)
             if current is None:
@@ -183,7 +195,7 @@ class Runner:
             try:
                 result = await self._answer(job, inputs, current)
             except NotNow as busy:
-                current.held_up = str(busy)
+                self._hold_up(current, str(busy))
             except (RequestError, ModelError) as error:
                 return await self._fail(job, str(error))
             except HoldfastError as error:
@@ -228,10 +240,20 @@ class Runner:
                 if pause_s == self._pauses.first_s:
                     log.warning("job %s waits for the store: %s", name, error)
                 if current:
-                    current.held_up = str(error)
+                    self._hold_up(current, str(error))
             else:
                 if current:
                     current.held_up = ""
+                self._tell(name)
                 return done
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, self._pauses.last_s)
+
+    def _hold_up(self, current: _Current, why: str) -> None:
+        current.held_up = why
+        self._tell(current.id)
+
+    def _tell(self, name: str) -> None:
+        """A job changed, or was looked at."""
+        if changes := self._changes.get(name):
+            changes.tell()

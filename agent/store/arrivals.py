@@ -18,7 +18,7 @@ import msgspec
 from msgspec import Struct
 
 from agent.clock import Clock
-from agent.errors import NotNow, RequestError, StoreDamaged, StoreError, StoreFull
+from agent.errors import JobsFull, NotNow, RequestError, StoreDamaged, StoreError
 from agent.records import Stamp
 from agent.store import jobrows, jobsteps
 from agent.store.age import boot_begin_ns
@@ -126,13 +126,13 @@ class Arrivals:
         await self._database.write(operation)
 
     def _fit(self, connection: sqlite3.Connection, size: int) -> None:
-        """Raises StoreFull where there is no room for another job of this size."""
+        """Raises JobsFull where there is no room for another job of this size."""
         count, held_bytes = jobrows.held(connection)
         limits, hint = self._limits, "take results (DELETE), or cancel what nobody needs"
         if count >= limits.jobs_max:
-            raise StoreFull(f"{count} jobs are kept, as many as jobs.jobs_max allows", hint)
+            raise JobsFull(f"{count} jobs are kept, as many as jobs.jobs_max allows", hint)
         if held_bytes + size > limits.bytes_max:
-            raise StoreFull(
+            raise JobsFull(
                 f"jobs hold {held_bytes} bytes; with {size} more it would be above jobs.bytes_max "
                 f"({limits.bytes_max})",
                 hint,

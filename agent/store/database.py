@@ -110,6 +110,11 @@ class Database:
         """How long commits took, since the start."""
         return self._file.commits.read()
 
+    @property
+    def short_of_room(self) -> bool:
+        """Whether the disk was full at the last commit that wanted room; for any thread."""
+        return self._file.short_of_room
+
     async def run(self) -> None:
         """Wait until the thread ends; raises what ended it, if it was not told to."""
         await asyncio.shield(self._over)

@@ -37,7 +37,7 @@ class Stream(Struct, frozen=True):
     state: str
 
 
-class Line(Struct, frozen=True):
+class Entry(Struct, frozen=True):
     """A held record without its body.
 
     `made_us` is its wall label. `state`: waiting, leased, not to be sent, dead, or retrying (a dead
@@ -62,7 +62,7 @@ class Page(Struct, frozen=True):
 
     epoch: str
     name: str
-    records: list[Line]
+    records: list[Entry]
     dropped: list[Drop]
     next: int | None
 
@@ -72,7 +72,7 @@ class Whole(Struct, frozen=True):
 
     epoch: str
     name: str
-    record: Line
+    record: Entry
     boot: str
     body: Any
     fault: str | None

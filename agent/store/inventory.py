@@ -22,7 +22,7 @@ from agent.records import Balance, Drop, Range, Stamp
 from agent.store import streams
 from agent.store.age import Ages
 from agent.store.bounds import Out
-from agent.store.entries import Account, Line, Page, Stream, Whole
+from agent.store.entries import Account, Entry, Page, Stream, Whole
 from agent.store.outbox import UNSETTLED, Name
 from agent.store.slices import Over, Slices
 
@@ -146,7 +146,7 @@ class Inventory:
 
         Raises NotThere for a stream that the store does not know.
         """
-        records: list[Line] = []
+        records: list[Entry] = []
         seq: int | None = first
         while seq is not None and len(records) < count:
             room = count - len(records)
@@ -173,7 +173,7 @@ class Inventory:
         count: int,
         *,
         dead: bool,
-    ) -> tuple[list[Line], int | None]:
+    ) -> tuple[list[Entry], int | None]:
         """Records, and where those behind them begin, if there may be more."""
         of = self._found(connection, name)
         ages, now = Ages(), self._clock.stamp()
@@ -186,7 +186,7 @@ class Inventory:
                 f"{_LINES} WHERE records.id BETWEEN ? AND ? ORDER BY records.id LIMIT ?",
                 (*keys, count + 1),
             )
-        found: list[Line] = []
+        found: list[Entry] = []
         with closing(rows):
             for row in rows:
                 if found and (len(found) == count or over()):
@@ -260,13 +260,13 @@ _DEAD_LINES = (
 )
 
 
-def _line(row: tuple[Any, ...], of: _Found, ages: Ages, now: Stamp) -> Line:
+def _line(row: tuple[Any, ...], of: _Found, ages: Ages, now: Stamp) -> Entry:
     seq, kind, boot, mono_ns, wall_us, body_bytes, blob_bytes, cause, retry = row
     state = _state(seq, of.out, of.sendable)
     if cause is not None:
         state = "retrying" if retry else "dead"
     age_s = round(ages.age_s(Stamp(boot, mono_ns, wall_us), now), 1)
-    return Line(seq, kind, wall_us, age_s, body_bytes, blob_bytes, state, cause)
+    return Entry(seq, kind, wall_us, age_s, body_bytes, blob_bytes, state, cause)
 
 
 def _state(seq: int, out: list[Range], sendable: int | None) -> str:

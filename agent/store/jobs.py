@@ -63,7 +63,7 @@ class Jobs:
     async def submit(self, new: New, parts: Sequence[Part]) -> tuple[Job, bool]:
         """Keep a job; it, and whether it is new: an id that is known names the job that there is.
 
-        Raises StoreFull at a bound, RequestError when it can never fit, NotNow when its id is that
+        Raises JobsFull at a bound, RequestError when it can never fit, NotNow when its id is that
         of another job; then nothing is kept.
         """
         return await self._arrivals.submit(new, parts)

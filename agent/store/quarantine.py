@@ -35,7 +35,7 @@ class Cause(Struct, frozen=True):
     at_us: int
 
 
-class Report(Struct, frozen=True):
+class PutAside(Struct, frozen=True):
     """What became of a damaged file: how many of its held records were saved, how many lost.
 
     `state` is waiting, reading or done. Not `exact`: at least so many were lost.
@@ -93,7 +93,7 @@ def note(connection: sqlite3.Connection, store: Path) -> None:
     for folder in kept(store):
         if folder.name in known:
             continue
-        report = _read(folder / "report.json", Report) or _begun(folder, store)
+        report = _read(folder / "report.json", PutAside) or _begun(folder, store)
         connection.execute(
             "INSERT INTO salvages (name, epoch, cause, at_us, state, saved, lost, exact)"
             " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
@@ -107,7 +107,7 @@ def note(connection: sqlite3.Connection, store: Path) -> None:
                 jobsteps.carry(connection, folder / store.name)
 
 
-def done(store: Path, report: Report) -> None:
+def done(store: Path, report: PutAside) -> None:
     """All that could be saved is: whatever befalls the store now, it is not read again."""
     folder = place(store) / report.name
     if folder.exists():
@@ -154,11 +154,11 @@ def _move(store: Path, moving: Path, parts: tuple[str, ...]) -> None:
         sync(folder)
 
 
-def _begun(folder: Path, store: Path) -> Report:
+def _begun(folder: Path, store: Path) -> PutAside:
     about = _read(folder / "cause.json", Cause) or Cause("its cause cannot be read", False, 0)
     former = head.read(folder / store.name)
     epoch = former.epoch if former else ""
-    return Report(folder.name, epoch, about.cause, about.at_us, "waiting", 0, 0, about.exact)
+    return PutAside(folder.name, epoch, about.cause, about.at_us, "waiting", 0, 0, about.exact)
 
 
 def _carry(connection: sqlite3.Connection, path: Path, table: str) -> None:

@@ -21,7 +21,7 @@ from agent.errors import EpochOver, StoreError, StoreFull
 from agent.records import Range, Stamp
 from agent.store import blobs, quarantine, streams, volatile
 from agent.store.database import Database
-from agent.store.quarantine import Report
+from agent.store.quarantine import PutAside
 from agent.store.wreck import SLICE_ROWS, Former, Slice, Wreck
 from agent.threads import apart
 from agent.words import counted
@@ -60,15 +60,15 @@ class Salvage:
                 said = ""
                 await self._database.anew.wait()
 
-    async def reports(self) -> list[Report]:
+    async def reports(self) -> list[PutAside]:
         """All files that lie aside and nobody has removed, the oldest first."""
 
-        def operation(connection: sqlite3.Connection) -> list[Report]:
+        def operation(connection: sqlite3.Connection) -> list[PutAside]:
             rows = connection.execute(
                 "SELECT name, epoch, cause, at_us, state, saved, lost, exact FROM salvages"
                 " ORDER BY name"
             )
-            found = [Report(*(*row, bool(exact))) for *row, exact in rows]
+            found = [PutAside(*(*row, bool(exact))) for *row, exact in rows]
             there = _kept(self._store)
             return [one for one in found if one.name in there or one.state != "done"]
 
@@ -77,7 +77,7 @@ class Salvage:
     def _file(self, name: str) -> Path:
         return quarantine.place(self._store) / name / self._store.name
 
-    async def _save(self, report: Report) -> None:
+    async def _save(self, report: PutAside) -> None:
         name = report.name
         if report.state == "waiting":
             log.warning("%s was put aside: %s; saving what it holds", name, report.cause)

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from enum import Enum, auto
 from functools import partial
-from typing import Any
+from typing import TypedDict
 
 import msgspec
 from msgspec import Struct
@@ -56,6 +56,22 @@ class _Look(Enum):
     GONE = auto()  # it was sent or dropped meanwhile
     PART = auto()  # there is more of its blob
     END = auto()  # nothing is left to look at
+
+
+class At(TypedDict):
+    """The record that a pass is at."""
+
+    stream: str
+    seq: int
+
+
+class ScrubShown(TypedDict):
+    """How far the records are looked through: whole passes, and records since the start."""
+
+    passes: int
+    checked: int
+    damaged: int
+    at: At | None
 
 
 class _Digest(Struct):
@@ -185,10 +201,12 @@ class Scrub:
         self._found: dict[str, Found] = {}  # in this pass
         self._found_before: dict[str, Found] = {}  # in the last one
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> ScrubShown:
         """Since the start: whole passes, records checked and found damaged; and where it is."""
         walk = self._walk
-        at = {"stream": walk.stream, "seq": walk.seq} if walk.stream and not walk.over else None
+        at: At | None = None
+        if walk.stream and not walk.over:
+            at = {"stream": walk.stream, "seq": walk.seq}
         return {
             "passes": self._passes,
             "checked": self._checked + walk.checked,

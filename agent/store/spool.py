@@ -34,6 +34,7 @@ from agent.records import (
 from agent.store import blobs, drafts, streams
 from agent.store.database import Database
 from agent.store.drafts import Drafted, Drafts
+from agent.store.takes import POSTED
 
 PROCESSED = "processed"  # raw audio that has become segments, or was found to hold no speech
 FULL = "full"  # raw audio refused at the bound
@@ -56,13 +57,17 @@ class Spool:
     async def begin(self, source: str, name: str, identity: str, *, alone: bool = False) -> Take:
         """The take of this recording: the one that was begun before, else a new one.
 
-        `alone` forgets the source's other takes: a live source never goes back to one.
+        `alone` forgets the source's other takes, but those of the API: a live source never goes
+        back to one.
         """
 
         def operation(connection: sqlite3.Connection) -> Take:
             key = (source, name, identity)
             if alone:
-                connection.execute("DELETE FROM takes WHERE source = ?", (source,))
+                connection.execute(
+                    "DELETE FROM takes WHERE source = ? AND identity NOT GLOB ?",
+                    (source, f"{POSTED}*"),
+                )
             connection.execute(
                 "INSERT OR IGNORE INTO takes (source, name, identity) VALUES (?, ?, ?)", key
             )
@@ -109,24 +114,25 @@ class Spool:
     async def end_absent(self, source: str, present: Collection[tuple[str, str]]) -> None:
         """End and forget the takes of this source but for those of the recordings `present`.
 
-        `present` are names and identities, as `begin` had them.
+        `present` are names and identities, as `begin` had them. Takes of the API are ended only.
         """
 
-        def operation(connection: sqlite3.Connection) -> list[Take]:
+        def operation(connection: sqlite3.Connection) -> list[tuple[Take, bool]]:
             rows = connection.execute(
                 "SELECT id, name, samples, ended, identity FROM takes WHERE source = ?",
                 (source,),
             )
             return [
-                Take(key, source, name, samples, bool(ended))
+                (Take(key, source, name, samples, bool(ended)), identity.startswith(POSTED))
                 for key, name, samples, ended, identity in rows
                 if (name, identity) not in present
             ]
 
-        for take in await self._database.read(operation):
+        for take, posted in await self._database.read(operation):
             if not take.ended:
                 await self.accept(take, b"", end=True)
-            await self.forget(take)
+            if not posted:
+                await self.forget(take)
 
     async def refuse(self, source: str, reason: str) -> None:
         """Count a stretch of live sound that cannot be kept."""

@@ -1,13 +1,14 @@
 """The store as the other parts see it: one file, opened once, with its faces."""
 
 import asyncio
+import os
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Self
 
 from agent.clock import Clock
 from agent.config import Store as Settings
-from agent.errors import StoreError
+from agent.errors import StoreError, StoreFull
 from agent.store.arrivals import Limits
 from agent.store.bindings import Bindings
 from agent.store.bounds import Bounds, pages_bytes
@@ -23,14 +24,19 @@ from agent.store.linkstate import LinkState
 from agent.store.outbox import Outbox
 from agent.store.salvage import Salvage
 from agent.store.scrub import Scrub
+from agent.store.shelf import Shelf
 from agent.store.slices import Slices
 from agent.store.spool import Spool
+from agent.store.takes import Takes
 from agent.store.volatile import Volatile
 from agent.store.wear import Wear
 
+ROOM_BYTES = 65_536  # with less it is full for the next record but a small one
+
 
 class Store:
-    """Open with `async with`; `intake` takes records in and `spool` sound, `outbox` gives them out,
+    """Open with `async with`; `intake` takes records in and `spool` sound, of which
+    `takes` know how far it came, `outbox` gives them out, `shelf` has segments to listen to,
     `ledger` counts, `wear` adds up what was written, `link` remembers for the link, `bindings` know
     the time of day, `scrub` looks for what the disk has damaged, `salvage` saves what a damaged
     file holds; `held` copies out, `inventory` shows, and `decisions` are an operator's; `jobs` are
@@ -39,6 +45,8 @@ class Store:
     def __init__(self, settings: Settings, clock: Clock, jobs: Limits | None = None) -> None:
         self.path = Path(settings.path)
         self.bytes_max = settings.bytes_max
+        self._refuses = settings.when_full == "refuse"
+        self._gives_way_at = settings.evict_at if settings.when_full == "evict" else None
         bounds = Bounds(settings, clock, lambda *name: self.outbox.out(*name))
         self._database = Database(self.path, clock, bounds)
         self.bindings = Bindings(self._database, clock)
@@ -49,7 +57,9 @@ class Store:
         )
         self.intake = Intake(self._database, clock, bounds.rule, self._volatile, kept)
         self.spool = Spool(self._database, clock, kept)
+        self.takes = Takes(self._database)
         self.slices = Slices(self._database)
+        self.shelf = Shelf(self.slices)
         self.ledger = Ledger(self._database, self.slices)
         self.held = Held(self._database, self.slices, self.bindings, bounds.rule)
         self.inventory = Inventory(self.slices, clock, bounds.rule, self.outbox.out)
@@ -89,6 +99,29 @@ class Store:
         """How long commits took, since the start; for any thread."""
         return self._database.latency
 
+    async def takes_records(self) -> None:
+        """Return when a record would be taken now, as far as is known without writing one.
+
+        Raises StoreFull, StoreError.
+        """
+        used = await self.used_bytes()
+        folder = self.path.parent
+        if os.statvfs(folder).f_flag & os.ST_RDONLY:
+            raise StoreError(f"{folder}: the disk is read-only", "check the disk: dmesg, fsck")
+        if self._database.short_of_room:
+            raise StoreFull(f"{folder}: the disk is full", "make room on the disk")
+        if self._refuses and used + ROOM_BYTES > self.bytes_max:
+            raise StoreFull(
+                f"the store has reached store.bytes_max ({self.bytes_max})",
+                "bring the link back, or raise store.bytes_max",
+            )
+
     async def used_bytes(self) -> int:
         """Bytes of the pages in use, what `bytes_max` bounds."""
         return await self._database.read(pages_bytes)
+
+    async def room_bytes(self) -> int:
+        """How much may come before something is refused; where the old gives way, that counts."""
+        if self._gives_way_at is not None:
+            return int(self.bytes_max * self._gives_way_at)
+        return max(0, self.bytes_max - await self.used_bytes())

@@ -74,20 +74,19 @@ def split(inputs: Sequence[Tensor], rows_max: int | None) -> list[Part]:
     return [_part(count, [next(one) for one in cut]) for count in counts]
 
 
-def spans(one: Tensor) -> list[memoryview]:
-    """The elements of a tensor of BYTES. Raises RequestError."""
-    found: list[memoryview] = []
-    at, data = 0, one.data
+def spans(one: Tensor) -> Iterator[memoryview]:
+    """The elements of a tensor of BYTES, one by one. Raises RequestError."""
+    found, at, data = 0, 0, one.data
     while at < len(data):
         begin = at + _LENGTH_BYTES
         at = begin + int.from_bytes(data[begin - _LENGTH_BYTES : begin], "little")
         if at > len(data) or begin > len(data):
             raise RequestError(
-                f"input {one.name!r}: element {len(found)} ends behind its data",
+                f"input {one.name!r}: element {found} ends behind its data",
                 "put the length of each element before it, in 4 bytes, little-endian",
             )
-        found.append(data[begin:at])
-    return found
+        found += 1
+        yield data[begin:at]
 
 
 def _check(one: Tensor) -> None:
@@ -104,7 +103,7 @@ def _check(one: Tensor) -> None:
         )
     count = math.prod(one.shape)
     if one.dtype == BYTES:
-        found, wanted, unit = len(spans(one)), count, "elements"
+        found, wanted, unit = sum(1 for _ in spans(one)), count, "elements"
     else:
         found, wanted, unit = len(one.data), count * WIDTHS[one.dtype], "bytes"
     if found != wanted:

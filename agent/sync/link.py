@@ -10,7 +10,6 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 import msgspec
 
@@ -20,6 +19,7 @@ from agent.errors import LinkError, StoreError
 from agent.health.conditions import Conditions
 from agent.protocol.presence import Heartbeat, Presence
 from agent.protocol.topics import Topics
+from agent.shown import LinkShown
 from agent.sync.budget.pace import Pace
 from agent.sync.mqtt.backoff import Backoff
 from agent.sync.mqtt.brokers import MQTT5, MQTT311, Broker, Brokers
@@ -71,7 +71,7 @@ class Link:
         self._backoff = Backoff(settings.backoff_s_min, settings.backoff_s_max, jitter)
         self._tell = Telling(settings, self._topics, conditions)
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> LinkShown:
         """What `status` shows of the link."""
         now = self._clock.monotonic()
         since = self.connected_since

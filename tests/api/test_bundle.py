@@ -8,7 +8,7 @@ import aiohttp
 import msgspec
 import pytest
 
-from agent.api.bundle import BundleDoors
+from agent.api.routes.bundle import BundleDoors
 from agent.protocol import ack
 from agent.store.store import Store
 from agent.sync.stick.bundle import Bundles

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import msgspec
 import pytest
 
-from agent.api.doors import Limits
+from agent.api.entry.doors import Limits
 from agent.api.server import Server
 from agent.clock import Clock
 from agent.config import Api
@@ -251,7 +251,7 @@ async def test_a_fault_of_the_agent_is_logged_whole_and_said_with_500(
 async def test_the_hint_of_a_port_is_that_of_its_cause(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, hint: str
 ) -> None:
-    async def refuse(*_: object) -> None:
+    async def refuse(*_: object, **__: object) -> None:
         raise OSError(number, "the loop's own words")
 
     house = House(tmp_path, PATIENT)

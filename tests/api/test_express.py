@@ -15,10 +15,16 @@ import pytest
 import uvloop
 from hypothesis import example, given, settings
 
-from agent.api.doors import Door, Limits, Visitor
-from agent.api.express import AHEAD_BYTES_MAX, HEAD_BYTES_MAX, Express
-from agent.api.inference import Inference
-from agent.api.room import SMALL_BYTES, Room
+from agent.api.entry.access import Access
+from agent.api.entry.doors import Door, Limits, Visitor
+from agent.api.entry.guard import Guard
+from agent.api.entry.rates import Rate
+from agent.api.entry.room import SMALL_BYTES, Room
+from agent.api.entry.sessions import Sessions
+from agent.api.entry.tokens import Tokens
+from agent.api.entry.turns import whole
+from agent.api.routes.express import AHEAD_BYTES_MAX, HEAD_BYTES_MAX, Express
+from agent.api.routes.inference import Inference
 from agent.api.server import Server
 from agent.clock import Clock
 from agent.config import Api
@@ -36,6 +42,8 @@ LIMITS = Limits(tcp_places=4, socket_places=4, first_request_s=600, next_request
 LARGE_BYTES = 12 << 20
 TURNS = 60  # of the loop: more than any answer here takes
 ESSENTIAL = ("content-type", "content-length", "retry-after", "connection", "allow", HEADER.lower())
+ESSENTIAL += ("x-request-id", "www-authenticate")
+TOKENS = {"infer": f"hf_00000001_{'A' * 43}", "read": f"hf_00000002_{'B' * 43}"}
 
 
 class Scheduler:
@@ -89,7 +97,7 @@ class Transport(asyncio.Transport):
     """A connection without a network: what was written, and whether it is open."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__({"peername": ("127.0.0.1", 50_000)})
         self.out = b""
         self.protocol: Any = None
         self.closed = False
@@ -137,7 +145,9 @@ class Still(Clock):
 class House:
     """A server, with the short way or without it."""
 
-    def __init__(self, folder: Path, limits: Limits = LIMITS) -> None:
+    def __init__(
+        self, folder: Path, limits: Limits = LIMITS, rate_per_s_max: float | None = None
+    ) -> None:
         async def ledger() -> dict[str, Any]:
             return {}
 
@@ -151,16 +161,22 @@ class House:
         self.inference = Inference(self.scheduler, self.room)
         self.limits = limits
         where = Api(port=0, socket=str(folder / "holdfast.sock"))
-        self.server = Server(where, status, metrics, limits, inference=self.inference)
+        self.tokens = Tokens(_file(folder), Conditions(clock), clock)
+        self.sessions = Sessions(self.tokens, clock)
+        access = Access(where.loopback_scopes, self.tokens, self.sessions)
+        guard = Guard(access, [], clock, rate_per_s_max, ids=lambda: "fresh")
+        guard.refusals._failures = Rate(1.0, 1 << 30, clock)  # how many is not the question here
+        self.server = Server(where, status, metrics, limits, inference=self.inference, guard=guard)
 
     @property
     def active(self) -> int:
         return self.server._guard.active_requests
 
     def door(self, *, lane: bool) -> Door:
-        lanes = Express(self.inference, self.server._guard).lane if lane else None
-        assert self.server._runner.server is not None
-        return Door(self.server._runner.server, 1000, self.limits, lanes)
+        lanes = (
+            Express(self.inference, self.server._guard, self.server._traffic).lane if lane else None
+        )
+        return Door(self.server._handler, 1000, self.limits, lanes)
 
     async def said(self, stream: bytes, cuts: list[int], *, lane: bool) -> tuple[bytes, bool]:
         """What is answered to this stream in these pieces; whether the connection is closed."""
@@ -188,9 +204,25 @@ class House:
         return transport.out, closed
 
 
+def _file(folder: Path) -> Path:
+    """Tokens that the requests above can show."""
+    kept = [
+        {
+            **{"id": text[3:11], "name": scope, "scopes": [scope], "created_us": 0},
+            "sha256": hashlib.sha256(text[12:].encode()).hexdigest(),
+        }
+        for scope, text in TOKENS.items()
+    ]
+    path = folder / "tokens.json"
+    path.write_bytes(msgspec.json.encode({"format": 1, "tokens": kept}))
+    return path
+
+
 @asynccontextmanager
-async def opened(folder: Path, limits: Limits = LIMITS) -> AsyncIterator[House]:
-    house = House(folder, limits)
+async def opened(
+    folder: Path, limits: Limits = LIMITS, rate_per_s_max: float | None = None
+) -> AsyncIterator[House]:
+    house = House(folder, limits, rate_per_s_max)
     async with house.server:
         yield house
 
@@ -247,6 +279,7 @@ def infer(raw: bytes = b"12345678", model: str = "tiny", *headers: str, **more: 
 
 JSON = b'{"inputs": [{"name": "x", "shape": [1], "datatype": "FP32", "data": [1]}]}'
 GET = b"GET /api/v1/health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+INFER, READ = (f"Authorization: Bearer {TOKENS[scope]}" for scope in ("infer", "read"))
 CHUNKED = (
     b"POST /v2/models/tiny/infer HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
     + f"{len(JSON):x}\r\n".encode()
@@ -303,6 +336,25 @@ PIECES = [
         request(JSON, length=length)
         for length in ("9" * 100, "0x10", f"{len(JSON)} ", f"0{len(JSON)}")
     ),
+    *(infer(b"abcd", "tiny", shown) for shown in (INFER, READ, INFER.lower(), f"{INFER}x")),
+    *(
+        infer(b"abcd", "tiny", f"Authorization: {shown}")
+        for shown in ("", "Bearer", "Bearer ", f"Basic {TOKENS['infer']}", TOKENS["infer"])
+    ),
+    infer(b"abcd", "tiny", INFER, INFER),
+    infer(b"abcd", "tiny", INFER, "Authorization: Bearer hf_"),
+    infer(b"abcd", "tiny", INFER, "X-Forwarded-For: 10.0.0.7"),
+    infer(b"abcd", "tiny", "X-Forwarded-For: 10.0.0.7"),
+    infer(b"abcd", "busy", INFER),
+    infer(b"abcd", "tiny", "Cookie: holdfast_session=x"),
+    infer(b"abcd", "tiny", "Cookie: other=x"),
+    infer(b"abcd", "tiny", "Cookie: holdfast_session=x", INFER),
+    *(
+        infer(b"abcd", "tiny", f"X-Request-Id: {name}")
+        for name in ("mine", "", "a b", "x" * 64, "x" * 65, "a;b")
+    ),
+    infer(b"abcd", "busy", "X-Request-Id: mine", READ),
+    infer(b"abcd", "tiny", "X-Request-Id: mine", "X-Request-Id: mine"),
     request(b"", length="0"),
     request(b"{" * 10),
     request(b'{"inputs": [' + b"[" * 3000),
@@ -329,7 +381,7 @@ STREAMS = st.lists(st.one_of(GOOD, st.sampled_from(PIECES), BROKEN), min_size=1,
 
 
 def unreadable(answer: Answer) -> bool:
-    return answer.status == 400 and "text/plain" in answer.headers.get("content-type", "")
+    return answer.status == 400 and b"the request cannot be read" in answer.body
 
 
 @pytest.fixture
@@ -661,3 +713,68 @@ async def test_the_time_in_which_this_process_stood_still_is_not_the_clients(
         sleeper.sleep(900.0)
         sleeper.sleep(600.0)
         assert await client.ended() == b"", "it did say nothing"
+
+
+async def test_a_connection_goes_back_to_the_short_way_between_two_requests(
+    tmp_path: Path,
+) -> None:
+    """As with a client that asks first what a model is."""
+
+    async def short(protocol: Any, *pieces: bytes) -> bool:
+        for piece in pieces:
+            protocol.data_received(piece)
+            for _ in range(TURNS):
+                await asyncio.sleep(0)
+        return protocol._lane is not None
+
+    async with opened(tmp_path) as house:
+        transport = Transport()
+        transport.protocol = protocol = house.door(lane=True)()
+        protocol.connection_made(transport)
+        assert not await short(protocol, GET)
+        assert await short(protocol, infer())
+        assert not await short(protocol, GET)
+        assert await short(protocol, infer())
+        assert not await short(protocol, GET[:9], GET[9:]), "from here on nothing is sure"
+        assert not await short(protocol, infer())
+        assert [one.status for one in answers(transport.out)] == [200] * 6
+        transport.close()
+
+
+@pytest.mark.parametrize(
+    ("piece", "is_whole"),
+    [
+        (GET, True),
+        (infer(), True),
+        (b"", False),
+        (GET[:-1], False),
+        (GET + b"G", False),
+        (GET + GET, False),
+        (infer()[:-1], False),
+        (infer() + b"P", False),
+        (infer().replace(b"Content-Length: ", b"Content-Length: 0"), True),
+        (infer().replace(b"Content-Length: ", b"Content-Length: +"), False),
+        (infer().replace(b"Content-Length", b"Content-Length: 0\r\nContent-Length"), False),
+        (GET.replace(b"\r\n\r\n", b"\r\nTransfer-Encoding: chunked\r\n\r\n"), False),
+        (GET.replace(b"\r\n\r\n", b"\r\nUpgrade: websocket\r\n\r\n"), False),
+        (GET.replace(b"\r\n\r\n", b"\r\nX: " + bytes(HEAD_BYTES_MAX) + b"\r\n\r\n"), False),
+    ],
+)
+def test_what_is_one_whole_request(piece: bytes, is_whole: bool) -> None:
+    assert whole(piece) is is_whole
+
+
+@pytest.mark.parametrize("late", [False, True])
+async def test_a_fault_of_its_own_leaves_no_client_waiting(tmp_path: Path, late: bool) -> None:
+    def packing(*_: Any) -> asyncio.Future[Any]:
+        if not late:
+            raise ZeroDivisionError
+        made = asyncio.get_running_loop().create_future()
+        asyncio.get_running_loop().call_soon(made.set_exception, ZeroDivisionError())
+        return made
+
+    async with opened(tmp_path) as house:
+        house.inference.packing = packing  # type: ignore[method-assign]
+        async with connected(house, infer(b"abcd", "tiny", "Accept-Encoding: gzip")) as client:
+            assert await client.ended() == b""
+        await until(lambda: house.active == 0)

@@ -1,7 +1,6 @@
 """`infer` over HTTP with real models in a real process: its forms, and what is no form of it."""
 
 import asyncio
-import gzip
 import io
 import json
 import os
@@ -18,7 +17,7 @@ import numpy as np
 import psutil
 import pytest
 
-from agent.api.inference import Inference
+from agent.api.routes.inference import Inference
 from agent.api.server import Server
 from agent.clock import Clock
 from agent.config import Api
@@ -26,6 +25,7 @@ from agent.errors import RequestError
 from agent.health.conditions import Conditions
 from agent.health.status import Status
 from agent.inference.oip import HEADER, JSON_BYTES_MAX, Bodies, tensors
+from tests.api.checked import whole
 from tests.inference.house import DEADLINE_S, House, running, write_all
 
 NAMES = ("tiny", "loop", "accumulator", "tiny4", "picks")
@@ -57,6 +57,9 @@ class Door:
             self.session.post(f"{self.url}{model}/infer", data=sent, headers=headers) as answer,
         ):
             content = await answer.read()
+        whole().check(
+            *("POST", answer.url.path, body, answer.status, answer.headers, content),
+        )
         size = int(answer.headers.get(HEADER, len(content)))
         return Answer(answer.status, json.loads(content[:size]), content[size:], answer.headers)
 
@@ -127,7 +130,7 @@ async def test_json_and_raw_in_and_out(door: Door) -> None:
 async def test_what_is_wrong_is_named(door: Door) -> None:
     ones = x([1] * 4, [1, 4])
     wrong = [
-        ("datatype 'BF16'", [raw(8, [1, 4], "BF16")], b"12345678"),
+        ("datatype 'FP8'", [raw(4, [1, 4], "FP8")], b"1234"),
         ("16 bytes follow", [raw(12, [1, 4])], bytes(16)),
         ("input 'x': has neither", [{"name": "x", "shape": [1, 4], "datatype": "FP32"}], b""),
         ("input 'x': its shape", [x([], [-1, 4])], b""),
@@ -142,7 +145,7 @@ async def test_what_is_wrong_is_named(door: Door) -> None:
         assert said in found.said["error"], found.said
         assert found.said["hint"]
     parameters: list[tuple[str, Any]] = [
-        *(("timeout", value) for value in (0, -1, 1.5, "1", 10**400, True)),
+        *(("timeout", value) for value in (-1, 1.5, "1", 10**400, True)),
         *(("class", value) for value in ("fast", 1, [])),
         *(("sequence_id", value) for value in (1.5, [], "x" * 200)),
     ]
@@ -280,20 +283,6 @@ async def test_a_body_that_is_not_encoded_as_it_says_is_refused(
     assert found.status == 400
     assert "gzip" in found.said["error"]
     assert "Traceback" not in caplog.text
-
-
-async def test_a_compressed_body_that_is_refused_is_not_unpacked(door: Door) -> None:
-    bomb = gzip.compress(bytes(1 << 27))
-    for path, status in (("/v2/models/tiny4/infer", 400), ("/api/v1/nothing", 403)):
-        reader, writer = await asyncio.open_connection("127.0.0.1", door.server.port)
-        head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Encoding: gzip\r\n"
-        following = b"GET /api/v1/health HTTP/1.1\r\nHost: localhost\r\n\r\n"
-        writer.write(f"{head}Content-Length: {len(bomb)}\r\n\r\n".encode() + bomb + following)
-        async with asyncio.timeout(DEADLINE_S):
-            assert f" {status} ".encode() in await reader.readline()
-            with suppress(ConnectionError):
-                assert b"active_requests" not in await reader.read(), "it is over"
-        writer.close()
 
 
 async def test_bombs_are_refused_and_nothing_breaks(door: Door) -> None:

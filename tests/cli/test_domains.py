@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 import yaml
 
-from agent.cli.client import Client, Refused
+from agent.cli.client import Refused
 from agent.cli.domains_view import STEPS
 from bench.models import not_numbers
 from tests.inference.catalog.repository import install
 from tests.inference.domains.rig import put
-from tests.outside import HOLDFAST, ROOT, Device, as_json, running, until
+from tests.outside import HOLDFAST, ROOT, Checked, Device, as_json, running, until
 
 Done = subprocess.CompletedProcess[str]
 
@@ -140,7 +140,7 @@ def test_the_domains_and_their_calls_fit_into_80_columns(site: Site) -> None:
     body: dict[str, Any] = {
         "inputs": [{"name": "x", "shape": [1, 4], "datatype": "FP32", "data": [1, 2, 3, 4]}]
     }
-    client, url = Client(site.device.socket), "/v2/models/m/infer"
+    client, url = Checked(site.device.socket), "/v2/models/m/infer"
     assert client.post(url, body)["outputs"]
     body["inputs"][0]["name"] = "z"
     with pytest.raises(Refused) as refused:

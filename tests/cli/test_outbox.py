@@ -13,11 +13,10 @@ from typing import Any
 import pytest
 
 from agent.cli import outbox_view
-from agent.cli.client import Client
 from agent.records import RecordType, Stamp
 from agent.store import streams
 from tests.cli.inbox import heard, inbox
-from tests.outside import DEADLINE_S, HOLDFAST, ROOT, Device, running, until
+from tests.outside import DEADLINE_S, HOLDFAST, ROOT, Checked, Device, running, until
 
 SEGMENTS = "inbox.segments"
 
@@ -202,7 +201,7 @@ def test_without_an_agent_ls_and_verify_read_the_store_in_place(tmp_path: Path) 
     assert outbox(device, "ls").returncode == 3, "there is not even a store"
     with running(device):
         all_is_kept(device)
-        wanted = Client(device.socket).get("/api/v1/outbox")
+        wanted = Checked(device.socket).get("/api/v1/outbox")
         device.kill()
     found = document(device, "ls")
     assert found["offline"]

@@ -20,7 +20,7 @@ from tests.e2e.judge import Judge
 from tests.e2e.sound import record, si_sdr
 from tests.outside import Brake, Device, Mosquitto, running, until
 
-SECONDS = 360.0
+SECONDS = 240.0
 STREAM = "inbox.segments"
 
 

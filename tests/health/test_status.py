@@ -39,10 +39,8 @@ async def test_the_document_holds_identity_conditions_ledger_and_parts(
     assert document["status"] == "degraded"
     assert document["uptime"] >= 0
     assert document["device"] == "d1"
-    assert document["conditions"][0]["name"] == "link_down"
-    assert document["ledger"] == {
-        "mic.raw": {"produced": 5, "delivered": 1, "held": 1, "dropped": {"full": 3}}
-    }
+    assert document["conditions"][0].name == "link_down"
+    assert document["ledger"] == {"mic.raw": Balance(5, 1, 1, {"full": 3})}
     assert document["link"] == {"connected": False}
 
 
@@ -92,4 +90,4 @@ def test_health_takes_its_word_from_the_conditions(conditions: Conditions, tmp_p
     assert health == {"status": "healthy", "active_requests": 3, "conditions": []}
     conditions.hold("store_full", "mic", "critical", "a", "b")
     assert short.health(0)["status"] == "unhealthy"
-    assert short.health(0)["conditions"][0]["remedy"] == "b"
+    assert short.health(0)["conditions"][0].remedy == "b"

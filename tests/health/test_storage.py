@@ -6,7 +6,7 @@ from agent.clock import Clock
 from agent.health.conditions import Conditions
 from agent.health.storage import CALM_S, Storage
 from agent.records import Balance
-from agent.store.quarantine import Report
+from agent.store.quarantine import PutAside
 from agent.store.scrub import Found
 
 
@@ -38,7 +38,7 @@ async def nothing() -> dict[str, Balance]:
     return {}
 
 
-async def no_files() -> list[Report]:
+async def no_files() -> list[PutAside]:
     return []
 
 
@@ -69,7 +69,7 @@ def test_what_is_given_up_is_said_until_it_ends() -> None:
 def test_a_damaged_file_is_said_until_it_is_removed() -> None:
     conditions = Conditions(Hands())
     storage = Storage(nothing, no_files, conditions, Hands())
-    report = Report("s.db.quarantine-1", "e", "its header is damaged", 1, "reading", 7, 2, True)
+    report = PutAside("s.db.quarantine-1", "e", "its header is damaged", 1, "reading", 7, 2, True)
     storage.tell([report])
     (told,) = conditions.all()
     assert (told.name, told.subject) == ("store_quarantined", "s.db.quarantine-1")

@@ -8,10 +8,12 @@ import msgspec
 import numpy as np
 import onnx
 import pytest
+from ml_dtypes import bfloat16
 from numpy.typing import NDArray
-from onnx import TensorProto
+from onnx import TensorProto, helper
 from onnxruntime import RunOptions
 
+from agent.errors import ModelError
 from agent.inference.engines import Call, Done, Faulty
 from agent.inference.engines.onnx import Engine
 from agent.inference.engines.tensors import DTYPES, array
@@ -292,3 +294,55 @@ def test_any_mixture_in_one_message_is_answered_in_its_order(tmp_path: Path) -> 
                 assert isinstance(found, Faulty)
                 continue
             np.testing.assert_array_equal(of(found), values)
+
+
+def shorts(*values: float) -> NDArray[Any]:
+    """As BF16."""
+    return np.array([values], bfloat16)
+
+
+def beside(other: int) -> onnx.ModelProto:
+    """BF16 `s` and another type `t`, and both again."""
+    kinds = {"s": TensorProto.BFLOAT16, "t": other}
+    network = models.Network(1)
+    for name in kinds:
+        network.node("Identity", [name], f"{name}_out")
+    given, made = (
+        [helper.make_tensor_value_info(one + end, kind, ["n", 2]) for one, kind in kinds.items()]
+        for end in ("", "_out")
+    )
+    return network.model("beside", given, made)
+
+
+def test_bf16_beside_another_type(tmp_path: Path) -> None:
+    both = engine(tmp_path, beside(TensorProto.FLOAT))
+    calls = []
+    for i in range(3):
+        given = (("s", "BF16", shorts(i + 0.5, -1e30).tobytes()), ("t", "FP32", raw([i, 2])))
+        calls.append(call([(Tensor(n, d, [1, 2], len(b)), b) for n, d, b in given]))
+    for i, found in enumerate(both.run(calls, RunOptions())):
+        assert isinstance(found, Done)
+        assert [one.dtype for one in heads(found)] == ["BF16", "FP32"]
+        np.testing.assert_array_equal(of(found).view(bfloat16), shorts(i + 0.5, -1e30))
+        assert of(found, 1).tolist() == [[i, 2]]
+    with pytest.raises(ModelError, match="of BF16 and of BYTES"):
+        engine(tmp_path, beside(TensorProto.STRING))
+
+
+def test_bf16_in_json_is_the_nearest_and_what_is_too_large_is_refused(tmp_path: Path) -> None:
+    same = engine(tmp_path, models.identity(TensorProto.BFLOAT16, 5), finite=True)
+    values = [1.0, 1.00390625, 1.01171875, -0.1, 3.3895313892515355e38]  # two lie halfway
+    text = msgspec.json.encode(values)
+    asked = call([(Tensor("x", "BF16", [1, 5], len(text), True), text)], json=["*"])
+    found = same.run([asked], RunOptions())[0]
+    assert isinstance(found, Done)
+    said = msgspec.json.decode(bytes(found.body[0]))
+    assert said == np.array(values, np.float32).astype(bfloat16).astype(np.float32).tolist()
+    for wrong in (b"[3.4e38,0,0,0,0]", b"[1e39,0,0,0,0]", b"[1,2]", b'["a",0,0,0,0]'):
+        asked = call([(Tensor("x", "BF16", [1, 5], len(wrong), True), wrong)])
+        refused = same.run([asked], RunOptions())[0]
+        assert isinstance(refused, Faulty)
+        assert refused.fault == "refused"
+    content = shorts(1, 2, 3, 4, float("inf")).tobytes()
+    failed = same.run([call([(Tensor("x", "BF16", [1, 5], 10), content)])], RunOptions())[0]
+    assert failed == Faulty("failed", "output y is not finite")

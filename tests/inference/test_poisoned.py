@@ -15,13 +15,12 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from agent.cli.client import Client
 from agent.errors import HoldfastError
 from agent.inference import breaker
 from bench.models import loop, not_numbers, write
 from tests.inference.catalog.repository import install, linear, opsets
 from tests.inference.domains.rig import FAULTY, marked, put
-from tests.outside import ROOT, Device, holdfast, running, until
+from tests.outside import ROOT, Checked, Device, holdfast, running, until
 
 LONG = os.environ.get("HOLDFAST_LONG") == "1"
 FEW = 4
@@ -226,7 +225,7 @@ def test_the_reason_of_a_refusal_reaches_the_terminal(site: Site) -> None:
     assert "bytes" in done.stderr
     put(root, 2, "good", latency_ms_max=1e-5)
     with pytest.raises(HoldfastError, match="allows 1e-05"):
-        Client(site.device.socket, 60).post("/api/v1/models/good/load", {})
+        Checked(site.device.socket, 60).post("/api/v1/models/good/load", {})
     site.good()
 
 
@@ -254,11 +253,11 @@ def test_a_kill_amid_a_swap_leaves_the_old_choice_or_the_new_one(tmp_path: Path)
             found = device.status()["models"]["m"]["version"]
             assert found == (noted["version"] if noted else version)
             assert found in (before, version)
-            Client(device.socket, 60).post("/api/v1/models/m/load", {"version": version})
+            Checked(device.socket, 60).post("/api/v1/models/m/load", {"version": version})
 
 
 def _load(device: Device, version: int) -> None:
     try:
-        Client(device.socket, 60).post("/api/v1/models/m/load", {"version": version})
+        Checked(device.socket, 60).post("/api/v1/models/m/load", {"version": version})
     except HoldfastError:
         return  # the agent was killed first

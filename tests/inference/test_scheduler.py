@@ -284,7 +284,7 @@ async def test_the_trace_tells_of_calls_that_never_had_their_turn_too(house: Hou
         error = await error_of(house.scheduler.infer(turns(1, timeout_s=0.05)))
         assert isinstance(error, LateError)
         (late,) = (one.document() for one in house.domain.figures.traces())
-        assert (late["fault"], late["queued_ms"], late["total_ms"]) == ("late", None, 50.0)
+        assert (late.fault, late.queued_ms, late.total_ms) == ("late", None, 50.0)
         first.cancel()
         lost = asyncio.ensure_future(house.scheduler.infer(turns(LONG_TURNS)))
         while len(house.domain.figures.traces()) < 2:

@@ -112,15 +112,15 @@ def lives(folder: Path) -> int:
 async def main(given: argparse.Namespace) -> None:
     """The agent and its producer, until it is killed."""
     app = App(config_file.load(given.config), given.config)
-    left_out = [app.domains.run, app.runner.run]
+    left_out = [app.inference.domains.run, app.inference.runner.run]
     loops = [loop for loop in app._loops() if loop not in left_out]
     life = f"{given.seed}:{lives(given.config.parent)}"
     producer = Producer(app, random.Random(life), life)
     async with AsyncExitStack() as parts:
-        for part in (app.store, app.flash, app.control, app.server):
+        for part in (app.store, app.health.flash, app.link.control, app.doors.server):
             await parts.enter_async_context(part)
-        if app.puts:
-            await parts.enter_async_context(app.puts)
+        if app.link.puts:
+            await parts.enter_async_context(app.link.puts)
         stop = given.config.with_name("stop")
         async with asyncio.TaskGroup() as group:
             for loop in loops:

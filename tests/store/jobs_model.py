@@ -5,7 +5,7 @@ from collections import Counter
 
 import msgspec
 
-from agent.errors import HoldfastError, NotNow, NotThere, RequestError, StoreFull
+from agent.errors import HoldfastError, JobsFull, NotNow, NotThere, RequestError, StoreFull
 from agent.store.arrivals import Limits
 
 OPEN, ENDED = ("queued", "running"), ("done", "failed", "cancelled")
@@ -48,9 +48,9 @@ class Model:
         if name in self.jobs:
             return None
         if len(self.jobs) + len(self.leaving) >= self.limits.jobs_max:
-            return StoreFull
+            return JobsFull
         if self.bytes + size > self.limits.bytes_max:
-            return StoreFull
+            return JobsFull
         self.jobs[name] = Kept(name, list(chunks), bytes=size)
         self.counts["submitted"] += 1
         return None

@@ -43,7 +43,7 @@ from tests.store.steps import (
 
 SEED = int(os.environ.get("HOLDFAST_SEED", "1"))
 SHRINK = os.environ.get("HOLDFAST_SHRINK") == "1"
-PARTS = 60 if LONG else 3
+PARTS = 60 if LONG else 1
 PROFILE = settings(
     max_examples=100,
     stateful_step_count=40,

@@ -1,5 +1,7 @@
 """Tensors in parts: put together again they are what was split."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -77,3 +79,15 @@ def test_a_chunk_that_is_no_chunk() -> None:
     with pytest.raises(StoreDamaged):
         unpack(pack([numbers([1], 4)])[:-1])
     assert tensors.CHUNKS_MAX == 4096
+
+
+def test_strings_are_counted_without_being_taken_apart() -> None:
+    """One of them takes four bytes, and what stands for one fifty times that."""
+    many = Tensor("t", "BYTES", [100_000], memoryview(bytes(400_000)))
+    tracemalloc.start()
+    try:
+        with pytest.raises(RequestError, match="100000 rows"):
+            split([many], 1)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()

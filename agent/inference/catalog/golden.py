@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from agent.errors import ModelError
 from agent.inference.catalog import place
 from agent.inference.catalog.manifest import Model, TensorSpec, Tolerance
+from agent.inference.engines.tensors import BF16, widened
 
 Array = NDArray[Any]
 FILE_BYTES_MAX = ARRAYS_BYTES_MAX = 64 * 1024**2
@@ -30,6 +31,7 @@ DTYPES = {
        for kind in ("int", "uint") for bits in (8, 16, 32, 64)},
     **{np.dtype(f"float{bits}"): f"FP{bits}" for bits in (16, 32, 64)},
     np.dtype(bool): "BOOL",
+    BF16: "BF16",
 }  # fmt: skip
 _AGAIN = "make the golden files again"
 
@@ -56,6 +58,8 @@ class Golden(Struct, frozen=True):
             raise self._wrong(name, f"is {got.dtype}, expected {expected.dtype}")
         if got.shape != expected.shape:
             raise self._wrong(name, f"has the shape {list(got.shape)}, not {list(expected.shape)}")
+        if got.dtype == BF16:
+            got, expected = widened(got), widened(expected)
         for what, array in (("is", got), ("should be", expected)):
             strange = ~np.isfinite(array) if array.dtype.kind == "f" else np.zeros(1, bool)
             if strange.any():

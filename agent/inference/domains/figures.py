@@ -7,11 +7,18 @@ from typing import Any, NamedTuple
 
 from agent.errors import BusyError, CallLost, LateError, RequestError, RunError
 from agent.inference import wire
+from agent.inference.domains.tallies import Tallies
 from agent.inference.domains.work import Class, Result, Times, Work
+from agent.inference.shown import TraceShown, Urgency
 
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 CALLS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0)
 TRACES_MAX = 256
+URGENCY: dict[Class, Urgency] = {
+    Class.REALTIME: "realtime",
+    Class.INTERACTIVE: "interactive",
+    Class.BATCH: "batch",
+}
 OUTCOMES: dict[type, str] = {
     type(None): "ok",
     RequestError: "refused",
@@ -45,6 +52,7 @@ class ModelFigures:
         self.batch_calls = Histogram(CALLS)
         self.outcomes: dict[str, int] = {}  # calls, by what became of them
         self.cache_hits = self.cache_misses = 0
+        self.tallies = Tallies()
 
 
 class Trace(NamedTuple):
@@ -60,26 +68,23 @@ class Trace(NamedTuple):
     fault: str
     times: Times
 
-    def document(self) -> dict[str, Any]:
+    def document(self) -> TraceShown:
         """For people and programs: what took how long, in milliseconds; None: it did not come."""
         t = self.times
-        steps = {
-            "queued_ms": (t.arrived_s, t.sent_s),
-            "sent_ms": (t.sent_s, t.received_s),
-            "taken_apart_ms": (t.received_s, t.began_s),
-            "computed_ms": (t.began_s, t.ended_s),
-            "returned_ms": (t.ended_s, t.answered_s),
-            "total_ms": (t.arrived_s, t.answered_s),
-        }
-        known = {
-            name: round((end - begin) * 1000, 3) if begin and end else None
-            for name, (begin, end) in steps.items()
-        }
-        return {
-            **{key: getattr(self, key) for key in ("id", "model", "rows", "batched", "tries")},
-            **{"class": self.klass.name.lower(), "pid": self.pid, "fault": self.fault or None},
-            **known,
-        }
+        return TraceShown(
+            *(self.id, self.model, self.rows, self.batched, self.tries),
+            *(URGENCY[self.klass], self.pid, self.fault or None),
+            queued_ms=_ms(t.arrived_s, t.sent_s),
+            sent_ms=_ms(t.sent_s, t.received_s),
+            taken_apart_ms=_ms(t.received_s, t.began_s),
+            computed_ms=_ms(t.began_s, t.ended_s),
+            returned_ms=_ms(t.ended_s, t.answered_s),
+            total_ms=_ms(t.arrived_s, t.answered_s),
+        )
+
+
+def _ms(begin_s: float, end_s: float) -> float | None:
+    return round((end_s - begin_s) * 1000, 3) if begin_s and end_s else None
 
 
 class Figures:
@@ -100,12 +105,15 @@ class Figures:
             self._keep(work, answer.fault)
         figures.compute_s.add(message.ended_s - message.began_s)
         figures.batch_calls.add(len(works))
+        figures.tallies.answered(works, message)
 
     def ended(self, work: Work, done: Future[Result]) -> None:
         """A call has what it will ever have."""
         error = None if done.cancelled() else done.exception()
         outcome = "withdrawn" if done.cancelled() else OUTCOMES.get(type(error), "lost")
-        self.counted(work.model, outcome)
+        figures = self._of(work.model)
+        figures.outcomes[outcome] = figures.outcomes.get(outcome, 0) + 1
+        figures.tallies.ended(work, outcome)
         if outcome == "lost" or (outcome == "late" and not work.times.sent_s):  # nobody answers
             work.times.answered_s = work.deadline_s if outcome == "late" else 0.0
             self._keep(work, outcome)
@@ -120,9 +128,10 @@ class Figures:
         outcomes = self._of(model).outcomes
         outcomes[outcome] = outcomes.get(outcome, 0) + 1
 
-    def looked_up(self, model: str, *, known: bool) -> None:
-        """The answer to a call was looked for in the cache."""
+    def looked_up(self, model: str, rows: int, took_s: float, now_s: float, *, known: bool) -> None:
+        """The answer to a call of so many rows was looked for in the cache."""
         figures = self._of(model)
+        figures.tallies.looked_up(rows, took_s, now_s, known=known)
         figures.cache_hits += known
         figures.cache_misses += not known
 

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from agent.errors import RequestError
 from agent.inference.engines import Call, Done, Faulty
+from agent.inference.engines.runs import runner
 from agent.inference.engines.session import REFUSALS, opened, tensors
-from agent.inference.engines.tensors import DTYPES, array, content
+from agent.inference.engines.tensors import DTYPES, array, content, finite
 from agent.inference.wire import Infer, Inferred, Load, Loaded, Setup, Tensor
 
 Array = NDArray[Any]
@@ -47,16 +48,17 @@ class Engine:
 
     def __init__(self, load: Load, setup: Setup) -> None:
         began = time.perf_counter()
-        self._session, fallback = opened(load, setup)
-        self._inputs = {one.name: one for one in tensors(self._session.get_inputs())}
-        self._outputs = {one.name: one for one in tensors(self._session.get_outputs())}
+        session, fallback = opened(load, setup)
+        self._inputs = {one.name: one for one in tensors(session.get_inputs())}
+        self._outputs = {one.name: one for one in tensors(session.get_outputs())}
+        self._made = runner(session, [*self._inputs.values(), *self._outputs.values()])
         self._finite = load.finite
         self._plans: dict[bytes, Plan] = {}
         self._decoder = msgspec.msgpack.Decoder(Infer)
         self._encoder = msgspec.msgpack.Encoder()
         loaded_s = time.perf_counter() - began
         self.loaded = Loaded(
-            ep=self._session.get_providers()[0],
+            ep=session.get_providers()[0],
             load_s=loaded_s,
             warm_up_s=self._warm_up(load.warm_up),
             inputs=list(self._inputs.values()),
@@ -149,7 +151,7 @@ class Engine:
         joined = {name: np.concatenate([one.inputs[name] for one in group]) for name in names}
         wanted = list(dict.fromkeys(name for one in group for name in one.plan.outputs))
         try:
-            outputs = dict(zip(wanted, self._session.run(wanted, joined, options), strict=True))
+            outputs = dict(zip(wanted, self._made(wanted, joined, options), strict=True))
         except REFUSALS:
             return [self._alone(one, options) for one in group]
         total = sum(one.rows or 0 for one in group)
@@ -168,7 +170,7 @@ class Engine:
             return Faulty("withdrawn", "")
         wanted = asked.plan.outputs
         try:
-            found = self._session.run(wanted, asked.inputs, options)
+            found = self._made(wanted, asked.inputs, options)
         except REFUSALS as error:
             if options.terminate:
                 return Faulty("withdrawn", "")
@@ -178,7 +180,7 @@ class Engine:
     def _done(self, asked: Asked, outputs: dict[str, Array]) -> Done | Faulty:
         tensors, body = list[Tensor](), list[bytes | memoryview]()
         for name, found in outputs.items():
-            if self._finite and found.dtype.kind == "f" and not np.isfinite(found).all():
+            if self._finite and not finite(found):
                 return Faulty("failed", f"output {name} is not finite")
             as_json = name in asked.plan.infer.json or "*" in asked.plan.infer.json
             piece = content(found, as_json=as_json)
@@ -200,7 +202,7 @@ class Engine:
         try:
             for _ in range(runs):
                 began = time.perf_counter()
-                self._session.run(None, _zeros(self._inputs.values()))
+                self._made(list(self._outputs), _zeros(self._inputs.values()), None)
                 took.append(time.perf_counter() - began)
         except REFUSALS:  # it may want what is no zero: its golden inputs decide
             return 0.0

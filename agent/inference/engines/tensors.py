@@ -2,8 +2,12 @@
 
 Raw tensors are little-endian and row-major; BYTES are elements of any length, each behind its
 length as uint32. JSON tensors are the elements in row-major order, flat or nested.
+
+numpy knows no BF16, the upper half of an FP32: here its elements are two bytes of no other meaning
+(`V2`), which is also how numpy's files keep them.
 """
 
+import math
 import re
 import struct
 from functools import cache
@@ -16,6 +20,7 @@ from numpy.typing import DTypeLike, NDArray
 from agent.errors import RequestError
 from agent.inference.wire import Tensor
 
+BF16 = np.dtype("V2")
 DTYPES: dict[str, DTypeLike] = {
     "BOOL": np.bool_,
     "UINT8": np.uint8,
@@ -29,6 +34,7 @@ DTYPES: dict[str, DTypeLike] = {
     "FP16": np.float16,
     "FP32": np.float32,
     "FP64": np.float64,
+    "BF16": BF16,
     "BYTES": np.object_,
 }
 ORT_TYPES = {  # ONNX Runtime's names
@@ -44,6 +50,7 @@ ORT_TYPES = {  # ONNX Runtime's names
     "tensor(float16)": "FP16",
     "tensor(float)": "FP32",
     "tensor(double)": "FP64",
+    "tensor(bfloat16)": "BF16",
     "tensor(string)": "BYTES",
 }
 AXES_MAX = 32
@@ -75,11 +82,30 @@ def content(found: NDArray[Any], *, as_json: bool) -> bytes | memoryview:
     if as_json:
         if found.dtype == np.object_:
             return msgspec.json.encode([_text(one) for one in found.ravel()])
-        return msgspec.json.encode(found.ravel().tolist())
+        plain = widened(found) if found.dtype == BF16 else found
+        return msgspec.json.encode(plain.ravel().tolist())
     if found.dtype == np.object_:
         elements = [one if isinstance(one, bytes) else str(one).encode() for one in found.ravel()]
         return b"".join(_LENGTH.pack(len(one)) + one for one in elements)
     return np.ascontiguousarray(found).data.cast("B") if found.size else b""
+
+
+def widened(found: NDArray[Any]) -> NDArray[np.float32]:
+    """BF16 as FP32, which has a number for each of it."""
+    bits = np.ascontiguousarray(found).view(np.uint16).astype(np.uint32)
+    return (bits << 16).view(np.float32)
+
+
+def finite(found: NDArray[Any]) -> bool:
+    """Whether all that are numbers are some."""
+    plain = widened(found) if found.dtype == BF16 else found
+    return plain.dtype.kind != "f" or bool(np.isfinite(plain).all())
+
+
+def _narrowed(found: NDArray[np.float32]) -> NDArray[Any]:
+    """FP32 as the nearest BF16, of two the even one; what is finite may become infinite."""
+    bits = found.view(np.uint32)
+    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16).view(BF16)
 
 
 def _text(one: Any) -> str:
@@ -90,15 +116,18 @@ def _from_json(tensor: Tensor, body: memoryview) -> NDArray[Any]:
     """Numbers for numbers, truth for truth: nothing is rounded or reinterpreted without a word."""
     opening = OPENING.match(body)
     depth = opening[0].count(b"[") if opening else 0
+    short = tensor.dtype == "BF16"
     try:
         if depth > AXES_MAX:
             raise ValueError(f"it is nested {depth} deep")
         elements = _decoder(tensor.dtype, depth).decode(body)
         with np.errstate(over="ignore"):  # found below
-            found = np.array(elements, DTYPES[tensor.dtype])
+            found = np.array(elements, np.float32 if short else DTYPES[tensor.dtype])
         if found.ndim != depth:  # numpy makes such a list an element
             raise ValueError("its lists are not of one length")
-        if found.dtype.kind == "f" and not np.isfinite(found).all():  # JSON has no infinity
+        if short and finite(found):
+            found = _narrowed(found)
+        if not finite(found):  # JSON has no infinity
             raise ValueError("a number is out of range")
         return found.reshape(tensor.shape)
     except (ValueError, OverflowError, msgspec.MsgspecError) as error:
@@ -111,7 +140,9 @@ def _from_json(tensor: Tensor, body: memoryview) -> NDArray[Any]:
 @cache
 def _decoder(dtype: str, depth: int) -> msgspec.json.Decoder[Any]:
     """Of lists in lists."""
-    kind: Any = {"BOOL": bool, "BYTES": str}.get(dtype, float if dtype[:2] == "FP" else int)
+    kind: Any = {"BOOL": bool, "BYTES": str, "BF16": float}.get(
+        dtype, float if dtype[:2] == "FP" else int
+    )
     for _ in range(depth):
         kind = list[kind]
     return msgspec.json.Decoder(kind)
@@ -119,8 +150,8 @@ def _decoder(dtype: str, depth: int) -> msgspec.json.Decoder[Any]:
 
 def _strings(tensor: Tensor, body: memoryview) -> NDArray[Any]:
     elements: list[str] = []
-    at = 0
-    while at < len(body):
+    at, wanted = 0, math.prod(tensor.shape)
+    while at < len(body) and len(elements) <= wanted:  # one too many is enough to refuse it
         if at + _LENGTH.size > len(body):
             raise _cut(tensor)
         (size,) = _LENGTH.unpack_from(body, at)
@@ -136,7 +167,7 @@ def _strings(tensor: Tensor, body: memoryview) -> NDArray[Any]:
         return np.array(elements, np.object_).reshape(tensor.shape)
     except ValueError as error:
         raise RequestError(
-            f"input {tensor.name}: {len(elements)} elements are no BYTES of shape {tensor.shape}",
+            f"input {tensor.name}: its BYTES are not the {wanted} elements of shape {tensor.shape}",
             "send as many elements as the shape says",
         ) from error
 

@@ -5,12 +5,10 @@ What is not known is null.
 
 import math
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
-
-import msgspec
 
 from agent.clock import Clock
 from agent.errors import StoreError
+from agent.shown import Backlog, LinkShown, Quota, Rate, Sync
 from agent.sync.budget.pace import Pace
 from agent.sync.budget.progress import Progress, Rates, Waiting, eta_s
 
@@ -23,7 +21,7 @@ class Report:
         pace: Pace,
         progress: Progress,
         waiting: Callable[[], Awaitable[Sequence[Waiting]]],
-        link: Callable[[], dict[str, Any]],
+        link: Callable[[], LinkShown],
         clock: Clock,
     ) -> None:
         """`waiting` is the backlog, `link` what the link says of itself."""
@@ -47,12 +45,12 @@ class Report:
             self._waiting = None
             raise
 
-    async def state(self) -> dict[str, Any]:
+    async def state(self) -> Sync:
         """The document, of this moment. Raises StoreError."""
         await self.look()
         return self.last()
 
-    def last(self) -> dict[str, Any]:
+    def last(self) -> Sync:
         """The document, with the backlog as it was seen last; asks nobody, raises nothing."""
         now, link, pace = self._clock.monotonic(), self._link(), self._pace
         since_s, acked = link["connected_s"], self._progress.acked_at
@@ -62,7 +60,7 @@ class Report:
             "last_ack_age_s": None if acked is None else round(now - acked, 1),
             "paused": pace.orders.paused_until is not None,
             "paused_for_s": _left_s(pace.orders.paused_until, now),
-            "rate": msgspec.to_builtins(rates),
+            "rate": _rate(rates),
             "limit": {
                 "rate_bytes_per_s_max": pace.rate.bytes_per_s_max,
                 "why": pace.rate.why,
@@ -76,7 +74,7 @@ class Report:
             "acknowledged_records": self._progress.acknowledged_records,
         }
 
-    def _backlog(self) -> dict[str, Any] | None:
+    def _backlog(self) -> Backlog | None:
         if self._waiting is None:
             return None
         held = [one for one in self._waiting if one.records]
@@ -105,7 +103,7 @@ class Report:
         left_s = eta_s(size_bytes, rates)
         return None if left_s is None else round(left_s, 1)
 
-    def _quota(self, now: float) -> dict[str, Any] | None:
+    def _quota(self, now: float) -> Quota | None:
         quota = self._pace.quota
         if quota.bytes_per_day is None:
             return None
@@ -116,6 +114,15 @@ class Report:
             "reached": quota.reached,
             "begins_anew_s": round(quota.begins_anew_s(self._pace.local, now)),
         }
+
+
+def _rate(rates: Rates) -> Rate:
+    return {
+        "sent_bytes_per_s": rates.sent_bytes_per_s,
+        "acknowledged_records_per_s": rates.acknowledged_records_per_s,
+        "acknowledged_bytes_per_s": rates.acknowledged_bytes_per_s,
+        "arriving_bytes_per_s": rates.arriving_bytes_per_s,
+    }
 
 
 def _left_s(until: float | None, now: float) -> float | None:

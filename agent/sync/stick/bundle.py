@@ -10,13 +10,13 @@ import io
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from agent.clock import Clock
 from agent.config import Bundle as Settings
 from agent.errors import BundleError, NotThere, ProtocolError
 from agent.protocol import ack, bundle, signing
 from agent.records import Range
+from agent.shown import AckTaken
 from agent.store.held import Held
 from agent.store.leases import Name
 from agent.store.outbox import Outbox
@@ -66,7 +66,7 @@ class Bundles:
             )
         return self._export
 
-    async def take(self, content: bytes) -> dict[str, Any]:
+    async def take(self, content: bytes) -> AckTaken:
         """Purge what an ack bundle says is stored; what that changed.
 
         Raises BundleError when it is not believed, or not for this device: then nothing was

@@ -9,13 +9,13 @@ import asyncio
 import secrets
 from collections.abc import AsyncGenerator
 from datetime import UTC, datetime
-from typing import Any
 
 from msgspec import Struct
 
 from agent.errors import NotNow, NotThere
 from agent.protocol import batch, blob, bundle, signing
 from agent.records import Range, Record
+from agent.shown import ExportState
 from agent.store.choice import DROP_BYTES, EVENT_BYTES
 from agent.store.held import Extent, Held, Stretch
 from agent.store.leases import Name
@@ -63,7 +63,7 @@ class Export:
         self._now = Place()  # as the part that is being made has it
         self._asked = 0  # how often a part was asked for
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> ExportState:
         """What there is in all, how far it is, the last part that was made, and which is next."""
         made = self._made  # the last part, if it was not broken off
         return {

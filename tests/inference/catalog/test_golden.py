@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ml_dtypes import bfloat16
 
 from agent.errors import ModelError
 from agent.inference.catalog import Catalog, Golden, golden
@@ -38,6 +39,9 @@ def test_within_the_tolerance_nothing_is_said() -> None:
     assert judge(np.int8([1, 2]), np.int8([1, 3]), rtol=0, atol=1) == ""
     assert judge(np.array([True]), np.array([True])) == ""
     assert judge(np.array([b"ab"]), np.array([b"ab"], object)) == ""
+    short = floats(1, 2).astype(bfloat16).view("V2")  # as numpy's files keep it
+    assert judge(short, short) == ""
+    assert "is 3, expected 2" in judge(short, floats(1, 3).astype(bfloat16).view("V2"))
 
 
 def test_the_worst_element_is_named() -> None:

@@ -23,8 +23,8 @@ from tests.store.faults.disk import Disk, needs_fuse
 from tests.store.faults.judge import Promises
 from tests.store.faults.producer import Body, digest
 
-MOMENTS = 500 if LONG else 25
-SKIPPED_MAX = 12
+MOMENTS = 500 if LONG else 15
+SKIPPED_MAX = 24
 LIVES = 10  # on one store, before the next begins empty
 OPENING = [p for p in tripwire.POINTS if p.startswith(("open", "pragma", "migrat"))]
 VERSIONS = len(list(resources.files("agent.store").joinpath("sql").iterdir()))
@@ -35,7 +35,7 @@ WORKING = [p for p in tripwire.POINTS if p not in OPENING]
 def test_killed_at_a_commit_point(tmp_path: Path, point: str) -> None:
     chance = random.Random(f"{SEED}:{point}")
     promises = Promises()
-    for life in range(20 if LONG else 3):
+    for life in range(20 if LONG else 2):
         times = chance.randint(1, 10) if life == 0 else chance.randint(10, 400)
         seed = f"{SEED}.{point}.{life}"
         with Producer(

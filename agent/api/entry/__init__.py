@@ -1,0 +1,1 @@
+"""Who gets in: connections in their places, names answered to, callers and their scopes."""

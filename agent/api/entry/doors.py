@@ -1,0 +1,386 @@
+"""How many may stand in a door at once, and for how long without a request.
+
+aiohttp limits neither: connections that bring no request would, one by one, take every file
+descriptor that the store and the domains need. So each of its protocols stands behind a Visitor,
+which takes a place and watches the clock.
+
+Where there is TLS, the place is taken before the handshake, and given back if that comes to
+nothing.
+"""
+
+import asyncio
+import logging
+import socket
+import ssl
+import struct
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, NamedTuple, Protocol, cast
+
+from aiohttp import web
+
+from agent.api.entry.traffic import Gate
+from agent.api.entry.turns import Turns
+
+log = logging.getLogger("api")
+LINGER_NOT = struct.pack("ii", 1, 0)
+STAYING = 4  # so that whoever holds all he can get does not keep the others out
+DOUBT_S = 0.1  # a second look before an end; a timer so late: this process stood still
+
+
+class Limits(NamedTuple):
+    """What the doors allow; seconds count until a whole request header is there."""
+
+    tcp_places: int = 128  # the server has those of the settings; a descriptor each
+    socket_places: int = 16  # its own, so that the command gets in however full the other door is
+    first_request_s: float = 10.0  # from this machine a request takes milliseconds
+    next_request_s: float = 15.0  # from the last answer on, which has to be taken within it too
+    body_s: float = 60.0  # from the header of a request to the end of its body
+    handshake_s: float = 10.0  # a slow network needs four round trips, a small board 50 ms
+    taking_s: float = 60.0  # of a long answer, what fills the buffers: some 64 KiB
+
+
+LIMITS = Limits()
+
+
+class Lane(Protocol):
+    """A shorter way for some requests; express.py."""
+
+    @property
+    def busy(self) -> bool: ...  # noqa: D102
+    def feed(self, data: bytes) -> None: ...  # noqa: D102
+    def pause(self) -> None: ...  # noqa: D102
+    def resume(self) -> None: ...  # noqa: D102
+    def close(self) -> None: ...  # noqa: D102
+
+
+class Place(Protocol):
+    """What a lane tells of its connection."""
+
+    def receive(self) -> None:
+        """A header was there, its body is not yet."""
+
+    def rest(self) -> None:
+        """An answer is out."""
+
+    def leave(self, data: bytes) -> None:
+        """This is aiohttp's, with all that follows."""
+
+
+Lanes = Callable[[asyncio.Transport, Place], Lane]
+
+
+def _without() -> ssl.SSLContext | None:
+    return None
+
+
+class Door:
+    """Makes the protocols of one listening socket, as `loop.create_server` wants it."""
+
+    def __init__(
+        self,
+        inside: Callable[[], asyncio.Protocol],
+        places: int,
+        limits: Limits,
+        lanes: Lanes | None = None,
+        tls: Callable[[], ssl.SSLContext | None] = _without,
+        gate: Gate | None = None,
+    ) -> None:
+        """`inside` makes the protocols that serve; at most `places` of them are connected.
+
+        `tls` is asked at each new connection. `gate` counts them, where somebody looks at it.
+        """
+        self.inside = inside
+        self.places_free = places
+        self.limits = limits
+        self.lanes = lanes
+        self.tls = tls
+        self.gate = gate or Gate(places)
+        self._handshakes: set[asyncio.Task[None]] = set()
+
+    def __call__(self) -> asyncio.Protocol:
+        """The protocol of a new connection."""
+        context = self.tls()
+        return Visitor(self) if context is None else Arrival(self, context)
+
+    def enter(self) -> bool:
+        """Take a place; whether there was one."""
+        if self.places_free == 0:
+            self.gate.turned_away += 1
+            return False
+        self.places_free -= 1
+        self.gate.connected += 1
+        return True
+
+    def leave(self) -> None:
+        """Give a place back."""
+        self.places_free += 1
+        self.gate.connected -= 1
+
+    def shake(self, sock: socket.socket, context: ssl.SSLContext) -> None:
+        """Begin with a handshake; whoever asked has a place, and it is the visitor's now."""
+        visitor = Visitor(self, placed=True)
+        task = asyncio.get_running_loop().create_task(self._shake(visitor, sock, context))
+        self._handshakes.add(task)
+
+        def ended(_: asyncio.Task[None]) -> None:
+            self._handshakes.discard(task)
+            visitor.stay_out()
+            if task.cancelled():  # perhaps before it had begun
+                sock.close()
+
+        task.add_done_callback(ended)
+
+    async def close(self) -> None:
+        """End the handshakes that are under way."""
+        for task in (ending := list(self._handshakes)):
+            task.cancel()
+        await asyncio.gather(*ending, return_exceptions=True)
+
+    async def _shake(
+        self, visitor: "Visitor", sock: socket.socket, context: ssl.SSLContext
+    ) -> None:
+        limit_s = self.limits.handshake_s
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(
+                lambda: visitor,
+                sock,
+                ssl=context,
+                ssl_handshake_timeout=limit_s,
+                ssl_shutdown_timeout=limit_s,
+            )
+        except OSError as error:  # garbage, another's certificate, nothing for too long
+            log.debug("a handshake came to nothing: %s", error)
+
+
+class Arrival(asyncio.Protocol):
+    """A connection before its handshake, for which its socket is begun with anew.
+
+    `loop.start_tls` would not do: uvloop reads before it can be called, and what came is lost.
+    """
+
+    def __init__(self, door: Door, context: ssl.SSLContext) -> None:
+        self._door = door
+        self._context = context
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take a place, if there is one."""
+        if self._door.enter():
+            try:
+                self._door.shake(transport.get_extra_info("socket").dup(), self._context)
+            except OSError as error:  # no descriptor is left
+                log.warning("a connection was turned away: %s", error)
+                self._door.leave()
+        cast(asyncio.Transport, transport).abort()  # of its socket, the copy stays open
+
+
+class Visitor(asyncio.Protocol):
+    """One connection: turned away at once when there is no place, ended when it says nothing.
+
+    It begins in the express lane, if there is one, and stays there for as long as that takes what
+    it asks; then aiohttp serves it, until it may go back (turns.py).
+    """
+
+    def __init__(self, door: Door, *, placed: bool = False) -> None:
+        """`placed`: it has a place already."""
+        self._door = door
+        self._loop = asyncio.get_running_loop()
+        self._lane: Lane | None = None
+        self._serving: asyncio.Protocol | None = None
+        self._turns = Turns()
+        self._transport: asyncio.Transport | None = None
+        self._placed = placed
+        self._task: asyncio.Task[Any] | None = None  # that ends when the visitor leaves
+        self._due_s: float | None = None  # when it will have been silent for too long
+        self._timer: asyncio.TimerHandle | None = None
+        self._look_s = 0.0  # when it comes; uvloop's own does not say so where it comes at once
+        self._limit_s = 0.0  # that is due then
+        self._doubted = False  # it was due at the last look too
+        self._stuck = False  # it is due because the client does not take its answer
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take a place, if there is one."""
+        self._transport = cast(asyncio.Transport, transport)
+        self._placed = self._placed or self._door.enter()
+        if not self._placed:
+            self._transport.abort()
+            return
+        self._wait(self._door.limits.first_request_s)
+        self._look()
+        if self._door.lanes:
+            self._lane = self._door.lanes(self._transport, self)
+        else:
+            self.leave(b"")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Give the place back."""
+        if not self._placed:
+            return
+        self._placed = False
+        self._door.leave()
+        if self._timer:
+            self._timer.cancel()
+        if self._lane:
+            self._lane.close()
+            self._lane = None
+        if self._serving:
+            self._serving.connection_lost(exc)
+            self._serving = None
+        if self._task:
+            self._task.cancel()
+
+    def stay_out(self) -> None:
+        """Give the place back, if there never was a connection."""
+        if self._transport is None:
+            self.connection_lost(None)
+
+    def data_received(self, data: bytes) -> None:
+        """Hand on."""
+        self._door.gate.received_bytes += len(data)
+        if self._lane:
+            self._lane.feed(data)
+        elif self._serving and self._door.lanes and self._turns.back(self._serving, data):
+            assert self._transport is not None
+            self._lane = self._door.lanes(self._transport, self)
+            self._lane.feed(data)
+        elif self._serving:
+            self._serve(self._serving, data)
+
+    def eof_received(self) -> bool | None:
+        """Hand on."""
+        return self._serving.eof_received() if self._serving else None
+
+    def pause_writing(self) -> None:
+        """Hand on. An answer that is made as it is taken must be taken."""
+        if self._due_s is None:
+            self._wait(self._door.limits.taking_s)
+            self._stuck = True
+        if self._lane:
+            self._lane.pause()
+        elif self._serving:
+            self._serving.pause_writing()
+
+    def resume_writing(self) -> None:
+        """Hand on."""
+        if self._stuck:
+            self._stuck, self._due_s = False, None
+        if self._lane:
+            self._lane.resume()
+        elif self._serving:
+            self._serving.resume_writing()
+
+    @property
+    def others_find_room(self) -> bool:
+        """Whether there are places beyond the last ones."""
+        return self._door.places_free >= self._door.gate.places // STAYING
+
+    @contextmanager
+    def served(self) -> Iterator[None]:
+        """No limit while a request is being worked on; a new one from then on."""
+        self._due_s, self._stuck = None, False
+        try:
+            yield
+        finally:
+            self.rest()
+
+    @contextmanager
+    def receiving(self) -> Iterator[None]:
+        """The limit for a body."""
+        self.receive()
+        try:
+            yield
+        finally:
+            self._due_s = None
+
+    def receive(self) -> None:
+        """The limit for a body, which ends with a call or an answer."""
+        self._wait(self._door.limits.body_s)
+
+    @contextmanager
+    def abandonable(self) -> Iterator[None]:
+        """The work for this request ends when the visitor leaves."""
+        self._task = asyncio.current_task()
+        try:
+            yield
+        finally:
+            self._task = None
+
+    def leave(self, data: bytes) -> None:
+        """From the lane to aiohttp, with what that is to read first."""
+        assert self._transport is not None
+        self._lane = None
+        if self._serving is None:
+            self._serving = self._door.inside()
+            self._serving.connection_made(self._transport)
+        if data:
+            self._serve(self._serving, data)
+
+    def _serve(self, serving: asyncio.Protocol, data: bytes) -> None:
+        self._turns.fed(data)
+        serving.data_received(data)
+
+    def rest(self) -> None:
+        """A new limit, for the next request."""
+        self._wait(self._door.limits.next_request_s)
+
+    def _wait(self, seconds: float) -> None:
+        self._limit_s, self._doubted, self._stuck = seconds, False, False
+        self._due_s = self._loop.time() + seconds
+        if self._timer and self._look_s > self._due_s:
+            self._timer.cancel()
+            self._look_at(self._due_s)
+
+    def _look(self) -> None:
+        """Whether it is due. One timer at a time, for a request must not cost one."""
+        assert self._transport is not None
+        now_s, limits = self._loop.time(), self._door.limits
+        busy = self._due_s is None or (self._lane is not None and self._lane.busy)
+        due_s = now_s + limits.next_request_s if busy or self._due_s is None else self._due_s
+        if due_s > now_s:
+            self._look_at(due_s)
+        elif not self._doubted:  # what it said may lie in the socket, or come as soon as we read
+            self._doubted = True
+            stood_still = now_s - self._look_s > DOUBT_S
+            self._look_at(now_s + (self._limit_s if stood_still else DOUBT_S))
+        else:
+            self._turn_out()
+
+    def _turn_out(self) -> None:
+        """End the connection. Not closed: a client that does not read would keep its place until it
+        did; and reset, or the kernel would keep what was written for it, and it would not know."""
+        assert self._transport is not None
+        sock = self._transport.get_extra_info("socket")
+        if sock is not None:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_NOT)
+        self._transport.abort()
+
+    def _look_at(self, when_s: float) -> None:
+        self._look_s = when_s
+        self._timer = self._loop.call_at(when_s, self._look)
+
+
+def served(request: web.Request) -> AbstractContextManager[None]:
+    """The time in which a request is worked on, for the connection it came by."""
+    visitor = request.transport.get_protocol() if request.transport else None
+    return visitor.served() if isinstance(visitor, Visitor) else nullcontext()
+
+
+def receiving(request: web.Request) -> AbstractContextManager[None]:
+    """The time in which a request's body comes, for the connection it comes by."""
+    visitor = request.transport.get_protocol() if request.transport else None
+    return visitor.receiving() if isinstance(visitor, Visitor) else nullcontext()
+
+
+def abandonable(request: web.Request) -> AbstractContextManager[None]:
+    """What of a request's work ends when its client leaves."""
+    visitor = request.transport.get_protocol() if request.transport else None
+    return visitor.abandonable() if isinstance(visitor, Visitor) else nullcontext()
+
+
+def may_stay(request: web.Request) -> bool:
+    """Whether a connection may be held for as long as its client likes.
+
+    The last places, one in STAYING, are for those who come and go.
+    """
+    visitor = request.transport.get_protocol() if request.transport else None
+    return not isinstance(visitor, Visitor) or visitor.others_find_room

@@ -1,0 +1,1 @@
+"""What a scraper sees, in the text format of Prometheus."""

@@ -1,0 +1,97 @@
+"""A recording's body: to a file on the store's disk as it comes, never whole in memory.
+
+Limits: BODY_BYTES_MAX; it comes within BODY_S, without a pause of PAUSE_S, and leaves the store
+DISK_FREE_BYTES_MIN.
+"""
+
+import asyncio
+import hashlib
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import IO, NamedTuple
+
+from aiohttp import web
+
+from agent.errors import RequestError, StoreFull
+from agent.host.disk import disk
+
+BODY_BYTES_MAX = 256 << 20
+BODY_S, PAUSE_S = 600.0, 30.0
+WRITE_BYTES = 1 << 20
+DISK_FREE_BYTES_MIN = 64 << 20
+KNOWN = "WAV, FLAC, Ogg Opus, Ogg Vorbis, AIFF or MP3"
+BEGINNINGS = (b"RIFF", b"RF64", b"fLaC", b"OggS", b"FORM", b"ID3")
+
+
+class Body(NamedTuple):
+    """A body that lies in a file, and the SHA-256 of its content."""
+
+    path: Path
+    digest: str
+
+
+@asynccontextmanager
+async def received(request: web.Request, folder: Path) -> AsyncIterator[Body | None]:
+    """The body in a file, which is removed at the end; None: it is too large.
+
+    Raises RequestError for what cannot be sound, StoreFull where the disk has no room, and
+    TimeoutError.
+    """
+    if (request.content_length or 0) > BODY_BYTES_MAX:
+        yield None
+        return
+    try:
+        file = tempfile.NamedTemporaryFile(dir=folder, prefix="body-")  # noqa: SIM115
+    except OSError as error:
+        raise _unwritten(error) from error
+    try:
+        async with asyncio.timeout(BODY_S):
+            digest = await _written(request, file)
+        yield None if digest is None else Body(Path(file.name), digest)
+    finally:
+        await asyncio.to_thread(file.close)
+
+
+async def _written(request: web.Request, file: IO[bytes]) -> str | None:
+    digest, size = hashlib.sha256(), 0
+    held = bytearray()
+    more = True
+    while more:
+        async with asyncio.timeout(PAUSE_S):
+            step = await request.content.readany()
+        more = bool(step)
+        held += step
+        size += len(step)
+        if size > BODY_BYTES_MAX:
+            return None
+        if len(held) >= WRITE_BYTES or not more:
+            if size == len(held):
+                _check_beginning(bytes(held[:4]))
+            await asyncio.to_thread(_write, file, bytes(held), digest)
+            held.clear()
+    return digest.hexdigest()
+
+
+def _write(file: IO[bytes], content: bytes, digest: "hashlib._Hash") -> None:
+    try:
+        if disk(Path(file.name).parent).free_bytes < DISK_FREE_BYTES_MIN + len(content):
+            raise StoreFull("the disk has no room for the body", "make room, and send it again")
+        file.write(content)
+        file.flush()
+    except OSError as error:
+        raise _unwritten(error) from error
+    digest.update(content)
+
+
+def _unwritten(error: OSError) -> StoreFull:
+    return StoreFull(f"the body could not be written: {error.strerror}", "look at the disk")
+
+
+def _check_beginning(content: bytes) -> None:
+    """What no recording begins with is not even written. Raises RequestError."""
+    mpeg = len(content) > 1 and content[0] == 0xFF and content[1] & 0xE0 == 0xE0
+    if not content.startswith(BEGINNINGS) and not mpeg:
+        begins = f"begins with {content!r}" if content else "is empty"
+        raise RequestError(f"the body {begins}", f"send {KNOWN}")

@@ -1,0 +1,24 @@
+"""What every side of the agent stands on."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from agent.clock import Clock
+from agent.config import Config
+from agent.health.conditions import Conditions
+from agent.store.store import Store
+
+
+class Core(NamedTuple):
+    """`path` is the configuration file, which may be read again; `device` was read once."""
+
+    settings: Config
+    path: Path
+    device: str
+    clock: Clock
+    conditions: Conditions
+    store: Store
+
+    def beside(self, name: str) -> Path:
+        """A file in the store's folder."""
+        return self.store.path.with_name(name)

@@ -1,0 +1,44 @@
+"""What looks after the parts, and says how they are."""
+
+from agent import VERSION
+from agent.compose.core import Core
+from agent.compose.inference import InferenceParts
+from agent.compose.link import LinkParts
+from agent.health.clockwork import Clockwork
+from agent.health.flash import Flash
+from agent.health.letters import Letters
+from agent.health.status import Status
+from agent.health.storage import Storage
+from agent.views import Sections, State, Views
+
+
+class HealthParts:
+    """Watches over store, disk and clock; the status of all."""
+
+    def __init__(self, core: Core, inference: InferenceParts, link: LinkParts) -> None:
+        store, conditions, clock = core.store, core.conditions, core.clock
+        self._store = store
+        self.storage = Storage(store.ledger.balances, store.salvage.reports, conditions, clock)
+        self.letters = Letters(store.outbox.buried, store.outbox.more_buried, conditions)
+        self.flash = Flash(core.settings.store, store.wear, conditions, clock)
+        self.clockwork = Clockwork(store.bindings.bind, conditions, clock)
+        self.views = Views(
+            inference.domains, inference.scheduler, store, self.flash, inference.ears.sources
+        )
+        shown = self.views
+        sections = Sections(
+            link.report.state, shown.domains, shown.models, shown.store, shown.sources
+        )
+        self.status = Status(
+            lambda: {"device": core.device, "version": VERSION},
+            conditions,
+            clock,
+            store.ledger.balances,
+            sections._asdict(),
+            core.beside("status.json"),
+            State,
+        )
+
+    async def scrub(self) -> None:
+        """Look for what the disk has damaged, for ever."""
+        await self._store.scrub.run(self.storage.tell_damage)

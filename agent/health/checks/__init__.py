@@ -1,0 +1,1 @@
+"""Questions that are asked of the running device, a file for each kind."""

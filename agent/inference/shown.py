@@ -1,0 +1,80 @@
+"""What the doors show of the domains and of their models: forms of documents.
+
+The whole state has them too (agent/views.py makes them).
+"""
+
+from typing import Literal
+
+from msgspec import UNSET, Struct, UnsetType
+
+from agent.inference.breaker import State as BreakerState
+
+Urgency = Literal["realtime", "interactive", "batch"]
+
+
+class InstanceShown(Struct, frozen=True):
+    """A process of a domain that serves or stands by, and the calls that it has."""
+
+    pid: int | None
+    calls: int
+
+
+class DomainShown(Struct, frozen=True, rename={"klass": "class"}):
+    """A domain. `cause` says why it is not ready, `waiting` how many calls are in its queue.
+
+    `restarts` are processes that took the place of others; a domain is `quarantined` while it rests
+    because it died again and again. `ep` is the execution provider in use ("": none).
+    """
+
+    ready: bool
+    cause: str
+    klass: Urgency
+    ep: str
+    pid: int | None
+    instances: list[InstanceShown]
+    waiting: int
+    restarts: int
+    quarantined: bool
+    model: str
+
+
+class ModelShown(Struct, frozen=True, kw_only=True):
+    """A model of a domain; one that is not `loaded` has nothing more to tell.
+
+    `ready`: it is answered now, on `ep`. `previous` is the version that a rollback goes back to,
+    `instead_of` why the version that should serve does not. Only those of the
+    engine `onnx` take tensors.
+    """
+
+    domain: str
+    ready: bool
+    loaded: bool
+    engine: str | UnsetType = UNSET
+    version: int | UnsetType = UNSET
+    previous: int | UnsetType | None = UNSET
+    sha256: str | UnsetType = UNSET
+    size_bytes: int | UnsetType = UNSET
+    ep: str | UnsetType | None = UNSET
+    load_s: float | UnsetType | None = UNSET
+    breaker: BreakerState | UnsetType = UNSET
+    warnings: list[str] | UnsetType = UNSET
+    instead_of: str | UnsetType | None = UNSET
+
+
+class TraceShown(Struct, frozen=True, rename={"klass": "class"}):
+    """The way of one call: what took how long, in milliseconds; null: it did not come to that."""
+
+    id: int
+    model: str
+    rows: int
+    batched: int
+    tries: int
+    klass: Urgency
+    pid: int
+    fault: str | None
+    queued_ms: float | None
+    sent_ms: float | None
+    taken_apart_ms: float | None
+    computed_ms: float | None
+    returned_ms: float | None
+    total_ms: float | None
