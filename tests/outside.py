@@ -1,6 +1,7 @@
 """What tests need from outside the agent: waiting, services, a real broker, a real agent."""
 
 import contextlib
+import itertools
 import json
 import os
 import random
@@ -62,15 +63,24 @@ _PLACE = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
 _PLACES = 8
 
 
-def free_port() -> int:
-    """A TCP port nobody listens on now.
-
-    Below the ephemeral ports: a client that tries again and again to reach one of those on this
+def _ports() -> Iterator[int]:
+    """Below the ephemeral ports: a client that tries again and again to reach one of those on this
     machine is one day given it as its own, connects to itself, and holds the port. Tests that run
-    beside these have ports of their own.
+    beside these have ports of their own; and all others come before one comes again, since what
+    it was given to may not have begun to listen.
     """
+    ports = list(range(20_000 + _PLACE % _PLACES, 32_000, _PLACES))
+    random.Random().shuffle(ports)  # not the common one, which tests seed
+    return itertools.cycle(ports)
+
+
+_PORTS = _ports()
+
+
+def free_port() -> int:
+    """A TCP port nobody listens on now."""
     while True:
-        port = random.randrange(20_000 + _PLACE % _PLACES, 32_000, _PLACES)
+        port = next(_PORTS)
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return port
