@@ -26,28 +26,27 @@ class Confinement:
 
     def __call__(self, domain: str, settings: Settings) -> "Confined":
         """For a domain."""
-        cell = self._cells.open(domain, limits(settings))
-        return Confined(domain, settings, cell, self._conditions, self._thread)
+        return Confined(domain, settings, self._cells, self._conditions, self._thread)
 
 
 class Confined:
-    """One domain's processes."""
+    """One domain's processes. The kernel knows nothing of it before the first of them."""
 
     def __init__(
         self,
         domain: str,
         settings: Settings,
-        cell: Cell,
+        cells: Cells,
         conditions: Conditions,
         thread: ThreadPoolExecutor,
     ) -> None:
         self._domain = domain
         self._settings = settings
-        self._cell = cell
+        self._cells = cells
+        self._cell: Cell | None = None
         self._conditions = conditions
         self._thread = thread
         self._oom_kills = 0
-        self._tell(cell.shortfalls)
 
     def environment(self) -> dict[str, str]:
         """Its part of the GPU, where NVIDIA's MPS runs; else nothing."""
@@ -58,25 +57,46 @@ class Confined:
 
     async def admit(self, pid: int) -> None:
         """Put a fresh process under the limits."""
-        await self._do(lambda: self._cell.admit(pid))
-        self._tell(await self._do(lambda: self._cell.shortfalls))
+
+        def act() -> tuple[str, ...]:
+            if self._cell is None:
+                self._cell = self._cells.open(self._domain, limits(self._settings))
+            self._cell.admit(pid)
+            return self._cell.shortfalls
+
+        self._tell(await self._do(act))
 
     async def change(self, settings: Settings) -> None:
         """Other limits hold from now on; the environment is that of processes yet to come."""
         self._settings = settings
         new = limits(settings)
-        await self._do(lambda: self._cell.change(new))
-        self._tell(await self._do(lambda: self._cell.shortfalls))
+
+        def act() -> tuple[str, ...]:
+            if self._cell is None:
+                return ()
+            self._cell.change(new)
+            return self._cell.shortfalls
+
+        self._tell(await self._do(act))
 
     async def died(self) -> str:
         """Why a process was killed, if it was for want of memory; else nothing."""
-        kills, before = await self._do(self._cell.oom_kills), self._oom_kills
+
+        def act() -> int:
+            return self._cell.oom_kills() if self._cell else 0
+
+        kills, before = await self._do(act), self._oom_kills
         self._oom_kills = kills
         return "it was killed: it took more than memory_bytes_max" if kills > before else ""
 
     async def close(self) -> None:
         """No process is left."""
-        await self._do(self._cell.close)
+
+        def act() -> None:
+            if self._cell:
+                self._cell.close()
+
+        await self._do(act)
         self._conditions.clear("limits_not_held", self._domain)
 
     async def _do(self, act: Callable[[], T]) -> T:

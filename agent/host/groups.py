@@ -118,11 +118,19 @@ def _plain(escaped: str) -> str:
 
 
 def started(pid: int) -> int | None:
-    """When a process started, in ticks since the boot: with its id, its identity; None: gone."""
+    """When a process started, in ticks since the boot: with its id, its identity.
+
+    None: it is gone, or that cannot be told.
+    """
     with suppress(OSError):
-        row = Path(f"/proc/{pid}/stat").read_text()
-        return int(row.rpartition(")")[2].split()[_STARTED])
+        return _ticks(pid)
     return None
+
+
+def _ticks(pid: int) -> int:
+    """Raises OSError."""
+    row = Path(f"/proc/{pid}/stat").read_text()
+    return int(row.rpartition(")")[2].split()[_STARTED])
 
 
 def name(number: int, domain: str) -> str:
@@ -132,9 +140,14 @@ def name(number: int, domain: str) -> str:
 
 
 def _left(group: Path) -> bool:
-    """Whether its agent is dead."""
+    """Whether its agent is dead. Who has no descriptor left to look with takes nobody for dead."""
     found = _NAME.fullmatch(group.name)
-    return found is not None and started(int(found[1])) != int(found[2])
+    try:
+        return found is not None and _ticks(int(found[1])) != int(found[2])
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+    except OSError:
+        return False
 
 
 def sweep(tree: Tree, base: Path) -> None:
@@ -161,7 +174,8 @@ def discard(tree: Tree, groups: set[Path]) -> bool:
 def _discard(tree: Tree, group: Path) -> bool:
     try:
         for one in (*tree.below(group), group):
-            tree.remove(one)
+            with suppress(FileNotFoundError):  # another agent sweeps too
+                tree.remove(one)
     except FileNotFoundError:
         return True
     except OSError:  # EBUSY

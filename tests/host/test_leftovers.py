@@ -1,5 +1,7 @@
 """Groups of an agent that was killed go when the next one starts; those of one that lives stay."""
 
+import errno
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +13,7 @@ import pytest
 
 from agent.host.cells import Cells
 from agent.host.limits import Limits
+from tests.api import composed
 from tests.host.children import needs_v1, v1_places
 from tests.outside import DEADLINE_S, ROOT, until
 
@@ -70,6 +73,25 @@ def test_an_agent_that_lives_keeps_its_groups() -> None:
         assert groups(other.pid) == had
         assert child.is_running()
     Cells()
+    until(lambda: Cells() and not groups(other.pid), "its groups went with it")
+
+
+def test_an_agent_that_never_runs_makes_none() -> None:
+    composed.document()
+    assert groups(os.getpid()) == []
+
+
+def test_who_cannot_look_takes_nobody_for_dead(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none_left(_: int) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with agent() as (other, child):
+        had = groups(other.pid)
+        with monkeypatch.context() as patch:
+            patch.setattr("agent.host.groups._ticks", none_left)
+            Cells()
+        assert groups(other.pid) == had
+        assert child.is_running()
     until(lambda: Cells() and not groups(other.pid), "its groups went with it")
 
 

@@ -4,7 +4,7 @@ import os
 import signal
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
 from tests.outside import until
 from tests.page.window import Site, look, window
@@ -113,6 +113,21 @@ def test_updates_leave_alone_what_somebody_is_at(browser: Browser, site: Site) -
             "[...document.querySelectorAll('#domains > li')].every((li) => li.old)"
         )
         assert page.evaluate("document.activeElement.id") == "inputs"
+        assert page.locator("#inputs").input_value() == "my own words"
+
+
+def test_what_is_typed_before_an_example_is_there_stays(browser: Browser, site: Site) -> None:
+    held = list[Route]()
+    with window(browser, site) as seen:
+        seen.page.route("**/v2/models/m", lambda route: held.append(route))
+        page = seen.opened()
+        with page.expect_request("**/v2/models/m"):
+            page.locator("#trial summary").click()
+        page.locator("#inputs").fill("my own words")
+        seen.page.wait_for_timeout(0)  # the handlers of routes have their turn
+        with page.expect_response("**/v2/models/m"):
+            held[0].continue_()
+        page.evaluate("new Promise((done) => setTimeout(done, 100))")  # what comes of it
         assert page.locator("#inputs").input_value() == "my own words"
 
 

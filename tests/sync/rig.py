@@ -243,10 +243,12 @@ class Stub:
         await self._server.__aexit__(None, None, None)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
-            while True:
-                self._answer(*await self._packet(reader), writer)
-        writer.close()
+        try:
+            with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+                while True:
+                    self._answer(*await self._packet(reader), writer)
+        finally:
+            writer.close()
 
     def _answer(self, kind: int, body: bytes, writer: asyncio.StreamWriter) -> None:
         if kind == 0x10:
@@ -274,8 +276,10 @@ class Stub:
 
 async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """A server that takes everything and says nothing."""
-    await reader.read()
-    writer.close()
+    try:
+        await reader.read()
+    finally:
+        writer.close()
 
 
 def sent(listener: Listener) -> set[int]:

@@ -45,13 +45,14 @@ function tell(what) {
 
 async function fill() {
   const name = choice.value;
+  const before = field.value;
   filledFor = name;
   answer = null;
   tell(() => "");
   try {
     const path = `/v2/models/${encodeURIComponent(name)}`;
     const { ok, body } = await asked(path);
-    if (name !== choice.value) return;
+    if (name !== choice.value || field.value !== before) return; // somebody types already
     if (ok) prefill(body.inputs);
     else tell(() => word("untold", { error: body.error }));
   } catch (error) {

@@ -16,6 +16,7 @@ from agent import config
 from agent.clock import Clock
 from agent.confinement import Confinement
 from agent.health.conditions import Conditions
+from agent.host.cells import Cells
 from agent.inference import wire
 from agent.inference.admission import Admission
 from agent.inference.catalog import Catalog
@@ -71,6 +72,13 @@ async def running(
         finally:
             task.cancel()
             await asyncio.wait([task])
+    await until(lambda: swept(confine._cells), "what was still in use is gone")
+
+
+def swept(cells: Cells) -> bool:
+    """As the next cell would begin: whether no group is left that was in use at its end."""
+    cells._sweep()
+    return not cells._closed
 
 
 async def within(wait: Awaitable[object]) -> None:
@@ -191,6 +199,12 @@ def groups(pid: int) -> list[Path]:
     return [g for base in set(v1_places().values()) for g in base.glob(f"holdfast-{pid}-*")]
 
 
+def told(left: list[Path]) -> str:
+    """Who is still in them."""
+    rows = [f"{one.parent} {one.read_text().split()}" for g in left for one in g.rglob("*.procs")]
+    return "\n".join(rows)
+
+
 @contextmanager
 def nothing_left() -> Iterator[None]:
     """After the block there is no more of anything than before, and nobody had to collect it."""
@@ -202,6 +216,6 @@ def nothing_left() -> Iterator[None]:
         assert workers() == []
         assert arenas() == mapped
         assert len(descriptors()) <= len(held), (held, descriptors())
-        assert groups(os.getpid()) == []
+        assert groups(os.getpid()) == [], told(groups(os.getpid()))
     finally:
         gc.enable()
