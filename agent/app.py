@@ -91,6 +91,9 @@ class App:
                     # Waited for here, not in a task of the group: a task that ends the group while
                     # it is being left spoils all later timeouts under Python 3.11.2 (Debian 12).
                     await stop.wait()
+                    # While everything still works: who has asked gets his answer.
+                    inference.guests.part()
+                    await doors.server.close()
                     raise Stopped
             except* Stopped:
                 log.info("stopping: what is unfinished is kept")

@@ -122,12 +122,12 @@ class Server:
             await self._port.listen({loopback(where.host)})
             await self._expose()
         except BaseException:
-            await self._close()
+            await self.close()
             raise
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._close()
+        await self.close()
 
     async def run(self) -> None:
         """See again and again, and when asked, what has changed of where it may listen."""
@@ -218,7 +218,8 @@ class Server:
             unreadable=self._guard.refusals.unreadable,
         )
 
-    async def _close(self) -> None:
+    async def close(self) -> None:
+        """Take nobody in any more; who has asked has SHUTDOWN_S to get his answer."""
         self._port.close()
         if self._unix:
             self._unix.close()

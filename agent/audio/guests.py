@@ -130,8 +130,12 @@ class Guests:
         try:
             await self._crew.run()
         finally:
-            for talk in self._talks:
-                talk.break_off(NotNow("the agent is ending", "connect again in a few seconds"))
+            self.part()
+
+    def part(self) -> None:
+        """The agent is ending: its streams do, and are told so."""
+        for talk in self._talks:
+            talk.break_off(NotNow("the agent is ending", "connect again in a few seconds"))
 
     async def _look(self) -> None:
         while True:

@@ -201,7 +201,8 @@ async def _farewell(
             if fault:
                 code = next(code for kind, code in CODES if isinstance(fault, kind))
                 said = str(fault).encode()[:REASON_BYTES_MAX]
-                log.warning("the live stream of %s: let go: %s", source, fault)
+                level = logging.INFO if isinstance(fault, NotNow) else logging.WARNING
+                log.log(level, "the live stream of %s: let go: %s", source, fault)
                 with suppress(ConnectionError):
                     words = msgspec.json.encode(Trouble(str(fault), fault.hint))
                     await socket.send_str(words.decode())

@@ -33,7 +33,8 @@ from agent.api.entry.guard import REQUEST_ID, Guard, request_id
 from agent.api.entry.room import Share
 from agent.api.entry.traffic import LEFT, Tally, Traffic
 from agent.api.form.route import Scope
-from agent.api.routes.inference import Call, Inference, Reply
+from agent.api.routes.inference import Call, Inference, Reply, refused
+from agent.errors import BusyError
 from agent.inference import oip
 from agent.inference.domains.work import Result
 from agent.inference.wire import Buffer
@@ -46,6 +47,7 @@ FAULT = "an answer could not be given"
 HEADS_MAX = 256
 HEAD_BYTES_MAX = 4096
 AHEAD_BYTES_MAX = 256 * 1024
+BACK_S = 5.0  # in which an agent that ends is usually started again
 END = b"\r\n\r\n"
 REHEARSAL = b"POST /v2/models/m/infer HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 0\r\n\r\n"
 REASONS = {200: "OK", 400: "Bad Request", 404: "Not Found", 500: "Internal Server Error"}
@@ -129,7 +131,7 @@ class Express:
                     await self._fewer.wait()
         except TimeoutError:
             for lane in list(self._lanes):
-                lane.transport.abort()
+                lane.give_up()
 
     def _read(self, content: bytes) -> Head | None:
         loop = asyncio.get_running_loop()
@@ -230,6 +232,16 @@ class Lane:
         self._last = True
         if self._call is None:
             self.transport.close()
+
+    def give_up(self) -> None:
+        """As `finish`, but a call that is under way is answered now: there is no more time."""
+        self._last = True
+        if self._call is None or self._packing is not None:
+            self.transport.abort()
+            return
+        self._call.answer.remove_done_callback(self._answered)
+        self._call.answer.cancel()
+        self._over(refused(BusyError("the agent is ending", "ask again when it is back", BACK_S)))
 
     def _begin(self, data: bytes) -> None:
         end = data.find(END) + len(END)

@@ -95,10 +95,10 @@ class Inference:
             result = call.answer.result()
             json_bytes, pieces = self._bodies.answer(call.id, result)
         except HoldfastError as error:
-            return _refused(error)
+            return refused(error)
         except Exception:  # the border, as above
             log.exception("a call failed")
-            return _refused(_fault())
+            return refused(_fault())
         return Reply(200, JSON if json_bytes is None else RAW, pieces, json_bytes)
 
     def packing(self, reply: Reply, coding: str) -> asyncio.Future[Reply] | None:
@@ -124,7 +124,7 @@ def _fault() -> HoldfastError:
     )
 
 
-def _refused(error: HoldfastError) -> Reply:
+def refused(error: HoldfastError) -> Reply:
     """The reply to a call that failed, or was not accepted."""
     status = next(code for kind, code in STATUS if isinstance(error, kind))
     body = msgspec.json.encode({"error": str(error), "hint": error.hint})
@@ -177,7 +177,7 @@ class InferenceDoors:
             with abandonable(request):
                 return _response(await self._reply(request, share))
         except BusyError as error:
-            return _response(_refused(error))
+            return _response(refused(error))
         finally:
             share.leave()
 
