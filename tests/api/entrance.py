@@ -88,6 +88,7 @@ class Entrance:
         more: Iterable[Route] = (),
         rate_per_s_max: float | None = None,
         inference: Inference | None = None,
+        loopback: Iterable[Scope] = ("read", "infer"),
     ) -> None:
         self.clock = Still()
         self.path = folder / "tokens.json"
@@ -95,7 +96,7 @@ class Entrance:
         self.conditions = Conditions(self.clock)
         self.tokens = Tokens(self.path, self.conditions, self.clock)
         self.sessions = Sessions(self.tokens, self.clock)
-        access = Access(["read", "infer"], self.tokens, self.sessions)
+        access = Access(loopback, self.tokens, self.sessions)
         self.guard = Guard(access, [], self.clock, rate_per_s_max)
         status = Status(dict, self.conditions, self.clock, _nothing, {}, folder / "status.json")
         doors = [

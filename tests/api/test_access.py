@@ -42,6 +42,7 @@ class Guest(NamedTuple):
     headers: Iterable[tuple[str, str]] = ()
     by: str = "tcp"
     acts: bool = True  # whether he may change anything
+    ended: bool = False  # what he may not, he is told with 401, and that his session has ended
 
 
 class Recorder:
@@ -191,9 +192,13 @@ async def browsers(site: Site, tokens: dict[tuple[Any, ...], str]) -> list[Guest
     orphan = site.begun(doomed)
     await site.app.doors.tokens.revoke(doomed[3:11])
     gone = {"ended": last, "expired": expired, "orphaned": orphan, "unknown": "holdfast_session=x"}
-    for what, cookie in gone.items():
-        found.append(Guest(f"a session that is {what}", None, [("Cookie", cookie), own]))
-        found.append(Guest(f"the same, {what}", None, [("Cookie", cookie)], "unix"))
+    here = frozenset({"read", "infer"})
+    for what, text in gone.items():
+        cookie = ("Cookie", text)
+        found.append(Guest(f"a session that is {what}", here, [cookie, own], ended=True))
+        proxied = [cookie, *FORWARDED.items()]
+        found.append(Guest(f"the same, by a proxy, {what}", None, proxied, ended=True))
+    found.append(Guest("the same, by the unix socket", ALL, [("Cookie", last)], "unix", ended=True))
     return found
 
 
@@ -223,7 +228,9 @@ async def test_each_door_lets_in_whom_it_names_and_nobody_else(site: Site) -> No
                     assert answer.status == 200, said
                     assert len(site.done) == 1, said
                 else:
-                    unknown = guest.scopes is None and route.scopes
+                    unknown = route.scopes and (guest.scopes is None or guest.ended)
+                    taken = "Max-Age=0" in answer.headers.get("Set-Cookie", "")
+                    assert taken == bool(unknown and guest.ended), said
                     assert answer.status == (401 if unknown else 403), said
                     assert ("WWW-Authenticate" in answer.headers) == bool(unknown), said
                     assert method == "HEAD" or is_a_refusal(answer, answer.status), said
@@ -231,6 +238,52 @@ async def test_each_door_lets_in_whom_it_names_and_nobody_else(site: Site) -> No
                 assert answer.headers["X-Request-Id"]
                 met += 1
     assert met > 40 * len(everybody)
+
+
+async def test_the_takes_of_all_sources_are_for_who_may_read(site: Site) -> None:
+    """Who brings sound brings it of any source, and does not see what others are heard to say."""
+    door = "/api/v1/audio/takes/microphone/1"
+    for scopes, status in (
+        (("infer",), 403),
+        (("infer", "operate", "admin"), 403),
+        (("read",), 200),
+    ):
+        answer = await site.visitor.ask("GET", door, bearer(await site.token(*scopes)))
+        assert answer.status == status, scopes
+    assert (await site.visitor.ask("GET", door, FORWARDED)).status == 401
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        *("Forwarded", "Via", "X-Real-IP", "X-Forwarded-For", "X-Forwarded-Host"),
+        *("X-Forwarded-Proto", "x-forwarded-port", "X-FORWARDED-SSL"),
+    ],
+)
+async def test_who_is_forwarded_is_not_of_this_machine(site: Site, header: str) -> None:
+    for by in ("tcp", "unix"):
+        for method, path in (("GET", "/api/v1/status"), ("POST", "/v2/models/m/infer")):
+            answer = await site.visitor.ask(method, path, {header: ""}, b"{}", by)
+            assert is_a_refusal(answer, 401), (by, path)
+    assert site.done == []
+
+
+async def test_each_order_is_one_line_that_names_who_gave_it(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "api")
+    shown, orders = bearer(await site.token(*SCOPES)), 0
+    for method, route in site.doors:
+        caplog.clear()
+        await site.visitor.ask(method, PLACE.sub("1", route.path), shown, b"{}")
+        said = [one for one in caplog.messages if one.startswith("ORDER")]
+        if method not in ("GET", "HEAD") and set(route.scopes) & {"operate", "admin"}:
+            by = "token 'program 0' from 127.0.0.1"
+            assert said == [f"ORDER {method} {route.path} by {by}: 200"]
+            orders += 1
+        else:
+            assert said == [], route.path
+    assert orders > 15
 
 
 async def test_the_doors_at_which_nobody_is_asked_are_few(site: Site) -> None:

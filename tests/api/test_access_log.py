@@ -65,6 +65,11 @@ async def _long(request: web.Request) -> web.StreamResponse:
     return await streamed(request, pieces(), {})
 
 
+async def _done(request: web.Request) -> web.Response:
+    await request.read()
+    return web.json_response({})
+
+
 async def _late(request: web.Request) -> web.Response:
     """What it began goes on, and is no part of the request any more."""
     log = logging.getLogger("api")
@@ -142,9 +147,43 @@ async def test_lines_about_a_request_name_it(site: Entrance, log: Log) -> None:
         "first": "POST /api/v1/faulty/{place} failed",
         "second": "127.0.0.1 showed a token that is not known, at GET /api/v1/status",
         "third": "broken off",
-        "fourth": "unix socket made the token",
+        "fourth": "ORDER POST /api/v1/tokens by unix socket: 201",
     }.items():
         assert any(f"[request {name}]" in line and words in line for line in said), (name, said)
+
+
+async def test_an_order_says_who_gave_it_and_nothing_that_he_sent(tmp_path: Path, log: Log) -> None:
+    path = "/api/v1/orders/{place}"
+    doors = [
+        post(path, _done, "Does it.", None),
+        get(path, _done, "Tells.", None, scopes=("operate",)),
+        post("/api/v1/faulty/{place}", _faulty, "Fails.", None),
+        post("/api/v1/asks/{place}", _done, "Asks.", None, scopes=("infer",)),
+    ]
+    async with Entrance(tmp_path, doors, loopback=("operate", "infer")) as site:
+        ask, sly = site.visitor.ask, "x' from 10.0.0.7"
+        shown = bearer(await site.token("operate", name=sly))
+        person = await site.login(await site.token("operate", name="person"))
+        held = {**person, "Origin": site.visitor.origin}
+        reader = bearer(await site.token("read", name="reader"))
+        ways = [({}, "unix"), ({}, "tcp"), (shown, "tcp"), (shown, "unix"), (held, "tcp")]
+        for headers, by in ways:
+            answer = await ask("POST", path.format(place=PAYLOAD), headers, PAYLOAD, by)
+            assert answer.status == 200
+        await ask("POST", "/api/v1/faulty/x", shown, PAYLOAD)
+        await ask("GET", path.format(place="x"), shown)
+        await ask("POST", "/api/v1/asks/x")
+        assert (await ask("POST", path.format(place="x"), reader)).status == 403
+    said = [line.partition(" [request ")[0] for line in log.lines if "ORDER" in line]
+    order = f"<6>api: ORDER POST {path} by "
+    assert said == [
+        f"{order}unix socket: 200",
+        f"{order}loopback from 127.0.0.1: 200",
+        f'{order}token "{sly}" from 127.0.0.1: 200',
+        f'{order}token "{sly}" from unix socket: 200',
+        f"{order}session of token 'person' from 127.0.0.1: 200",
+        f'<6>api: ORDER POST /api/v1/faulty/{{place}} by token "{sly}" from 127.0.0.1: 500',
+    ]
 
 
 async def test_what_a_request_began_does_not_name_it_later(tmp_path: Path, log: Log) -> None:

@@ -17,6 +17,14 @@ NOBODY = {"name": "nobody", "scopes": []}
 
 @pytest.fixture
 async def site(tmp_path: Path) -> AsyncIterator[Entrance]:
+    """This machine's programs may nothing without a token: who is let in has one."""
+    async with Entrance(tmp_path, loopback=()) as found:
+        yield found
+
+
+@pytest.fixture
+async def trusting(tmp_path: Path) -> AsyncIterator[Entrance]:
+    """As it is shipped."""
     async with Entrance(tmp_path) as found:
         yield found
 
@@ -46,16 +54,17 @@ async def test_behind_a_proxy_with_tls_the_cookie_is_for_tls_alone(site: Entranc
     assert "; Secure" in answer.headers["Set-Cookie"]
 
 
-async def test_whoever_asks_is_told_who_he_is(site: Entrance) -> None:
-    ask = site.visitor.ask
+async def test_whoever_asks_is_told_who_he_is(trusting: Entrance) -> None:
+    ask = trusting.visitor.ask
     here = {"name": "loopback", "scopes": ["read", "infer"]}
     assert (await ask("GET", SESSION)).document == here
     assert (await ask("GET", SESSION, by="unix")).document["name"] == "unix socket"
-    for unknown in ({"Via": "x"}, {"Cookie": f"{COOKIE}=x"}):
+    assert (await ask("GET", SESSION, {"Cookie": f"{COOKIE}=x"})).document == here
+    for unknown in ({"Via": "x"}, {"Via": "x", "Cookie": f"{COOKIE}=x"}):
         answer = await ask("GET", SESSION, unknown)
         assert (answer.status, answer.document) == (200, NOBODY)
     assert is_a_refusal(await ask("GET", SESSION, bearer("hf_")), 401)
-    text = await site.token(name="a person")
+    text = await trusting.token(name="a person")
     assert (await ask("GET", SESSION, bearer(text))).document["name"] == "a person"
 
 
@@ -93,6 +102,35 @@ async def test_logout_ends_it_and_takes_the_cookie(site: Entrance) -> None:
     assert is_a_refusal(await site.visitor.ask("GET", STATUS, held), 401)
     assert (await site.visitor.ask("GET", STATUS, other)).status == 200
     assert (await site.visitor.ask("DELETE", SESSION, own)).status == 200, "again is no harm"
+
+
+async def test_a_session_that_has_ended_takes_nothing_away(trusting: Entrance) -> None:
+    """A browser on this machine sends its cookie unasked; without it, it would be let in."""
+    text = await trusting.token("read")
+    held = await trusting.login(text)
+    ask = trusting.visitor.ask
+    await trusting.tokens.revoke(text[3:11])
+    for by in ("tcp", "unix"):
+        answer = await ask("GET", STATUS, held, by=by)
+        assert (answer.status, "Set-Cookie" in answer.headers) == (200, False)
+    foreign = {**held, "Origin": "http://127.0.0.1:1"}
+    assert is_a_refusal(await ask("GET", STATUS, foreign), 403)
+
+
+async def test_where_it_is_needed_its_end_is_said_and_the_cookie_taken(trusting: Entrance) -> None:
+    text = await trusting.token("read", "admin")
+    held, ask = await trusting.login(text), trusting.visitor.ask
+    await trusting.tokens.revoke(text[3:11])
+    for path, headers in (("/api/v1/tokens", held), (STATUS, {**held, "Via": "x"})):
+        answer = await ask("GET", path, headers)
+        assert is_a_refusal(answer, 401)
+        assert "session has ended" in answer.document["error"]
+        cookie = SimpleCookie(answer.headers["Set-Cookie"])[COOKIE]
+        assert (cookie.value, cookie["max-age"], cookie["path"]) == ("", "0", "/")
+    for headers in ({"Via": "x"}, {**held, **bearer("hf_")}):  # none, and one that is not judged
+        answer = await ask("GET", STATUS, headers)
+        assert is_a_refusal(answer, 401)
+        assert "Set-Cookie" not in answer.headers
 
 
 async def test_who_logs_in_anew_leaves_no_session_behind(site: Entrance) -> None:
@@ -188,10 +226,21 @@ async def test_a_page_of_another_port_changes_nothing(site: Entrance, method: st
         ("http://device", False, False),
         ("http://device:80800", False, False),
         ("http://evil:8080", False, False),
+        ("ftp://device:8080", False, False),
+        ("chrome-extension://device:8080", False, False),
+        ("://device:8080", False, False),
+        ("device:8080", False, False),
     ],
 )
 def test_which_page_is_our_own(origin: str, secure: bool, own: bool) -> None:
     assert guard._is_own(origin, "device:8080", secure) == own
+
+
+async def test_two_origins_are_no_page_of_ours(trusting: Entrance) -> None:
+    ours, theirs = ("Origin", trusting.visitor.origin), ("Origin", "http://evil.example")
+    for origins in ((ours, ours), (ours, theirs), (theirs, ours)):
+        assert is_a_refusal(await trusting.visitor.ask("GET", STATUS, origins), 403), origins
+    assert (await trusting.visitor.ask("GET", STATUS, [ours])).status == 200
 
 
 async def test_a_websocket_of_another_port_is_refused(site: Entrance) -> None:

@@ -13,9 +13,10 @@ import msgspec
 import pytest
 from aiohttp import web
 
+from agent.api.entry import access
 from agent.api.entry import tokens as module
 from agent.api.entry.sessions import LIFE_S
-from agent.api.entry.tokens import ASIDE_MAX, FORM, TOKENS_MAX, Tokens
+from agent.api.entry.tokens import ASIDE_MAX, FORM, RESERVED, TOKENS_MAX, Tokens
 from agent.api.form.route import Route, get
 from agent.api.routes.tokens import TOKENS
 from agent.clock import Clock
@@ -105,6 +106,18 @@ async def test_a_name_that_cannot_be_shown_is_refused(tmp_path: Path, name: str)
         await opened(tmp_path)[0].create(name, ["read"])
 
 
+@pytest.mark.parametrize("name", ["nobody", "loopback", "Unix Socket", "unknown token"])
+async def test_a_name_of_who_comes_without_a_token_is_reserved(tmp_path: Path, name: str) -> None:
+    with pytest.raises(RequestError, match="without a token") as refused:
+        await opened(tmp_path)[0].create(name, ["read"])
+    assert refused.value.hint
+
+
+def test_all_who_come_without_a_token_have_a_name_that_is_reserved() -> None:
+    own = {one.name for one in vars(access).values() if isinstance(one, access.Caller)}
+    assert own | {access.Access([])._loopback.name} == RESERVED
+
+
 async def test_there_are_so_many_tokens_and_no_two_of_a_name(tmp_path: Path) -> None:
     tokens, _ = opened(tmp_path)
     for n in range(TOKENS_MAX):
@@ -164,6 +177,47 @@ async def test_a_link_or_a_folder_in_its_place_is_not_followed(tmp_path: Path) -
     assert "a link" in conditions.all()[0].cause
     await tokens.create("two", ["read"])
     assert (tmp_path / "elsewhere").exists()
+
+
+@pytest.mark.parametrize("mode", [0o666, 0o640, 0o602, 0o601])
+async def test_a_file_that_others_could_get_at_is_shut_and_said(
+    tmp_path: Path, mode: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    tokens, _ = opened(tmp_path)
+    _, text = await tokens.create("one", ["read"])
+    path = tmp_path / "tokens.json"
+    path.chmod(mode)
+    tokens, conditions = opened(tmp_path)
+    assert tokens.shown(text)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    (said,) = caplog.messages
+    assert f"had the mode {mode:04o}" in said
+    assert "holdfast tokens ls" in said
+    assert named(conditions) == []
+    opened(tmp_path)
+    assert len(caplog.messages) == 1, "once"
+
+
+async def test_a_file_that_cannot_be_shut_is_said_until_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokens, _ = opened(tmp_path)
+    _, text = await tokens.create("one", ["read"])
+    path = tmp_path / "tokens.json"
+    path.chmod(0o644)
+
+    def refused(*_: int) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(module.os, "fchmod", refused)
+    tokens, conditions = opened(tmp_path)
+    assert tokens.shown(text)
+    (told,) = conditions.all()
+    assert (told.name, told.severity) == ("tokens_exposed", "warning")
+    assert "0644" in told.cause
+    assert f"chmod 600 {path}" in told.remedy
+    await tokens.create("two", ["read"])
+    assert (named(conditions), stat.S_IMODE(path.stat().st_mode)) == ([], 0o600)
 
 
 async def test_damaged_files_are_kept_in_bounds(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from agent.errors import BusyError, NotNow, StoreError, StoreFull
 from agent.health.conditions import Conditions
 from agent.health.status import Identity, Status
 from tests.api.checked import Checker
+from tests.api.entrance import Entrance, bearer, is_a_refusal
 from tests.api.listening import Listener
 from tests.outside import program
 
@@ -145,7 +146,7 @@ async def test_one_maker_for_all_and_none_when_nobody_listens(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("agent.api.routes.events.STATUS_S", 3600.0)
-    async with asyncio.timeout(DEADLINE_S), Site(tmp_path, Bounds()) as site:
+    async with asyncio.timeout(DEADLINE_S), Site(tmp_path, Bounds(caller_max=10)) as site:
         assert site.made == 0
         async with AsyncExitStack() as open_:
             for _ in range(10):
@@ -235,6 +236,49 @@ async def test_so_many_listeners_and_no_more(site: Site) -> None:
     for session in (site.session, site.local):
         async with session.get("/any") as answer:
             assert answer.status == 200, "those who left gave their places back"
+
+
+async def test_no_caller_takes_all_the_places(tmp_path: Path) -> None:
+    """A token is one caller, whatever it listens to and however it comes."""
+    listeners = Listeners(Bounds(caller_max=2))
+
+    async def listen(request: web.Request) -> web.StreamResponse:
+        return await listeners.serve(request, silence())
+
+    doors = [get(path, listen, "Any.", events()) for path in ("/one", "/other")]
+    jar = aiohttp.DummyCookieJar()
+    async with (
+        asyncio.timeout(DEADLINE_S),
+        AsyncExitStack() as held,
+        Entrance(tmp_path, doors) as house,
+    ):
+        tcp = aiohttp.ClientSession(f"http://127.0.0.1:{house.visitor.port}", cookie_jar=jar)
+        await held.enter_async_context(tcp)
+        phone = await house.token(name="phone")
+        shown, session = bearer(phone), await house.login(phone)
+        other = bearer(await house.token(name="other"))
+
+        async def listening(path: str, headers: dict[str, str]) -> aiohttp.ClientResponse:
+            answer = await held.enter_async_context(tcp.get(path, headers=headers))
+            assert answer.status == 200
+            return answer
+
+        first, _ = await listening("/one", shown), await listening("/other", session)
+        for headers, by in ((shown, "tcp"), (session, "tcp"), (shown, "unix")):
+            for path in ("/one", "/other"):
+                answer = await house.visitor.ask("GET", path, headers, by=by)
+                assert is_a_refusal(answer, 429)
+                assert int(answer.headers["Retry-After"]) >= 1
+                assert "phone has 2 streams" in answer.document["error"]
+                assert "close one" in answer.document["hint"]
+        for headers in (other, {}):  # who has the same address, and shows another token, or none
+            for _ in range(2):
+                await listening("/one", headers)
+            assert (await house.visitor.ask("HEAD", "/one", headers)).status == 429
+        first.close()
+        while len(listeners) == 6:
+            await asyncio.sleep(0.002)
+        await listening("/other", shown)  # a place is free again
 
 
 async def test_a_listener_who_leaves_is_noticed_at_once(site: Site) -> None:

@@ -88,6 +88,7 @@ def test_login_and_logout(browser: Browser, locked: Site) -> None:
         expect(page.locator("#login")).to_be_visible()
         expect(page.locator("#device")).to_have_text("Holdfast")
         assert not [one for one in seen.context.cookies() if one["name"] == "holdfast_session"]
+        assert not seen.complaints(), "what ended with the session was ended before it"
 
 
 def test_a_revoked_token_ends_what_is_seen(browser: Browser, locked: Site) -> None:

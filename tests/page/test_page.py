@@ -1,11 +1,15 @@
 """The page as a person sees it: the state, live, in two languages, on a phone."""
 
+import http.client
 import os
 import signal
+from contextlib import ExitStack
+from urllib.parse import urlsplit
 
 import pytest
 from playwright.sync_api import Browser, Page, Route, expect
 
+from agent.api.form.events import BOUNDS
 from tests.outside import until
 from tests.page.window import Site, look, window
 
@@ -91,6 +95,24 @@ def test_an_agent_that_cannot_tell_its_state_says_why(browser: Browser, site: Si
         expect(page.locator("#sentence")).to_contain_text("the store is locked — wait")
 
 
+def test_who_follows_too_much_already_is_told_what_to_do(browser: Browser, site: Site) -> None:
+    place = urlsplit(site.url)
+    with window(browser, site) as seen, ExitStack() as held:
+        for _ in range(BOUNDS.caller_max):
+            connection = http.client.HTTPConnection(str(place.hostname), place.port, timeout=30)
+            held.callback(connection.close)
+            connection.request("GET", "/api/v1/events")
+            assert held.enter_context(connection.getresponse()).status == 200
+        page = seen.page
+        page.goto(site.url)
+        expect(page.locator("#word")).to_have_text("Not live")
+        expect(page.locator("#sentence")).to_contain_text("loopback has 6 streams of events open")
+        expect(page.locator("#sentence")).to_contain_text("close one")
+        held.close()
+        page.locator("#again").evaluate("(button) => button.click()")  # it may have come already
+        expect(page.locator("#all")).to_be_visible()
+
+
 def test_nothing_is_asked_while_nobody_looks(browser: Browser, site: Site) -> None:
     with window(browser, site) as seen:
         page = seen.opened()
@@ -113,21 +135,6 @@ def test_updates_leave_alone_what_somebody_is_at(browser: Browser, site: Site) -
             "[...document.querySelectorAll('#domains > li')].every((li) => li.old)"
         )
         assert page.evaluate("document.activeElement.id") == "inputs"
-        assert page.locator("#inputs").input_value() == "my own words"
-
-
-def test_what_is_typed_before_an_example_is_there_stays(browser: Browser, site: Site) -> None:
-    held = list[Route]()
-    with window(browser, site) as seen:
-        seen.page.route("**/v2/models/m", lambda route: held.append(route))
-        page = seen.opened()
-        with page.expect_request("**/v2/models/m"):
-            page.locator("#trial summary").click()
-        page.locator("#inputs").fill("my own words")
-        seen.page.wait_for_timeout(0)  # the handlers of routes have their turn
-        with page.expect_response("**/v2/models/m"):
-            held[0].continue_()
-        page.evaluate("new Promise((done) => setTimeout(done, 100))")  # what comes of it
         assert page.locator("#inputs").input_value() == "my own words"
 
 
@@ -165,6 +172,22 @@ def test_what_a_model_takes_is_filled_in(browser: Browser, site: Site) -> None:
         page.locator("#ask").click()
         expect(page.locator("#outputs")).to_contain_text("[0,0,0,0]")
         assert not seen.complaints()
+
+
+def test_what_somebody_typed_before_that_stays(browser: Browser, site: Site) -> None:
+    def asked(url: str) -> bool:
+        return urlsplit(url).path == "/v2/models/m"
+
+    with window(browser, site) as seen:
+        page, late = seen.opened(), list[Route]()
+        page.route(asked, lambda one: late.append(one))
+        with page.expect_request(lambda one: asked(one.url)):
+            page.locator("#trial summary").click()
+        page.locator("#inputs").fill("my own words")
+        with page.expect_event("requestfinished", lambda one: asked(one.url)):
+            late[0].continue_()
+        page.evaluate("new Promise((done) => requestAnimationFrame(() => setTimeout(done)))")
+        assert page.locator("#inputs").input_value() == "my own words"
 
 
 def test_two_languages_and_the_choice_is_kept(browser: Browser, site: Site) -> None:

@@ -5,11 +5,14 @@ shows a token wants no more than that allows. One that is not known lets nobody 
 is then looked at. Without it, the cookie of a session counts in the same way. Else whoever comes by
 the unix socket is let do everything: the mode of its file says who that is; and over TCP a program
 on this machine may do what the settings allow it.
+
+A cookie that stands for no session takes nothing away, for a browser sends it unasked, and without
+it he would be let in all the same. Where that is not enough, he is told that his session has ended.
 """
 
 import asyncio
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from ipaddress import ip_address
 from typing import NamedTuple, Protocol
 
@@ -17,7 +20,7 @@ from agent.api.entry.sessions import COOKIE, Session, Sessions
 from agent.api.entry.tokens import Token, Tokens
 from agent.api.form.route import SCOPES, Scope
 
-FORWARDED = ("Forwarded", "X-Forwarded-For", "X-Real-IP", "Via")
+FORWARDED, FORWARDED_X = ("forwarded", "x-real-ip", "via"), "x-forwarded-"
 SCHEME = "bearer "
 
 
@@ -25,6 +28,7 @@ class Headers(Protocol):
     """Those of a request."""
 
     def __contains__(self, name: object, /) -> bool: ...
+    def __iter__(self) -> Iterator[str]: ...
     def getall(self, key: str, default: list[str], /) -> list[str]:
         """All of one name."""
 
@@ -32,7 +36,7 @@ class Headers(Protocol):
 class Caller(NamedTuple):
     """Somebody, and the scopes he holds; `token` is the id of the one that lets him in, if any.
 
-    `free`: no rate holds for him.
+    `free`: no rate holds for him. `ended`: he shows the cookie of a session that there is not.
     """
 
     name: str
@@ -40,6 +44,19 @@ class Caller(NamedTuple):
     token: str = ""
     session: Session | None = None
     free: bool = False
+    ended: bool = False
+
+    @property
+    def key(self) -> str:
+        """What tells him from others: his token, however he comes by it, or else how he came."""
+        return self.token or self.name
+
+    @property
+    def described(self) -> str:
+        """Who he is, for the log; no name that somebody gave a token reads as another caller."""
+        if not self.token:
+            return self.name
+        return f"{'session of ' if self.session else ''}token {self.name!r}"
 
     def may(self, scopes: tuple[Scope, ...]) -> bool:
         """Whether he holds one of these, or none is asked for."""
@@ -49,7 +66,6 @@ class Caller(NamedTuple):
 OPERATOR = Caller("unix socket", frozenset(SCOPES), free=True)
 NOBODY = Caller("nobody", frozenset())
 IMPOSTOR = Caller("unknown token", frozenset())  # he showed one that is not known
-EXPIRED = Caller("ended session", frozenset())
 
 
 class Access:
@@ -70,12 +86,12 @@ class Access:
         """Who sent a request, by its header and its connection."""
         if shown := headers.getall("Authorization", []):
             return self.bearer(shown)
+        # A proxy on this machine speaks for somebody who need not be on it.
+        came = NOBODY if forwarded(headers) else self.arrival(transport)
         if "Cookie" in headers and (cookies := _cookies(headers)):
             found = self.sessions.of(cookies) if self.sessions else None
-            return _holder(found[1], found[0]) if found else EXPIRED
-        if any(name in headers for name in FORWARDED):
-            return NOBODY  # a proxy on this machine speaks for somebody who need not be on it
-        return self.arrival(transport)
+            return _holder(found[1], found[0]) if found else came._replace(ended=True)
+        return came
 
     def bearer(self, shown: list[str]) -> Caller:
         """Who is known by these headers `Authorization`; two of them are nobody's."""
@@ -105,6 +121,12 @@ class Access:
     def left_s(self, caller: Caller) -> float | None:
         """How long he is known at most; None: until somebody revokes that."""
         return self.sessions.left_s(caller.session) if self.sessions and caller.session else None
+
+
+def forwarded(headers: Headers) -> bool:
+    """Whether somebody says that he hands a request on."""
+    names = map(str.lower, headers)
+    return any(name in FORWARDED or name.startswith(FORWARDED_X) for name in names)
 
 
 def address_of(transport: asyncio.BaseTransport | None) -> str:

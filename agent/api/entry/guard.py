@@ -11,6 +11,9 @@ browser of today sends the one or the other. What only tells is kept from other 
 itself, since CORS is off.
 
 Each answer names its request in X-Request-Id: as the client called it, else by a name of ours.
+
+An order, which is what changes something for those who operate or administer, leaves one line in
+the log that says who gave it, and what became of it. What it was about, the lines of its route say.
 """
 
 import asyncio
@@ -24,21 +27,13 @@ from typing import Any
 from aiohttp import web
 
 from agent import logs
-from agent.api.entry.access import (
-    EXPIRED,
-    IMPOSTOR,
-    NOBODY,
-    Access,
-    Caller,
-    Headers,
-    address_of,
-)
+from agent.api.entry.access import IMPOSTOR, NOBODY, Access, Caller, Headers, address_of
 from agent.api.entry.coding import KNOWN, WINDOW, coding_of
 from agent.api.entry.doors import served
 from agent.api.entry.inside import Inside
 from agent.api.entry.rates import Rate
 from agent.api.entry.refusals import SERVER, Refusals, refusal, too_many
-from agent.api.form.route import Handler, Route
+from agent.api.form.route import Handler, Route, Scope
 from agent.clock import Clock
 from agent.errors import (
     BusyError,
@@ -57,6 +52,8 @@ PORT_MAX = 65_535
 STORE_RETRY_S = 5.0  # as often the agent itself looks whether the store works (status.py)
 REFUSED: dict[type[RequestError], int] = {NotThere: 404, NotNow: 409, TooLarge: 413}
 SAFE = ("GET", "HEAD", "OPTIONS")
+SCHEMES = ("http", "https")
+ORDERING: frozenset[Scope] = frozenset({"operate", "admin"})
 OWN_PAGE = "same-origin"
 REQUEST_ID = "X-Request-Id"
 REQUEST_IDS = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -120,9 +117,8 @@ class Guard:
         self.active_requests += 1
         try:
             with served(request), logs.naming(name), self._inside.stay(caller, request.transport):
-                return self._refusal(request, caller) or await _answer(
-                    request, self._door(request), handler
-                )
+                refused = self._refusal(request, caller)
+                return refused or await self._let_in(request, caller, handler)
         finally:
             self.active_requests -= 1
 
@@ -133,17 +129,31 @@ class Guard:
         answer.headers[REQUEST_ID] = name or self.fresh_id()
         answer.headers["Server"] = SERVER
 
+    async def _let_in(
+        self, request: web.Request, caller: Caller, handler: Handler
+    ) -> web.StreamResponse:
+        """The handler's answer, with a line in the log where it was an order."""
+        door, route = self._door(request), self.routes.get(request.match_info.route)
+        if route is None or not _is_order(route):
+            return await _answer(request, door, handler)
+        by, outcome = _giver(caller, address_of(request.transport)), "no answer"
+        try:
+            answer = await _answer(request, door, handler)
+            outcome = str(answer.status)
+            return answer
+        finally:
+            log.info("ORDER %s by %s: %s", door, by, outcome)
+
     def _refusal(self, request: web.Request, caller: Caller) -> web.Response | None:
         host = request.headers.get("Host", "")
         if not self.answers_to(host):
             return refusal(
                 421, f"this agent does not answer to the name {host!r}", "add it to api.hosts"
             )
-        origin = request.headers.get("Origin")
-        if origin is not None and not _is_own(origin, host, request.secure):
-            return refusal(
-                403, f"pages of {origin!r} may not talk to this agent", "use its own page"
-            )
+        origins = request.headers.getall("Origin", [])
+        if len(origins) > 1 or not all(_is_own(one, host, request.secure) for one in origins):
+            named = ", ".join(map(repr, origins))
+            return refusal(403, f"pages of {named} may not talk to this agent", "use its own page")
         if wait_s := self.wait_s(caller, request.transport):
             return too_many("more requests came than api.rate_per_s_max lets in", wait_s)
         route = self.routes.get(request.match_info.route)
@@ -165,8 +175,10 @@ class Guard:
         if caller == IMPOSTOR:
             return self.refusals.unknown_token(address, door)
         needed = " or ".join(route.scopes)
-        if caller in (NOBODY, EXPIRED):
-            return self.refusals.nobody(address, caller.name, door, needed)
+        if caller.ended:
+            return self.refusals.ended(address, door, needed)
+        if caller == NOBODY:
+            return self.refusals.nobody(address, door, needed)
         return refusal(
             403,
             f"{door} needs {needed}, which {caller.name} does not hold",
@@ -232,10 +244,20 @@ async def _answer(request: web.Request, door: str, handler: Handler) -> web.Stre
         )
 
 
+def _is_order(route: Route) -> bool:
+    """Whether it changes something for those who operate or administer."""
+    return route.method not in SAFE and not ORDERING.isdisjoint(route.scopes)
+
+
+def _giver(caller: Caller, address: str) -> str:
+    """Who gave an order, and from where; each is said once."""
+    return caller.described + (f" from {address}" if address != caller.name else "")
+
+
 def _is_own(origin: str, host: str, secure: bool) -> bool:
     """Whether a page is this agent's own: of this host and port, and no less protected."""
     scheme, _, where = origin.partition("://")
-    return where == host and (scheme == "https" or not secure)
+    return where == host and scheme in SCHEMES and (scheme == "https" or not secure)
 
 
 def _may_be_foreign(request: web.Request) -> bool:

@@ -12,6 +12,7 @@ import math
 from aiohttp import web
 
 from agent.api.entry.rates import Rate
+from agent.api.entry.sessions import take_cookie
 from agent.clock import Clock
 
 log = logging.getLogger("api")
@@ -38,9 +39,18 @@ class Refusals:
             "see holdfast tokens ls, and make another: holdfast tokens create",
         )
 
-    def nobody(self, address: str, name: str, door: str, needed: str) -> web.Response:
+    def ended(self, address: str, door: str, needed: str) -> web.Response:
+        """To a browser whose session is over, where that is asked."""
+        self._tell(f"{address} came with a session that has ended to {door}")
+        answer = unauthorized(
+            f"this session has ended, and {door} is for those who hold {needed}", "log in again"
+        )
+        take_cookie(answer)
+        return answer
+
+    def nobody(self, address: str, door: str, needed: str) -> web.Response:
         """To somebody who does not say who he is, where that is asked."""
-        self._tell(f"{address} ({name}) came without a token to {door}")
+        self._tell(f"{address} came without a token to {door}")
         return unauthorized(
             f"{door} is for those who hold {needed}",
             "send `Authorization: Bearer` with a token that has it (holdfast tokens)",

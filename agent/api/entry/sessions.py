@@ -11,6 +11,8 @@ import hashlib
 import secrets
 from collections.abc import Callable, Iterable
 
+from aiohttp import web
+
 from agent.api.entry.tokens import Token, Tokens
 from agent.clock import Clock
 
@@ -97,6 +99,11 @@ class Sessions:
             for key, one in self._held.items()
             if self._tokens.get(one.token) and not one.over(now_s)
         }
+
+
+def take_cookie(answer: web.StreamResponse) -> None:
+    """Have the browser forget it: it stands for nothing."""
+    answer.del_cookie(COOKIE, path="/", httponly=True, samesite="Strict")
 
 
 def _key(cookie: str) -> bytes:

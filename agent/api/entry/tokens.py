@@ -14,15 +14,19 @@ Recovery: without the file there are no tokens. With one that cannot be read, no
           as it is until the next token is made, and is then kept as `tokens.json.damaged-N`.
           A revoked token is refused at once, also where that cannot be written; then the condition
           `tokens_unwritten` holds, and the next change or `revoke` writes it.
+          A file that others on this machine may read or change is given its mode again, and the log
+          says so; where that cannot be, the condition `tokens_exposed` holds until it is replaced.
 """
 
 import asyncio
 import base64
 import hashlib
 import hmac
+import logging
 import os
 import re
 import secrets
+import stat
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Annotated, Literal
@@ -36,6 +40,7 @@ from agent.clock import Clock
 from agent.errors import NotNow, NotThere, RequestError, StoreError
 from agent.health.conditions import Conditions
 
+log = logging.getLogger("api")
 TOKENS_MAX = 64  # a device has some programs and people, and a file of 64 is read in a millisecond
 NAME_CHARS_MAX = 64
 FILE_BYTES_MAX = 1 << 20
@@ -44,6 +49,9 @@ ID_BYTES, SECRET_BYTES = 4, 32
 FORM = re.compile(r"hf_([0-9a-f]{8})_([A-Za-z0-9_-]{43})")
 NOBODYS = bytes(32)  # compared with where the id is unknown; no known text has this digest
 SUBJECT = "tokens"
+MODE, OTHERS = 0o600, 0o077
+# What callers without a token are called (access.py), wherever somebody reads who it was.
+RESERVED = frozenset({"nobody", "loopback", "unix socket", "unknown token"})
 
 
 class Token(Struct, frozen=True):
@@ -107,8 +115,8 @@ class Tokens:
     async def create(self, name: str, scopes: Collection[Scope]) -> tuple[Token, str]:
         """Make one: what is kept of it, and its text, which is known to nobody else from now on.
 
-        Raises RequestError for a name that cannot be shown, NotNow where it is taken or there are
-        too many, StoreError where it cannot be kept.
+        Raises RequestError for a name that cannot be shown or is reserved, NotNow where it is taken
+        or there are too many, StoreError where it cannot be kept.
         """
         async with self._one_at_a_time:
             self._check(name)
@@ -160,6 +168,11 @@ class Tokens:
                 f"name: expected 1 to {NAME_CHARS_MAX} printable characters, found {name[:80]!r}",
                 "name the program or person that will use the token",
             )
+        if name.casefold() in RESERVED:
+            raise RequestError(
+                f"name: {name!r} is what those who come without a token are called",
+                "name the program or person that will use the token",
+            )
         if any(token.name == name for token in self._held.values()):
             raise NotNow(
                 f"there is a token {name!r} already", "choose another name, or revoke that one"
@@ -180,6 +193,7 @@ class Tokens:
             self._damaged = False
             self._conditions.clear("tokens_unreadable", SUBJECT)
         await asyncio.to_thread(_write, self._path, msgspec.json.format(content) + b"\n")
+        self._conditions.clear("tokens_exposed", SUBJECT)
         self._unwritten = {id: one for id, one in self._unwritten.items() if id in held}
         if not self._unwritten:
             self._conditions.clear("tokens_unwritten", SUBJECT)
@@ -190,6 +204,7 @@ class Tokens:
     def _read(self) -> list[Token]:
         try:
             with plain_file.opened(self._path) as file:
+                self._shut(file.fileno())
                 content = file.read(FILE_BYTES_MAX + 1)
             if len(content) > FILE_BYTES_MAX:
                 raise msgspec.DecodeError(f"it has more than {FILE_BYTES_MAX} bytes")
@@ -206,6 +221,25 @@ class Tokens:
             )
             return []
 
+    def _shut(self, handle: int) -> None:
+        """See that nobody else reads or changes the file, and say so where somebody could."""
+        mode = stat.S_IMODE(os.fstat(handle).st_mode)
+        if not mode & OTHERS:
+            return
+        found = f"{self._path} had the mode {mode:04o}: others on this machine could get at it"
+        try:
+            os.fchmod(handle, MODE)
+        except OSError as error:
+            self._conditions.hold(
+                *("tokens_exposed", SUBJECT, "warning"),
+                f"{found}, and still can: it cannot be changed: {error.strerror}",
+                f"chmod 600 {self._path}, as its owner, then look through holdfast tokens ls, "
+                "revoke what nobody here made, and restart",
+            )
+        else:
+            said = "look through holdfast tokens ls, and revoke what nobody here made"
+            log.warning("%s; it is 0600 now; %s", found, said)
+
 
 def _digest(secret: str) -> bytes:
     return hashlib.sha256(secret.encode(errors="replace")).digest()
@@ -220,7 +254,7 @@ def _write(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_name(f"{path.name}.new")
     fresh.unlink(missing_ok=True)  # of a crash; opened anew, it has the mode that is meant
-    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, MODE), "wb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())

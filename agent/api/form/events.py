@@ -5,8 +5,10 @@ asked for the next event only when the one before is out: nothing is queued for 
 slow, and a state that changed twice meanwhile is told once.
 
 Limits: so many listeners at once as Bounds says, fewer than the doors have places (doors.py), so
-that there is always a way in. Who takes nothing for `patience_s` is let go; until then, some
-128 KiB wait for him. A comment each `heartbeat_s` finds out who is gone without a word.
+that there is always a way in; and so many of each caller, whatever they listen to, so that none
+takes all: a token is one caller, by whichever way and with however many sessions it comes. Who
+takes nothing for `patience_s` is let go; until then, some 128 KiB wait for him. A comment each
+`heartbeat_s` finds out who is gone without a word.
 """
 
 import asyncio
@@ -19,6 +21,8 @@ import msgspec
 from aiohttp import web
 
 from agent.api.entry.doors import abandonable
+from agent.api.entry.guard import caller_of
+from agent.api.entry.refusals import refusal
 from agent.api.form.route import Media
 from agent.errors import BusyError, HoldfastError
 
@@ -38,6 +42,7 @@ class Bounds(NamedTuple):
 
     tcp_max: int = 32
     socket_max: int = 8
+    caller_max: int = 6  # a page has one while somebody looks at it
     heartbeat_s: float = 15.0
     patience_s: float = 15.0
     retry_s: float = 5.0  # nobody knows when a listener leaves
@@ -74,10 +79,12 @@ class Listeners:
         """Tell these events until they end, the client leaves, or the agent ends.
 
         What the generator raises of Holdfast's errors is told as an event `trouble`, the last one.
-        Raises BusyError when too many listen.
+        429 when this caller has too many already. Raises BusyError when too many listen in all.
         """
         stream = _Stream(request, events, self._bounds)
         try:
+            if refused := self._refused(stream):
+                return refused
             self._admit(stream)
             with abandonable(request):
                 return await stream.run()
@@ -90,6 +97,19 @@ class Listeners:
         self._ended = True
         for stream in self._streams:
             stream.end()
+
+    def _refused(self, stream: "_Stream") -> web.Response | None:
+        """To somebody who has his share already."""
+        caller, most = stream.caller, self._bounds.caller_max
+        if sum(one.caller.key == caller.key for one in self._streams) < most:
+            return None
+        return refusal(
+            429,
+            f"{caller.name} has {most} streams of events open, as many as one caller may",
+            "close one (a page, a program that follows), or use another token for this:"
+            " holdfast tokens create",
+            self._bounds.retry_s,
+        )
 
     def _admit(self, stream: "_Stream") -> None:
         most = self._bounds.socket_max if stream.local else self._bounds.tcp_max
@@ -111,6 +131,7 @@ class _Stream:
         self, request: web.Request, events: AsyncGenerator[bytes, None], bounds: Bounds
     ) -> None:
         sock = request.transport.get_extra_info("socket") if request.transport else None
+        self.caller = caller_of(request)
         self.local = sock is not None and sock.family == socket.AF_UNIX
         self._request = request
         self._events = events

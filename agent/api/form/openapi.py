@@ -35,7 +35,7 @@ REFUSALS = {
     415: "The body's Content-Encoding is not taken.",
     416: "No byte of it is in that range.",
     421: "This agent does not answer to the name in the header Host.",
-    429: "Too much was asked in too short a time.",
+    429: "Too much was asked at once, or in too short a time.",
     500: "The model erred, or the agent met a fault of its own.",
     503: "Not accepted: something is full or not ready. Try again.",
     504: "There was no answer before the deadline.",
@@ -56,6 +56,7 @@ TELLS: Mapping[int, tuple[str, ...]] = {
     429: ("Retry-After",),
     503: ("Retry-After",),
 }
+MAYBE: Mapping[int, tuple[str, ...]] = {401: ("Set-Cookie",)}  # where there was a cookie
 SOMETIMES = "Inference-Header-Content-Length"  # the other headers of an answer always stand there
 WHOLE, TEXT = {"type": "integer", "minimum": 0}, {"type": "string"}
 HEADERS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -159,7 +160,10 @@ class _Writer:
     def refusal(self, status: int) -> dict[str, Any]:
         """How an error answers; 0: any."""
         meaning = REFUSALS.get(status, "Refused, or failed.")
-        return self._described(meaning, Problem, TELLS.get(status, ()))
+        found = self._described(meaning, Problem, TELLS.get(status, ()))
+        for name in MAYBE.get(status, ()):
+            found["headers"][name] = {**_header(name), "required": False}
+        return found
 
     def name(self, kind: Any) -> str:
         """What the schema of a Struct is called."""

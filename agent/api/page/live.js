@@ -4,6 +4,8 @@
 import { complaint, Unreachable, who } from "./session.js";
 
 const EVENTS = "/api/v1/events";
+const CLOSED = 2; // of a stream that the browser does not ask for again: it was refused
+const ANSWER_MS = 5_000;
 const SILENT_MS = 7_000; // an event comes each 2 s
 const WAITS_MS = [500, 1_000, 2_000, 4_000, 8_000, 15_000];
 
@@ -66,7 +68,7 @@ export class Live {
       this.heardAt = performance.now();
       this.lost("lost_trouble", complaint(JSON.parse(event.data)));
     });
-    this.stream.addEventListener("error", () => this.#fail("lost_broken"));
+    this.stream.addEventListener("error", () => void this.#broke());
     this.timers.push(setInterval(() => this.#listenFor(), 1_000));
   }
 
@@ -74,12 +76,35 @@ export class Live {
     if (performance.now() - this.heardAt > SILENT_MS) this.#fail("lost_silent");
   }
 
-  #fail(why) {
+  async #broke() {
+    const turn = this.turn;
+    const why = this.stream?.readyState === CLOSED ? await refused() : "";
+    if (turn !== this.turn) return;
+    if (why) this.#fail("lost_trouble", why);
+    else this.#fail("lost_broken");
+  }
+
+  #fail(why, error) {
     this.end();
-    this.lost(why);
+    this.lost(why, error);
     const wait = WAITS_MS[Math.min(this.failures, WAITS_MS.length - 1)];
     this.failures += 1;
     const jitter = 0.5 + Math.random(); // not all pages at once, when the agent is back
     this.timers.push(setTimeout(() => void this.#open(), wait * jitter));
+  }
+}
+
+// Why the agent refuses the stream, which a browser does not tell of one; "" where it does not.
+async function refused() {
+  const stop = new AbortController();
+  const timer = setTimeout(() => stop.abort(), ANSWER_MS);
+  try {
+    const answer = await fetch(EVENTS, { cache: "no-store", signal: stop.signal });
+    return answer.ok ? "" : complaint(await answer.json());
+  } catch {
+    return ""; // it does not answer at all
+  } finally {
+    clearTimeout(timer);
+    stop.abort(); // a stream, where there is room again
   }
 }

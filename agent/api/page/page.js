@@ -102,11 +102,16 @@ function attend() {
     if (latest) live.lost("lost_hidden");
     live.begin();
   } else {
-    live.end();
-    stopLooking();
-    clearInterval(ages);
-    ages = 0;
+    rest();
   }
+}
+
+// Nothing is asked, and nothing comes.
+function rest() {
+  live.end();
+  stopLooking();
+  clearInterval(ages);
+  ages = 0;
 }
 
 function speak() {
@@ -125,6 +130,13 @@ byId("language").addEventListener("click", () => {
 byId("again").addEventListener("click", () => live.begin());
 window.addEventListener("online", () => live.stream ?? live.begin());
 document.addEventListener("visibilitychange", attend);
-session.begin(() => live.begin(), leave);
+session.begin({
+  entered: () => live.begin(),
+  leaving() {
+    rest();
+    listen.stop();
+  },
+  left: leave,
+});
 speak();
 attend();

@@ -13,19 +13,25 @@ const form = byId("login");
 let shown = "login_ask";
 let said = "";
 let ends = 0; // the timer of the session's end
+const underWay = new Set(); // what ends the questions that have no answer yet
 
 export class Unreachable extends Error {}
 
 // An answer as JSON. Throws Unreachable where none comes in time.
 export async function asked(path, options = {}, waitMs = ANSWER_MS) {
-  const signal = AbortSignal.timeout(waitMs);
+  const stop = new AbortController();
+  const timer = setTimeout(() => stop.abort(), waitMs);
+  underWay.add(stop);
   let answer;
   let text;
   try {
-    answer = await fetch(path, { cache: "no-store", signal, ...options });
+    answer = await fetch(path, { cache: "no-store", signal: stop.signal, ...options });
     text = await answer.text();
   } catch (error) {
     throw new Unreachable(error.message);
+  } finally {
+    clearTimeout(timer);
+    underWay.delete(stop);
   }
   try {
     return { status: answer.status, ok: answer.ok, body: JSON.parse(text) };
@@ -61,8 +67,9 @@ export function render() {
   say(byId("login-why"), word(shown, { error: said }));
 }
 
-// `entered` is called when somebody has come in, `left` when he has gone, or his time is over.
-export function begin(entered, left) {
+// `entered` is called when somebody has come in, `leaving` before he goes, `left` when his time is
+// over.
+export function begin({ entered, leaving, left }) {
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
     const field = byId("token");
@@ -71,6 +78,9 @@ export function begin(entered, left) {
     await enter(body, entered, left);
   });
   byId("logout").addEventListener("click", async () => {
+    // What still goes on when the session ends, the agent breaks off, and the browser complains.
+    leaving();
+    for (const stop of underWay) stop.abort();
     try {
       await fetch(SESSION, { method: "DELETE", signal: AbortSignal.timeout(ANSWER_MS) });
     } finally {

@@ -52,9 +52,9 @@ async function fill() {
   try {
     const path = `/v2/models/${encodeURIComponent(name)}`;
     const { ok, body } = await asked(path);
-    if (name !== choice.value || field.value !== before) return; // somebody types already
-    if (ok) prefill(body.inputs);
-    else tell(() => word("untold", { error: body.error }));
+    if (name !== choice.value) return;
+    if (!ok) tell(() => word("untold", { error: body.error }));
+    else if (field.value === before) prefill(body.inputs); // else somebody was faster
   } catch (error) {
     if (!(error instanceof Unreachable)) throw error;
     filledFor = "";

@@ -6,6 +6,7 @@ Limits: BODIES_MAX come in at once; those of audio_body.py and audio/guests.py.
 """
 
 import logging
+import re
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -35,8 +36,14 @@ WAIT_S_MAX = 300.0
 COUNT_MAX = 200
 SEQ_DIGITS_MAX = 20
 FLAC = "audio/flac"
+LAST_NONE = re.compile(r"bytes=-0+", re.IGNORECASE)
 KINDS = tuple(
     map(Media, ("audio/wav", FLAC, "audio/ogg", "audio/mpeg", "application/octet-stream"))
+)
+ABOUT = (
+    "WAV, FLAC, Ogg Opus, Ogg Vorbis, AIFF or MP3, as its content says. 202: it is not heard to its"
+    " end yet. To look at `Location` takes `read`, for there are the takes of all sources; without"
+    " it, send the same again: it is answered with the same take, and not taken in twice."
 )
 NameOfTake = Annotated[str, Meta(min_length=1, max_length=200)]
 
@@ -150,14 +157,13 @@ class AudioDoors:
                 refuses=(408, 409, 503, 507),
                 takes=("Prefer",),
                 tells={202: ("Location",)},
-                about="WAV, FLAC, Ogg Opus, Ogg Vorbis, AIFF or MP3, as its content says.",
+                about=ABOUT,
             ),
             get(
                 f"{AUDIO}/takes/{{source}}/{{take}}",
                 self._take,
                 "How far a take is, and its segments.",
                 TakeState,
-                scopes=("read", "infer"),
             ),
             get(
                 f"{AUDIO}/segments",
@@ -288,6 +294,8 @@ def _span(request: web.Request, size: int, tag: str) -> tuple[int, int, bool] | 
     """The bytes that are asked for, from and up to, and whether not all; None: there are none."""
     if request.headers.get("If-Range", tag) != tag:
         return 0, size, False
+    if LAST_NONE.fullmatch(request.headers.get("Range", "")):  # aiohttp takes it for all of them
+        return None
     try:
         asked = request.http_range
     except ValueError:

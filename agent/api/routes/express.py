@@ -26,7 +26,7 @@ from aiohttp.http import HttpRequestParser, HttpVersion11
 from aiohttp.http_exceptions import HttpProcessingError
 
 from agent import logs
-from agent.api.entry.access import FORWARDED, Caller
+from agent.api.entry.access import Caller, forwarded
 from agent.api.entry.coding import accepted
 from agent.api.entry.doors import Place
 from agent.api.entry.guard import REQUEST_ID, Guard, request_id
@@ -53,7 +53,7 @@ REHEARSAL = b"POST /v2/models/m/infer HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Len
 REASONS = {200: "OK", 400: "Bad Request", 404: "Not Found", 500: "Internal Server Error"}
 REASONS |= {503: "Service Unavailable", 504: "Gateway Timeout"}
 CODED = ("Transfer-Encoding", "Content-Encoding")
-FOREIGN = (*FORWARDED, *CODED, "Cookie", "Origin", "Expect", "Prefer", "Upgrade")
+FOREIGN = (*CODED, "Cookie", "Origin", "Expect", "Prefer", "Upgrade")
 
 
 class Head(NamedTuple):
@@ -151,6 +151,7 @@ class Express:
             and message.version == HttpVersion11
             and not message.should_close
             and not any(name in headers for name in FOREIGN)
+            and not forwarded(headers)
             and len(headers.getall(oip.HEADER, [])) <= 1
             and self.guard.answers_to(headers.get("Host", ""))
         )

@@ -12,7 +12,7 @@ from msgspec import Meta, Struct
 from agent.api.entry.access import IMPOSTOR, NOBODY, Caller, address_of
 from agent.api.entry.guard import caller_of
 from agent.api.entry.refusals import Refusals
-from agent.api.entry.sessions import COOKIE, LIFE_S, Sessions
+from agent.api.entry.sessions import COOKIE, LIFE_S, Sessions, take_cookie
 from agent.api.entry.tokens import Tokens
 from agent.api.form.answers import document
 from agent.api.form.asked import NoQuery, order_of, query_of
@@ -103,7 +103,7 @@ class SessionDoors:
         if session := caller_of(request).session:
             self._sessions.end(session)
         answer = document(_who(NOBODY))
-        answer.del_cookie(COOKIE, path="/", httponly=True, samesite="Strict")
+        take_cookie(answer)
         return _unkept(answer)
 
     def _unknown(self, request: web.Request) -> web.Response:

@@ -5,7 +5,6 @@ from typing import Annotated
 from aiohttp import web
 from msgspec import Meta, Struct
 
-from agent.api.entry.guard import caller_of
 from agent.api.entry.refusals import log
 from agent.api.entry.tokens import NAME_CHARS_MAX, Token, Tokens
 from agent.api.form.answers import document
@@ -88,7 +87,7 @@ class TokenDoors:
         order = await order_of(request, TokenOrder, FORM)
         token, text = await self._tokens.create(order.name, order.scopes)
         said = ", ".join(token.scopes)
-        log.info("%s made the token %s %r: %s", caller_of(request).name, token.id, token.name, said)
+        log.info("an administrator ordered: make token %s %r: %s", token.id, token.name, said)
         answer = document(NewToken(token.id, token.name, token.scopes, text), 201)
         answer.headers["Cache-Control"] = "no-store"
         return answer
@@ -96,7 +95,7 @@ class TokenDoors:
     async def _revoke(self, request: web.Request) -> web.Response:
         query_of(request, NoQuery)
         token = await self._tokens.revoke(request.match_info["id"])
-        log.info("%s revoked the token %s %r", caller_of(request).name, token.id, token.name)
+        log.info("an administrator ordered: revoke token %s %r", token.id, token.name)
         return document(RevokedToken(token.id, token.name, revoked=True))
 
 
