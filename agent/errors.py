@@ -16,6 +16,7 @@
     │   ├── NotThere                  1   what was named is not there
     │   ├── NotNow                    1   it cannot be done as things stand
     │   ├── TooLarge                  1   it is more than is taken at once
+    │   ├── TooSlow                   1   it did not come in time
     │   └── BundleError               7   a bundle is damaged, foreign or of the wrong kind
     ├── BundleUnfinished              8   an export stopped before all of it was written
     ├── StoreError                   73   the store cannot be opened or written
@@ -117,6 +118,10 @@ class NotNow(RequestError):
 
 class TooLarge(RequestError):
     """It is more than is taken at once; nothing was changed."""
+
+
+class TooSlow(RequestError):
+    """It did not come in time; nothing was changed."""
 
 
 class BundleError(RequestError):

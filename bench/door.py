@@ -40,7 +40,8 @@ from agent.inference.cache import Cache
 from agent.inference.catalog import Catalog, Model
 from agent.inference.domains.domain import Domain
 from agent.inference.domains.zygote import Zygote
-from agent.inference.oip import HEADER, Bodies
+from agent.inference.oip import Bodies
+from agent.inference.oip_asked import HEADER
 from agent.inference.scheduler import Request, Scheduler
 from agent.inference.sequences import Sequences
 from bench import models, report

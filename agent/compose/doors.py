@@ -8,6 +8,7 @@ from typing import Protocol
 from agent import logs
 from agent.api.entry.access import Access
 from agent.api.entry.guard import Guard
+from agent.api.entry.room import Room
 from agent.api.entry.sessions import Sessions
 from agent.api.entry.tokens import Tokens
 from agent.api.entry.traffic import Traffic
@@ -64,10 +65,11 @@ class DoorParts:
         access = Access(settings.loopback_scopes, self.tokens, self._sessions)
         self._guard = Guard(access, settings.hosts, clock, settings.rate_per_s_max)
         self._listeners = Listeners()
-        self._calls = Inference(inference.scheduler)
+        self._room = Room()
+        self._calls = Inference(inference.scheduler, self._room)
         self.traffic = Traffic(time.monotonic)
         self.outbox = OutboxDoors(core.store, inference.ears.wake)
-        jobs = JobDoors(inference.jobs, parsed, self._listeners)
+        jobs = JobDoors(inference.jobs, parsed, self._listeners, self._room)
         self.server = Server(
             settings,
             health.status,
@@ -95,7 +97,7 @@ class DoorParts:
         doors: list[HasRoutes] = [
             self.outbox,
             SyncDoors(self._link.control, self._link.report.state),
-            BundleDoors(bundles),
+            BundleDoors(bundles, self._room),
             DomainDoors(domains, views.domains, views.models, parts.reload.now),
             TokenDoors(self.tokens),
             SessionDoors(self.tokens, self._sessions, self._guard.refusals),

@@ -4,7 +4,7 @@ Tensors come as JSON (`data`), or raw behind the JSON, whose length then stands 
 Inference-Header-Content-Length (the binary tensor data extension). Only the frame is read here: the
 tensors are taken apart, and put together, by the worker.
 
-Limits: BODY_BYTES_MAX for a request, JSON_BYTES_MAX of it JSON; TENSORS_MAX inputs and outputs.
+Limits: BODY_BYTES_MAX for a request; of its JSON those of oip_asked.py.
 """
 
 import math
@@ -16,61 +16,21 @@ from msgspec import UNSET, Raw, Struct, UnsetType
 from agent.errors import RequestError
 from agent.inference.domains.work import Class, Result
 from agent.inference.engines.tensors import array, content
-from agent.inference.oip_parameters import (
-    OfRequest,
-    OfTensor,
-    as_raw,
-    klass,
-    shown,
-    step,
-    supported,
-    timeout_s,
-)
+from agent.inference.oip_asked import FORM, Asked, Given, asked_in, json_size
+from agent.inference.oip_parameters import as_raw, klass, shown, step, timeout_s
 from agent.inference.scheduler import Request
 from agent.inference.sequences import Step
 from agent.inference.wire import Buffer, Infer, Inferred, Tensor
 
-HEADER = "Inference-Header-Content-Length"
 BODY_BYTES_MAX = 64 << 20
-JSON_BYTES_MAX = 16 << 20  # what is larger is sent raw: JSON takes its worker many times its size
 HEAD_BYTES_MAX = 64 << 10  # of what a worker is told beside the tensors
-TENSORS_MAX = 256
 STRINGS_MAX = 1 << 20  # of a tensor that is taken apart here: 14 million empty ones took 3 GB
-AXES_MAX = 32
-LENGTH_DIGITS_MAX = 20
 KEPT_MAX = 256
 KEPT_BYTES_MAX = 2048
 DTYPES: tuple[str, ...] = (
     *("BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64"),
     *("FP16", "FP32", "FP64", "BF16", "BYTES"),
 )
-FORM = '{"inputs": [{"name": "x", "shape": [1, 4], "datatype": "FP32", "data": [1, 2, 3, 4]}]}'
-
-
-class Given(Struct, gc=False):
-    """An input."""
-
-    name: str
-    shape: list[int]
-    datatype: str
-    parameters: OfTensor = OfTensor()
-    data: Raw | UnsetType = UNSET
-
-
-class Wanted(Struct, gc=False):
-    """An output that is asked for."""
-
-    name: str
-    parameters: OfTensor = OfTensor()
-
-
-class Asked(Struct, gc=False):
-    """The JSON of a request."""
-
-    inputs: list[Given]
-    id: str = ""
-    parameters: OfRequest = OfRequest()
-    outputs: list[Wanted] = []
 
 
 class Made(Struct, omit_defaults=True):
@@ -130,7 +90,6 @@ class Bodies:
     ) -> Exchange:
         """What a body asks. Raises RequestError."""
         size = json_size(header_length, body)
-        _bounded(size)
         text = bytes(memoryview(body)[:size])
         plan = self._plans.get(text) if size <= KEPT_BYTES_MAX else None
         if plan is None:
@@ -157,7 +116,7 @@ class Bodies:
         return self._made(key, result)
 
     def _plan(self, text: bytes, raw: memoryview) -> Plan:
-        asked = _asked(text)
+        asked = asked_in(text)
         tensors, data, raw_bytes = _inputs(asked, raw)
         infer = Infer(tensors, [one.name for one in asked.outputs], _json_outputs(asked))
         head = _packer.encode(infer)
@@ -218,9 +177,8 @@ def tensors(
     All of it is done here, which takes its time. Raises RequestError.
     """
     size = json_size(header_length, body)
-    _bounded(size)
     raw = memoryview(body)[size:]
-    asked = _asked(memoryview(body)[:size])
+    asked = asked_in(memoryview(body)[:size])
     heads, data, raw_bytes = _inputs(asked, raw)
     if raw_bytes != len(raw):
         raise RequestError(
@@ -258,7 +216,6 @@ def _cut(heads: list[Tensor], raw: memoryview) -> list[Buffer]:
 
 K = TypeVar("K")
 V = TypeVar("V")
-_decoder = msgspec.json.Decoder(Asked)
 _encoder = msgspec.json.Encoder()
 _packer = msgspec.msgpack.Encoder()
 _unpacker = msgspec.msgpack.Decoder(Inferred)
@@ -270,44 +227,6 @@ def _remember(kept: dict[K, V], key: K, value: V) -> None:
     kept[key] = value
 
 
-def json_size(length: str | None, body: Buffer) -> int:
-    """How much of a body is JSON, by what its HEADER says (None: all). Raises RequestError."""
-    if length is None:
-        return len(body)
-    digits = length.isascii() and length.isdigit() and len(length) <= LENGTH_DIGITS_MAX
-    if not digits or int(length) > len(body):
-        raise RequestError(
-            f"{HEADER}: {length!r} is no length within the body of {len(body)} bytes",
-            "send the length of the JSON that comes before the raw tensors",
-        )
-    return int(length)
-
-
-def _bounded(json_bytes: int) -> None:
-    if json_bytes > JSON_BYTES_MAX:
-        raise RequestError(
-            f"JSON of {json_bytes} bytes is above {JSON_BYTES_MAX}",
-            f"send large tensors raw, behind the JSON: binary_data_size, and {HEADER}",
-        )
-
-
-def _asked(text: Buffer) -> Asked:
-    """The JSON of a request. Raises RequestError."""
-    try:
-        asked = _decoder.decode(text)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise RequestError(f"the request: {error}", f"send {FORM}") from error
-    if max(len(asked.inputs), len(asked.outputs)) > TENSORS_MAX:
-        raise RequestError(
-            f"inputs, outputs: expected at most {TENSORS_MAX} of each", f"send {FORM}"
-        )
-    for given in asked.inputs:
-        supported(given.name, given.parameters)
-    for wanted in asked.outputs:
-        supported(wanted.name, wanted.parameters)
-    return asked
-
-
 def _inputs(asked: Asked, raw: memoryview) -> tuple[list[Tensor], list[Buffer] | None, int]:
     """The inputs; their bytes, if some of them are in the JSON; how many follow it."""
     tensors: list[Tensor] = []
@@ -316,7 +235,7 @@ def _inputs(asked: Asked, raw: memoryview) -> tuple[list[Tensor], list[Buffer] |
     for one in asked.inputs:
         if one.datatype not in DTYPES:
             raise _wrong(one, f"datatype {shown(one.datatype)} is not one of {', '.join(DTYPES)}")
-        if len(one.shape) > AXES_MAX or any(size < 0 for size in one.shape):
+        if any(size < 0 for size in one.shape):
             raise _wrong(one, "its shape is none")
         if math.prod(size or 1 for size in one.shape) > BODY_BYTES_MAX:
             raise _wrong(one, "its shape is too large")

@@ -10,7 +10,7 @@ from typing import Protocol
 import msgspec
 
 from agent.errors import BusyError, ModelError, NotNow, NotThere, RunError
-from agent.inference import oip, wire
+from agent.inference import oip, oip_asked, wire
 from agent.inference.domains.domain import Domain
 from agent.inference.domains.work import Class, Result
 from agent.inference.scheduler import Request as Call
@@ -141,8 +141,8 @@ def joined(answers: list[Answer]) -> Answer:
     return Answer(outputs, first.model, ", ".join(sorted({one.ep for one in answers})))
 
 
-def parsed(headers: Mapping[str, str], body: bytes) -> tuple[list[Tensor], list[str]]:
+def parsed(headers: Mapping[str, str], body: wire.Buffer) -> tuple[list[Tensor], list[str]]:
     """The inputs in a body, and the outputs that it wants. Raises RequestError."""
-    found, wanted = oip.tensors(headers.get(oip.HEADER), body)
+    found, wanted = oip.tensors(headers.get(oip_asked.HEADER), body)
     inputs = [Tensor(one.name, one.dtype, one.shape, memoryview(data)) for one, data in found]
     return inputs, wanted

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import psutil
 import pytest
 
-from agent.inference.oip import HEADER
+from agent.inference.oip_asked import HEADER
 from agent.store.tensors import WIDTHS
 from tests.api.test_infer import ODD, bent
 from tests.api.triton import KINDS, Triton

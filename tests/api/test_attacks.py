@@ -228,7 +228,8 @@ def test_who_neither_speaks_nor_listens_in_time_is_ended(site: Site) -> None:
         hello = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(505)
         guests += [Guest(site.bare(far), hello) for _ in range(10)]
     if LONG:
-        for door, path in ((far, INFER), ("unix", INFER), ("unix", "/api/v1/sync/pause")):
+        slow = (far, INFER), ("unix", INFER), ("unix", "/api/v1/sync/pause")
+        for door, path in (*slow, ("unix", "/api/v1/audio"), (far, "/api/v1/jobs")):
             for _ in range(3):
                 sock = site.connected(door)
                 sock.sendall(head("POST", path, "Content-Length: 60000"))
@@ -265,6 +266,26 @@ class Guest:
         if over:
             self._sock.close()
         return not over
+
+
+@pytest.mark.parametrize("path", ["/api/v1/audio", "/api/v1/jobs"])
+def test_who_sends_slowly_does_not_keep_the_others_out(site: Site, path: str) -> None:
+    """All that one caller may send at once, and then some."""
+    slow, far = head("POST", path, "Content-Length: 3000000") + b"{", site.doors[0]
+    with contextlib.ExitStack() as opened:
+        for _ in range(3):
+            opened.enter_context(sock := site.connected("unix"))
+            sock.sendall(slow)
+        until(lambda: _refused(site, "unix", path, 503), "no more of his are taken")
+        found = site.ask(far, "POST", path, body=b"{}")
+        assert found.status == 400, "it is read"
+    until(lambda: _refused(site, "unix", path, 400), "his places are free again")
+
+
+def _refused(site: Site, door: str, path: str, status: int) -> bool:
+    found = site.ask(door, "POST", path, body=b"{}")
+    assert found.document["hint"]
+    return found.status == status
 
 
 def routes(site: Site) -> list[tuple[str, str]]:

@@ -78,22 +78,25 @@ async def test_each_has_its_own_answer_in_order(site: Site) -> None:
         ask("picks", [3], "INT64", version=2),
         ask("picks", [3], "INT64", version="new"),
         {"inputs": []},
+        ask("m" * 1000, numbers),
+        ask("picks", [3], "INT64", version="9" * 1000),
         [],
         ask("tiny4", numbers, parameters={"binary_data_output": True}),
         {**ask("tiny4", numbers), "inputs": [{"name": "x", "shape": [1], "datatype": "FP32"}]},
         ask("accumulator", [1.0] * 4, parameters=sequence),
         ask("accumulator", [2.0] * 4, parameters={"sequence_id": 7}),
     )
-    statuses = [200, 404, 500, 200, 404, 400, 400, 400, 400, 400, 200, 200]
+    statuses = [200, 404, 500, 200, 404, 400, 400, 400, 400, 400, 400, 400, 200, 200]
     assert [one["status"] for one in found] == statuses, found
     first = found[0]["answer"]
     assert (first["id"], first["model_name"]) == ("first", "tiny4")
     assert first["outputs"][0]["data"] == numbers
     assert found[3]["answer"]["outputs"][0]["data"] == [3.0]
-    assert found[11]["answer"]["outputs"][0]["data"] == [3.0] * 4, "after the step before"
+    assert found[13]["answer"]["outputs"][0]["data"] == [3.0] * 4, "after the step before"
     for one in found:
         wrong = one["status"] != 200
         assert ("error" in one, "hint" in one, "answer" in one) == (wrong, wrong, not wrong), one
+        assert len(one.get("error", "")) < 500
 
 
 async def test_the_time_of_the_whole_ends_what_is_left_and_nothing_else(site: Site) -> None:
@@ -138,6 +141,9 @@ async def test_bounds(tmp_path: Path) -> None:
         large = json.dumps({"requests": [{"x": "y" * (2 << 20)}]}).encode()
         status, told = await site.ask("POST", "", io.BytesIO(large))
         assert (status, "no room" in told["error"]) == (503, True), told
+        more = io.BytesIO(large + b" " * (4 << 20))
+        status, told = await site.ask("POST", "", more)
+        assert (status, "by `infer`" in told["hint"]) == (413, True), told
         rows = [[1.5] * 4] * 30_000
         one = {"name": "x", "shape": [30_000, 4], "datatype": "FP32", "data": rows}
         found = await site.batch({"model": "tiny4", "inputs": [one]}, ask("tiny4", [1.0] * 4))

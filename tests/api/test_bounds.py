@@ -4,7 +4,6 @@ import asyncio
 import gzip
 import logging
 from collections.abc import AsyncGenerator
-from contextlib import suppress
 from pathlib import Path
 from typing import cast
 
@@ -12,9 +11,13 @@ import msgspec
 import pytest
 from aiohttp import web
 
+from agent.api.entry.body import Bound, body_of
+from agent.api.entry.pace import BYTES_PER_S, Pace
+from agent.api.entry.room import Places, Room, Share
 from agent.api.form.answers import document, streamed
-from agent.api.form.asked import ORDER_BYTES_MAX, body_of, order_of
+from agent.api.form.asked import ORDER_BYTES_MAX, order_of
 from agent.api.form.route import BYTES, get, post
+from agent.errors import BusyError
 from tests.api.house import DEADLINE_S, HEALTH, PATIENT, House
 
 SECRET = b"SESAME"
@@ -103,7 +106,7 @@ class Drops:
 async def test_a_byte_of_an_order_costs_no_more_than_the_one_before() -> None:
     """Anybody may log in: what came must not be counted anew at each."""
     async with asyncio.timeout(DEADLINE_S):
-        body = await body_of(cast(web.Request, Drops(1 << 20)), 1 << 20)
+        body = await body_of(cast(web.Request, Drops(1 << 20)), Bound(1 << 20))
     assert len(body) == 1 << 20
 
 
@@ -130,15 +133,66 @@ async def test_an_order_is_not_unpacked(tmp_path: Path, encoding: str) -> None:
 
 
 @pytest.mark.parametrize("said", [b"", b"{"])
+@pytest.mark.parametrize("limit", ["body_s", "pause_s"])
 async def test_an_order_has_a_bounded_time(
-    tmp_path: Path, said: bytes, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, said: bytes, limit: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with Doors().house(tmp_path, body_s=0.2) as house:
-        with suppress(ConnectionError):
-            answer = await asyncio.to_thread(house.asked, take(b"{}")[:-2] + said)
-            assert answer == b""
+    async with Doors().house(tmp_path, **{limit: 0.2}) as house:
+        found, told = await asked(house, take(b"{}")[:-2] + said)
+        assert (found, "too slowly" in str(told["error"])) == (408, True)
+        assert "bytes/s" in str(told["hint"])
         await until_free(house)
     assert "Traceback" not in caplog.text
+
+
+def pace(per_s: float, whole_s: float = 600.0) -> float:
+    """When a body is given up that brings so much in each second; never: when its time is over."""
+    found, now_s = Pace(0.0, whole_s, 20.0), 0.0
+    while now_s + 1.0 <= found.due_s < whole_s or now_s < whole_s == found.due_s:
+        now_s += 1.0
+        found.came(int(per_s), now_s)
+    return found.due_s
+
+
+def test_a_body_has_to_keep_a_pace() -> None:
+    assert pace(0) == 20.0
+    assert 20.0 < pace(BYTES_PER_S / 2) < 60.0
+    assert pace(BYTES_PER_S) == 600.0, "some MB come through a bad network"
+    assert pace(1 << 30, whole_s=60.0) == 60.0
+    fast = Pace(0.0, 600.0, 20.0)
+    fast.came(1 << 30, 1.0)
+    assert fast.due_s == 21.0, "what was fast may rest no longer than others"
+    fast.excuse(100.0)
+    assert fast.due_s == 120.0
+
+
+def test_no_caller_has_all_the_room() -> None:
+    room = Room(16 << 20)
+    mine, other = Share(room, "a"), Share(room, "b")
+    assert not mine.take(13 << 20)
+    mine.insist(12 << 20)
+    with pytest.raises(BusyError, match="no room"):
+        Share(room, "a").insist(1 << 20)
+    other.insist(4 << 20)
+    assert not Share(room, "c").take(1 << 20)
+    for one in (mine, other):
+        one.leave()
+    assert (room.free_bytes, room.taken_bytes) == (16 << 20, {})
+
+
+def test_no_caller_has_all_places() -> None:
+    places = Places(4, "sounds")
+    with places.place("a", 1.0), places.place("a", 1.0), places.place("a", 1.0):
+        with pytest.raises(BusyError, match="3 sounds of yours"), places.place("a", 7.0):
+            pass
+        with (
+            places.place("b", 1.0),
+            pytest.raises(BusyError, match="4 sounds come in") as refused,
+            places.place("c", 7.0),
+        ):
+            pass
+        assert refused.value.retry_s == 7.0
+    assert places.taken == 0
 
 
 async def test_an_answer_without_an_end_has_to_be_taken(tmp_path: Path) -> None:

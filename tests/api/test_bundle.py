@@ -84,6 +84,9 @@ async def test_the_way_back(opened: Desk) -> None:
     status, said = await opened.ask("POST", "ack", right + b"x")
     assert (status, said["verdict"]) == (400, "damaged")
     status, said = await opened.ask("POST", "ack", io.BytesIO(b"x" * (5 << 20)))
+    assert (status, said["verdict"]) == (413, "not_a_bundle")
+    assert said["hint"]
+    status, said = await opened.ask("POST", "ack", b"x" * 5000)
     assert (status, said["verdict"]) == (400, "not_a_bundle")
     status, said = await opened.ask("POST", "ack", right)
     assert (status, said["verdict"], said["delivered"]) == (200, "taken", 5)

@@ -32,7 +32,7 @@ from agent.errors import BusyError, LateError, NotThere, RunError
 from agent.health.conditions import Conditions
 from agent.health.status import Status
 from agent.inference.domains.work import Result
-from agent.inference.oip import HEADER
+from agent.inference.oip_asked import HEADER
 from agent.inference.scheduler import Request
 from agent.inference.wire import Inferred, Tensor
 
@@ -157,7 +157,7 @@ class House:
         clock = Still()
         status = Status(dict, Conditions(clock), clock, ledger, {}, folder / "status.json")
         self.scheduler = Scheduler()
-        self.room = Room(2 * LARGE_BYTES)
+        self.room = Room(2 * LARGE_BYTES, 2 * LARGE_BYTES)
         self.inference = Inference(self.scheduler, self.room)
         self.limits = limits
         where = Api(port=0, socket=str(folder / "holdfast.sock"))
@@ -508,15 +508,16 @@ async def test_a_client_that_leaves_within_its_body_leaves_nothing(
 
 
 @WAYS
-async def test_a_body_that_trickles_keeps_no_place(tmp_path: Path, way: str) -> None:
-    limits = LIMITS._replace(tcp_places=1, body_s=0.3)
+@pytest.mark.parametrize("limit", ["body_s", "pause_s"])
+async def test_a_body_that_trickles_keeps_no_place(tmp_path: Path, way: str, limit: str) -> None:
+    limits = LIMITS._replace(tcp_places=1, **{limit: 0.3})
     async with opened(tmp_path, limits) as house:
         async with connected(house, infer(b"abcd" * 1000, "tiny", way)[:-3000]) as client:
             ended = asyncio.ensure_future(client.ended())
             while not ended.done():  # it always says something
                 client.writer.write(b".")
                 await asyncio.sleep(0.01)
-            assert await ended == b""
+            assert (await ended)[:13] in (b"", b"HTTP/1.1 408 ")
         await until(lambda: house.active == 0)
         async with asyncio.timeout(DEADLINE_S):
             while True:  # its place is given to the next one
@@ -713,6 +714,31 @@ async def test_the_time_in_which_this_process_stood_still_is_not_the_clients(
         sleeper.sleep(900.0)
         sleeper.sleep(600.0)
         assert await client.ended() == b"", "it did say nothing"
+
+
+async def test_a_body_that_nobody_reads_is_not_slow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sleeper, born = Sleeper(), Visitor.__init__
+
+    def begin(visitor: Visitor, door: Door) -> None:
+        born(visitor, door)
+        visitor._loop = sleeper  # type: ignore[assignment]
+
+    monkeypatch.setattr(Visitor, "__init__", begin)
+    async with opened(tmp_path) as house:
+        transport = Transport()
+        transport.protocol = protocol = house.door(lane=True)()
+        protocol.connection_made(transport)
+        protocol.data_received(infer(b"abcd" * 1000)[:-3000])
+        transport.pause_reading()
+        for _ in range(100):
+            sleeper.sleep(LIMITS.pause_s / 2)
+        assert not transport.closed
+        transport.resume_reading()
+        for _ in range(400):
+            sleeper.sleep(LIMITS.pause_s / 200)
+        assert transport.closed
 
 
 async def test_a_connection_goes_back_to_the_short_way_between_two_requests(

@@ -21,10 +21,11 @@ from agent.api.routes.inference import Inference
 from agent.api.server import Server
 from agent.clock import Clock
 from agent.config import Api
-from agent.errors import RequestError
+from agent.errors import RequestError, TooLarge
 from agent.health.conditions import Conditions
 from agent.health.status import Status
-from agent.inference.oip import HEADER, JSON_BYTES_MAX, Bodies, tensors
+from agent.inference.oip import Bodies, tensors
+from agent.inference.oip_asked import HEADER, JSON_BYTES_MAX, PLAIN_BYTES_MAX, asked_in
 from tests.api.checked import whole
 from tests.inference.house import DEADLINE_S, House, running, write_all
 
@@ -233,6 +234,15 @@ BOMBS = {
     "many inputs": b'{"inputs": ['
     + b",".join([b'{"name":"x","shape":[1],"datatype":"FP32","data":[1]}'] * 300)
     + b"]}",
+    "many small inputs": b'{"inputs": [' + b'{"name":"x","shape":[],"datatype":"FP32"},' * 50_000,
+    "many outputs": b'{"inputs": [], "outputs": [' + b'{"name":"y"},' * 200_000 + b"1]}",
+    "many axes": b'{"inputs": [{"name": "x", "shape": [' + b"1," * 1_000_000 + b"1]}]}",
+    "33 axes": b'{"inputs": [{"name": "x", "shape": [' + b"1," * 32 + b'1], "datatype": "FP32"}]}',
+    "long id": b'{"inputs": [], "id": "' + b"x" * 1_000_000 + b'"}',
+    "257 letters": b'{"inputs": [], "id": "' + b"x" * 257 + b'"}',
+    "brackets": b'{"inputs": [{"name": "x", "shape": [1, 4], "datatype": "FP32", "data": ['
+    + b"[]," * 1_000_000
+    + b"[]]}]}",
 }
 
 
@@ -241,6 +251,14 @@ SMALL_THINGS = {
     "class": b'{"inputs": [], "parameters": {"class": [' + b"{}," * 100_000 + b"1]}}",
     "of an input": b'{"inputs": [{"name": "x", "shape": [1], "datatype": "FP32", "parameters": {'
     b'"a": [' + b"{}," * 100_000 + b"1]}}]}",
+    "inputs": b'{"inputs": [' + b'{"name":"x","shape":[1],"datatype":"FP32"},' * 20_000 + b"1]}",
+    "outputs": b'{"inputs": [], "outputs": [' + b'{"name":"y"},' * 50_000 + b"1]}",
+    "axes": b'{"inputs": [{"name": "x", "shape": ['
+    + b"1," * 300_000
+    + b'1], "datatype": "FP32"}]}',
+    "inputs again": b"{"
+    + b'"inputs": [%b],' % b",".join([b'{"name":"x","shape":[1],"datatype":"FP32"}'] * 200) * 50
+    + b'"inputs": []}',
 }
 
 
@@ -255,6 +273,38 @@ def test_what_nobody_knows_in_a_request_is_not_made(name: str) -> None:
         assert tracemalloc.get_traced_memory()[1] < 3 * len(body)
     finally:
         tracemalloc.stop()
+
+
+def test_the_largest_json_and_one_byte_more() -> None:
+    body = b'{"inputs": [{"name": "x", "shape": [1], "datatype": "FP32", "data": [1]}], "id": "i"'
+    body += b" " * (JSON_BYTES_MAX - len(body) - 1) + b"}"
+    assert Bodies().parsed("m", None, None, body).id == "i"
+    assert tensors(None, body)[0][0][1] == struct.pack("<f", 1)
+    for refused in (body + b" ", body + bytes(100)):
+        for length in (None, str(JSON_BYTES_MAX + 1)):
+            with pytest.raises(TooLarge, match=str(JSON_BYTES_MAX)) as error:
+                Bodies().parsed("m", None, length, refused)
+            assert "binary_data_size" in error.value.hint
+
+
+@pytest.mark.parametrize("spaces", [0, PLAIN_BYTES_MAX])
+def test_what_is_asked_in_a_long_text_is_what_is_asked_in_a_short_one(spaces: int) -> None:
+    said = {
+        "inputs": [x([1, 2], [1, 2], "INT64", f"x{n}") for n in range(3)],
+        "outputs": [{"name": "y", "parameters": {"binary_data": True}}, {"name": "z"}],
+        "id": "é" * 256,
+        "parameters": {"class": "batch", "timeout": 7},
+    }
+    found = asked_in(json.dumps(said).encode() + b" " * spaces)
+    assert [(one.name, one.shape, one.datatype) for one in found.inputs] == [
+        (f"x{n}", [1, 2], "INT64") for n in range(3)
+    ]
+    assert [bytes(one.data) for one in found.inputs] == [b"[1, 2]"] * 3
+    assert [(one.name, one.parameters.binary_data) for one in found.outputs] == [
+        ("y", True),
+        ("z", None),
+    ]
+    assert (found.id, found.parameters.klass, found.parameters.timeout) == ("é" * 256, "batch", 7)
 
 
 @pytest.mark.parametrize("name", BOMBS)
@@ -290,7 +340,11 @@ async def test_bombs_are_refused_and_nothing_breaks(door: Door) -> None:
     for name, body in BOMBS.items():
         for way in ({}, {"Content-Encoding": "identity"}):
             found = await door.post("tiny4", body, way)
-            assert found.status == 400, (name, found)
+            assert found.status == (413 if name == "too much JSON" else 400), (name, found)
+            assert len(found.said["error"]) < 500
+    much = BOMBS["too much JSON"]
+    found = await door.post("tiny4", much + b"raw", {HEADER: str(len(much))})
+    assert (found.status, "binary_data_size" in found.said["hint"]) == (413, True)
     content = bytes(15 << 20)
     large = await door.ask("tiny4", [raw(len(content), [len(content) // 16, 4])], content)
     assert large.status == 200

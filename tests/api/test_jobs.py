@@ -1,6 +1,7 @@
 """The doors of the jobs: what is handed in comes out computed, in JSON and binary."""
 
 import asyncio
+import io
 import json
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
@@ -10,10 +11,13 @@ import aiohttp
 import numpy as np
 import pytest
 
+from agent.api.entry.doors import LIMITS
+from agent.api.entry.room import SMALL_BYTES
 from agent.api.form.events import Listeners
 from agent.api.routes.jobs import JobDoors
 from agent.errors import RequestError
-from agent.inference.oip import HEADER
+from agent.inference.oip import BODY_BYTES_MAX
+from agent.inference.oip_asked import HEADER, JSON_BYTES_MAX
 from agent.jobs.infer import Answer, Request
 from agent.store.tensors import Tensor
 from tests.api.served import Served
@@ -45,11 +49,11 @@ def order(**more: Any) -> dict[str, Any]:
 
 
 class House(Served):
-    def __init__(self, folder: Path, models: Models | None = None) -> None:
+    def __init__(self, folder: Path, models: Models | None = None, **more: Any) -> None:
         self.desk = Desk(folder, models, jobs_max=20)
         self.listeners = Listeners()
         self.doors = JobDoors(self.desk.queue, parse, self.listeners)
-        super().__init__(folder, BASE, self.doors.routes(), listeners=self.listeners)
+        super().__init__(folder, BASE, self.doors.routes(), listeners=self.listeners, **more)
 
     async def done(self, **more: Any) -> str:
         status, told = await self.ask("POST", "", order(**more))
@@ -266,44 +270,60 @@ async def test_a_wrong_request(
     assert told["hint"]
 
 
-async def test_a_body_has_a_limit_and_so_have_those_that_come_at_once(
-    house: House, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("agent.api.routes.handing_in.BODY_BYTES_MAX", 1000)
-    status, _ = await house.ask("POST", "", b"{" + b" " * 2_000)
-    assert status == 413
-    slow = asyncio.Event()
+@pytest.mark.parametrize("way", [{}, {HEADER: "2"}], ids=["json", "raw"])
+async def test_a_body_has_a_limit(house: House, way: dict[str, str]) -> None:
+    most = BODY_BYTES_MAX if way else JSON_BYTES_MAX
+    for said in (io.BytesIO(b"{}" + bytes(most - 1)), chunks(most + 1)):
+        status, told = await house.ask("POST", "", said, **way)
+        assert (status, f"jobs is above {most} bytes" in told["error"]) == (413, True), told
+        assert told["hint"]
+
+
+async def chunks(size: int) -> AsyncIterator[bytes]:
+    """So much, whose length is not said."""
+    yield b"{}"
+    for _ in range(size >> 20):
+        yield bytes(1 << 20)
+
+
+async def test_one_caller_has_not_all_places_and_what_comes_has_its_room(house: House) -> None:
+    slow, handing_in = asyncio.Event(), house.doors.handing_in
 
     async def slowly() -> AsyncIterator[bytes]:
-        yield b" "
+        yield bytes(SMALL_BYTES + 1)
         await slow.wait()
         yield b"{}"
 
-    held = [asyncio.create_task(house.ask("POST", "", slowly())) for _ in range(2)]
+    held = [asyncio.create_task(house.ask("POST", "", slowly())) for _ in range(3)]
+    size = handing_in._room.size_bytes
 
     async def full() -> bool:
-        return house.doors.handing_in.bodies == 2
+        return handing_in._room.free_bytes <= size - 3 * SMALL_BYTES
 
-    await house.desk.until(full, "both are let in")
-    assert (await house.ask("POST", "", order()))[0] == 503
+    await house.desk.until(full, "they come in")
+    assert handing_in.places.taken == 3
+    status, told = await house.ask("POST", "", order())
+    assert (status, "of yours" in told["error"]) == (503, True)
+    url = f"http://127.0.0.1:{house.server.port}/api/v1/jobs"
+    async with aiohttp.ClientSession() as client, client.post(url, json=order()) as answer:
+        assert answer.status == 202, "another one is let in"
     slow.set()
-    assert [status for status, _ in await asyncio.gather(*held)] == [400, 400]
+    assert [status for status, _ in await asyncio.gather(*held)] == [400] * 3
+    assert (handing_in._room.free_bytes, handing_in.places.taken) == (size, 0)
     status, _ = await house.ask("POST", "", order())
     assert status == 202
 
 
-async def test_a_body_that_does_not_come_gives_its_place_back(
-    house: House, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("agent.api.routes.handing_in.BODY_S", 0.05)
-
+async def test_a_body_that_does_not_come_gives_its_place_back(tmp_path: Path) -> None:
     async def never() -> AsyncIterator[bytes]:
         yield b" "
         await asyncio.Event().wait()
 
-    status, told = await house.ask("POST", "", never())
-    assert (status, house.doors.handing_in.bodies) == (408, 0)
-    assert told["hint"]
+    house = House(tmp_path, limits=LIMITS._replace(body_s=0.05))
+    async with house.desk, house:
+        status, told = await house.ask("POST", "", never())
+        assert (status, house.doors.handing_in.places.taken) == (408, 0)
+        assert told["hint"]
 
 
 async def test_a_result_that_is_damaged_on_the_disk_is_not_given_out(house: House) -> None:

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, Protocol, cast
 
 from aiohttp import web
 
+from agent.api.entry.pace import PAUSE_S, Pace
 from agent.api.entry.traffic import Gate
 from agent.api.entry.turns import Turns
 
@@ -36,6 +37,7 @@ class Limits(NamedTuple):
     first_request_s: float = 10.0  # from this machine a request takes milliseconds
     next_request_s: float = 15.0  # from the last answer on, which has to be taken within it too
     body_s: float = 60.0  # from the header of a request to the end of its body
+    pause_s: float = PAUSE_S  # of a body that has not kept its pace; pace.py
     handshake_s: float = 10.0  # a slow network needs four round trips, a small board 50 ms
     taking_s: float = 60.0  # of a long answer, what fills the buffers: some 64 KiB
 
@@ -197,6 +199,8 @@ class Visitor(asyncio.Protocol):
         self._limit_s = 0.0  # that is due then
         self._doubted = False  # it was due at the last look too
         self._stuck = False  # it is due because the client does not take its answer
+        self._pace: Pace | None = None  # of the body that comes
+        self._slow: Callable[[], None] | None = None  # who is told, where its pace is not kept
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take a place, if there is one."""
@@ -237,6 +241,8 @@ class Visitor(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Hand on."""
         self._door.gate.received_bytes += len(data)
+        if self._pace:
+            self._came(self._pace, len(data))
         if self._lane:
             self._lane.feed(data)
         elif self._serving and self._door.lanes and self._turns.back(self._serving, data):
@@ -277,24 +283,29 @@ class Visitor(asyncio.Protocol):
     @contextmanager
     def served(self) -> Iterator[None]:
         """No limit while a request is being worked on; a new one from then on."""
-        self._due_s, self._stuck = None, False
+        self._free()
         try:
             yield
         finally:
             self.rest()
 
     @contextmanager
-    def receiving(self) -> Iterator[None]:
-        """The limit for a body."""
-        self.receive()
+    def receiving(self, whole_s: float | None, slow: Callable[[], None]) -> Iterator[None]:
+        """The limits for a body, which is to be here in `whole_s`; `slow` is told once it is not,
+        or does not keep its pace."""
+        self.receive(whole_s)
+        self._slow = slow
         try:
             yield
         finally:
-            self._due_s = None
+            self._free()
 
-    def receive(self) -> None:
-        """The limit for a body, which ends with a call or an answer."""
-        self._wait(self._door.limits.body_s)
+    def receive(self, whole_s: float | None = None) -> None:
+        """The limits for a body, which end with a call or an answer."""
+        now_s, limits = self._loop.time(), self._door.limits
+        pace = Pace(now_s, whole_s or limits.body_s, limits.pause_s)
+        self._wait(pace.due_s - now_s)
+        self._pace = pace
 
     @contextmanager
     def abandonable(self) -> Iterator[None]:
@@ -323,8 +334,20 @@ class Visitor(asyncio.Protocol):
         """A new limit, for the next request."""
         self._wait(self._door.limits.next_request_s)
 
+    def _came(self, pace: Pace, size_bytes: int) -> None:
+        """So much of a body."""
+        now_s = self._loop.time()
+        pace.came(size_bytes, now_s)
+        self._due_s = pace.due_s
+        self._doubted = self._doubted and pace.due_s <= now_s  # a byte is no reason to hope
+
+    def _free(self) -> None:
+        """No limit."""
+        self._due_s, self._stuck, self._pace, self._slow = None, False, None, None
+
     def _wait(self, seconds: float) -> None:
-        self._limit_s, self._doubted, self._stuck = seconds, False, False
+        self._free()
+        self._limit_s, self._doubted = seconds, False
         self._due_s = self._loop.time() + seconds
         if self._timer and self._look_s > self._due_s:
             self._timer.cancel()
@@ -334,6 +357,9 @@ class Visitor(asyncio.Protocol):
         """Whether it is due. One timer at a time, for a request must not cost one."""
         assert self._transport is not None
         now_s, limits = self._loop.time(), self._door.limits
+        if self._pace and not self._transport.is_reading():
+            self._pace.excuse(now_s)
+            self._due_s = self._pace.due_s
         busy = self._due_s is None or (self._lane is not None and self._lane.busy)
         due_s = now_s + limits.next_request_s if busy or self._due_s is None else self._due_s
         if due_s > now_s:
@@ -342,6 +368,11 @@ class Visitor(asyncio.Protocol):
             self._doubted = True
             stood_still = now_s - self._look_s > DOUBT_S
             self._look_at(now_s + (self._limit_s if stood_still else DOUBT_S))
+        elif self._slow:
+            slow = self._slow
+            self._free()
+            self._look_at(now_s + limits.next_request_s)
+            slow()
         else:
             self._turn_out()
 
@@ -365,10 +396,12 @@ def served(request: web.Request) -> AbstractContextManager[None]:
     return visitor.served() if isinstance(visitor, Visitor) else nullcontext()
 
 
-def receiving(request: web.Request) -> AbstractContextManager[None]:
+def receiving(
+    request: web.Request, whole_s: float | None, slow: Callable[[], None]
+) -> AbstractContextManager[None]:
     """The time in which a request's body comes, for the connection it comes by."""
     visitor = request.transport.get_protocol() if request.transport else None
-    return visitor.receiving() if isinstance(visitor, Visitor) else nullcontext()
+    return visitor.receiving(whole_s, slow) if isinstance(visitor, Visitor) else nullcontext()
 
 
 def abandonable(request: web.Request) -> AbstractContextManager[None]:

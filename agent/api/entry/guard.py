@@ -44,13 +44,14 @@ from agent.errors import (
     StoreError,
     StoreFull,
     TooLarge,
+    TooSlow,
 )
 
 log = logging.getLogger("api")
 LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 PORT_MAX = 65_535
 STORE_RETRY_S = 5.0  # as often the agent itself looks whether the store works (status.py)
-REFUSED: dict[type[RequestError], int] = {NotThere: 404, NotNow: 409, TooLarge: 413}
+REFUSED: dict[type[RequestError], int] = {NotThere: 404, NotNow: 409, TooLarge: 413, TooSlow: 408}
 SAFE = ("GET", "HEAD", "OPTIONS")
 SCHEMES = ("http", "https")
 ORDERING: frozenset[Scope] = frozenset({"operate", "admin"})
@@ -205,6 +206,11 @@ def _coded(request: web.Request, route: Route) -> web.Response | None:
 def caller_of(request: web.Request) -> Caller:
     """Who asks."""
     return request[CALLER]
+
+
+def key_of(request: web.Request) -> str:
+    """As whom he is counted, where no one may have all: by his token, else by his address."""
+    return caller_of(request).token or address_of(request.transport)
 
 
 def request_id(headers: Headers) -> str | None:

@@ -35,6 +35,11 @@ class Handler(web.RequestHandler):
         waits = self._waiter is not None and not self._waiter.done()
         return waits and not self._messages and self._current_request is None
 
+    def hurry(self) -> None:
+        """The rest of the request is not waited for, once its answer is out: aiohttp reads on for a
+        while, so that whoever still sends will see the answer."""
+        self._lingering_time = 0.0
+
     def handle_error(
         self,
         request: web.BaseRequest,

@@ -6,13 +6,18 @@ import msgspec
 from aiohttp import web
 from msgspec import Struct
 
-from agent.api.entry.doors import receiving
+from agent.api.entry.body import Bound, body_of
+from agent.api.entry.coding import coding_of
 from agent.api.form.route import Handler, Route
-from agent.errors import RequestError, TooLarge
+from agent.errors import RequestError
+from agent.inference import oip, oip_asked
 
 T = TypeVar("T")
 SHOWN_CHARS_MAX = 80
 ORDER_BYTES_MAX = 64 << 10  # the largest names a thousand records
+ORDER = Bound(ORDER_BYTES_MAX)
+TENSORS = Bound(oip.BODY_BYTES_MAX)
+JSON = Bound(oip_asked.JSON_BYTES_MAX, oip_asked.SEND_RAW)
 S = TypeVar("S", bound=Struct)
 
 
@@ -74,23 +79,14 @@ def _hint(kind: type[Struct], name: str) -> str:
 
 async def order_of(request: web.Request, kind: type[T], form: str) -> T:
     """The body of a request, by default empty. Raises RequestError with what is wrong in it."""
-    body = await body_of(request, ORDER_BYTES_MAX)
+    body = await body_of(request, ORDER)
     try:
         return msgspec.json.decode(body or b"{}", type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise RequestError(f"the body of {request.path}: {error}", f"send {form}") from error
 
 
-async def body_of(request: web.Request, size_bytes_max: int) -> bytes:
-    """The whole body, which has to come in a bounded time. Raises TooLarge for more than that."""
-    body = bytearray()
-    too_large = (request.content_length or 0) > size_bytes_max
-    with receiving(request):
-        while not too_large and (piece := await request.content.readany()):
-            body += piece
-            too_large = len(body) > size_bytes_max
-    if too_large:
-        raise TooLarge(
-            f"the body of {request.path} is above {size_bytes_max} bytes", "send less at once"
-        )
-    return bytes(body)
+def bound_of(request: web.Request) -> Bound:
+    """Of a body that asks a model: raw tensors may be large, JSON may not."""
+    raw = oip_asked.HEADER in request.headers or coding_of(request.headers.get("Content-Encoding"))
+    return TENSORS if raw else JSON

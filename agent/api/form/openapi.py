@@ -254,7 +254,7 @@ def _refusals(route: Route) -> set[int]:
     """What a door refuses, by what it takes and by what it says itself."""
     found = {*EVERYWHERE, *route.refuses}
     found |= {401} if route.scopes else set()
-    found |= {413, 415} if route.body is not None else set()
+    found |= {408, 413, 415} if route.body is not None else set()
     return found | ({404} if PLACE.search(route.path) else set())
 
 

@@ -2,7 +2,8 @@
 
 What format a recording has, its content says.
 
-Limits: BODIES_MAX come in at once; those of audio_body.py and audio/guests.py.
+Limits: BODIES_MAX come in at once, never all of one caller (room.py); those of audio_body.py and
+audio/guests.py.
 """
 
 import logging
@@ -15,13 +16,15 @@ from typing import Annotated, Literal, Protocol
 from aiohttp import web
 from msgspec import Meta, Struct
 
+from agent.api.entry.guard import key_of
 from agent.api.entry.refusals import refusal
+from agent.api.entry.room import Places
 from agent.api.form.answers import document
 from agent.api.form.asked import NoQuery, query_of
 from agent.api.form.route import Media, Route, get
-from agent.api.routes.audio_body import BODY_BYTES_MAX, BODY_S, PAUSE_S, received
+from agent.api.routes.audio_body import received
 from agent.api.routes.handing_in import wants_later
-from agent.errors import BusyError, NotThere, RequestError, StoreError, StoreFull
+from agent.errors import NotThere, RequestError, StoreError, StoreFull
 from agent.forms import Name
 from agent.logs import printable
 from agent.records import RATE_HZ, Segment, Take
@@ -144,7 +147,7 @@ class AudioDoors:
     def __init__(self, guests: Guests, shelf: Shelf) -> None:
         self._guests = guests
         self._shelf = shelf
-        self._bodies = 0
+        self._places = Places(BODIES_MAX, "recordings")
 
     def routes(self) -> list[Route]:
         """What is served."""
@@ -154,7 +157,7 @@ class AudioDoors:
                 {200: TakeState, 202: TakeState},
                 PostQuery,
                 KINDS,
-                refuses=(408, 409, 503, 507),
+                refuses=(409, 503, 507),
                 takes=("Prefer",),
                 tells={202: ("Location",)},
                 about=ABOUT,
@@ -189,36 +192,21 @@ class AudioDoors:
         try:
             self._guests.admit(query.source)
             take = await self._take_in(request, query)
-            if take is None:
-                hint = "send it in several parts"
-                return refusal(413, f"the body is above {BODY_BYTES_MAX} bytes", hint)
             found = await self._guests.heard(query.source, take.id, query.wait_s if wait else 0.0)
-        except BusyError as error:
-            return refusal(503, str(error), error.hint, error.retry_s)
         except StoreError as error:
             status = 507 if isinstance(error, StoreFull) else 503
             return refusal(status, str(error), error.hint, RETRY_S)
-        except TimeoutError:
-            hint = f"send it within {BODY_S:g} s, without a pause of {PAUSE_S:g} s"
-            return refusal(408, "the body did not come", hint)
         answer = document(_state(found), 200 if found.heard else 202)
         if not found.heard:
             answer.headers["Location"] = f"{AUDIO}/takes/{query.source}/{take.id}"
         return answer
 
-    async def _take_in(self, request: web.Request, query: PostQuery) -> Take | None:
-        """None: the body is too large."""
-        if self._bodies == BODIES_MAX:
-            raise BusyError(f"{BODIES_MAX} recordings come in", "try again soon", RETRY_S)
-        self._bodies += 1
-        try:
+    async def _take_in(self, request: web.Request, query: PostQuery) -> Take:
+        """Raises BusyError where too many come in, and as `received` and the guests."""
+        with self._places.place(key_of(request), RETRY_S):
             async with received(request, self._guests.folder) as body:
-                if body is None:
-                    return None
                 name = printable(query.name) if query.name else body.digest[:16]
                 return await self._guests.post(query.source, name, body.path, body.digest)
-        finally:
-            self._bodies -= 1
 
     async def _take(self, request: web.Request) -> web.Response:
         query_of(request, NoQuery)

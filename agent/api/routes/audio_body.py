@@ -1,7 +1,7 @@
 """A recording's body: to a file on the store's disk as it comes, never whole in memory.
 
-Limits: BODY_BYTES_MAX; it comes within BODY_S, without a pause of PAUSE_S, and leaves the store
-DISK_FREE_BYTES_MIN.
+Limits: BODY_BYTES_MAX; it comes within BODY_S, at the pace of all bodies (entry/pace.py), and
+leaves the store DISK_FREE_BYTES_MIN.
 """
 
 import asyncio
@@ -14,11 +14,13 @@ from typing import IO, NamedTuple
 
 from aiohttp import web
 
+from agent.api.entry.body import Bound, Incoming, incoming
 from agent.errors import RequestError, StoreFull
 from agent.host.disk import disk
 
 BODY_BYTES_MAX = 256 << 20
-BODY_S, PAUSE_S = 600.0, 30.0
+BODY_S = 600.0
+BOUND = Bound(BODY_BYTES_MAX, "send it in several parts", BODY_S)
 WRITE_BYTES = 1 << 20
 DISK_FREE_BYTES_MIN = 64 << 20
 KNOWN = "WAV, FLAC, Ogg Opus, Ogg Vorbis, AIFF or MP3"
@@ -33,39 +35,33 @@ class Body(NamedTuple):
 
 
 @asynccontextmanager
-async def received(request: web.Request, folder: Path) -> AsyncIterator[Body | None]:
-    """The body in a file, which is removed at the end; None: it is too large.
+async def received(request: web.Request, folder: Path) -> AsyncIterator[Body]:
+    """The body in a file, which is removed at the end.
 
-    Raises RequestError for what cannot be sound, StoreFull where the disk has no room, and
-    TimeoutError.
+    Raises RequestError for what cannot be sound, or is too large or too slow; StoreFull where the
+    disk has no room.
     """
-    if (request.content_length or 0) > BODY_BYTES_MAX:
-        yield None
-        return
     try:
         file = tempfile.NamedTemporaryFile(dir=folder, prefix="body-")  # noqa: SIM115
     except OSError as error:
         raise _unwritten(error) from error
     try:
-        async with asyncio.timeout(BODY_S):
-            digest = await _written(request, file)
-        yield None if digest is None else Body(Path(file.name), digest)
+        with incoming(request, BOUND) as coming:
+            digest = await _written(coming, file)
+        yield Body(Path(file.name), digest)
     finally:
         await asyncio.to_thread(file.close)
 
 
-async def _written(request: web.Request, file: IO[bytes]) -> str | None:
+async def _written(coming: Incoming, file: IO[bytes]) -> str:
     digest, size = hashlib.sha256(), 0
     held = bytearray()
     more = True
     while more:
-        async with asyncio.timeout(PAUSE_S):
-            step = await request.content.readany()
+        step = await coming.piece()
         more = bool(step)
         held += step
         size += len(step)
-        if size > BODY_BYTES_MAX:
-            return None
         if len(held) >= WRITE_BYTES or not more:
             if size == len(held):
                 _check_beginning(bytes(held[:4]))

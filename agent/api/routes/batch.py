@@ -1,7 +1,8 @@
 """The door for many calls at once: of several models, each answered for itself.
 
-Limits: REQUESTS_MAX of them in a body as for `infer`, all JSON; the answers count with the body in
-the room for all bodies (room.py), and one that finds no room is refused alone.
+Limits: REQUESTS_MAX of them, in a body that is all JSON and as long as that of one may be; the
+answers count with the body in the room for all bodies (room.py), and one that finds no room is
+refused alone.
 """
 
 import asyncio
@@ -12,19 +13,24 @@ import msgspec
 from aiohttp import web
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
-from agent.api.entry.doors import abandonable, receiving
+from agent.api.entry.body import body_of
+from agent.api.entry.doors import abandonable
+from agent.api.entry.guard import key_of
 from agent.api.entry.room import Share
 from agent.api.form.answers import document
-from agent.api.form.asked import NoQuery, query_of
+from agent.api.form.asked import JSON, NoQuery, query_of
 from agent.api.form.route import Route, post
-from agent.api.routes.inference import Call, Inference, Reply, body_of
+from agent.api.routes.handing_in import ModelNamed
+from agent.api.routes.inference import VERSION_DIGITS_MAX, Call, Inference, Reply
 from agent.errors import RequestError
 from agent.inference import oip
+from agent.inference.oip_asked import Listed
 from agent.inference.wire import Buffer
 
 REQUESTS_MAX = 256
 TIMEOUT_S_MAX = 3600.0
 TURN_BYTES = 1 << 20  # of requests, read in milliseconds; then others have their turn
+WHOLE = JSON._replace(hint="send fewer requests at once, or large tensors raw, each by `infer`")
 FORM = '{"requests": [{"model": "name", "inputs": [{"name", "datatype", "shape", "data"}]}]}'
 NO_TIME = "the time of the whole batch was over before there was an answer"
 
@@ -32,8 +38,8 @@ NO_TIME = "the time of the whole batch was over before there was an answer"
 class Named(Struct):
     """What of one request is the door's; the rest is as for `infer`."""
 
-    model: str
-    version: int | str | None = None
+    model: ModelNamed
+    version: int | Annotated[str, Meta(max_length=VERSION_DIGITS_MAX)] | None = None
 
 
 class Batch(Struct):
@@ -50,20 +56,14 @@ class Batch(Struct):
     timeout_s: Annotated[float, Meta(gt=0, le=TIMEOUT_S_MAX)] | None = None
 
 
-# A list would be whole before it were found too long: of a body of brackets, gigabytes of it.
-_Requests = msgspec.defstruct(
-    "_Requests",
-    [(f"at_{number}", Raw | UnsetType, UNSET) for number in range(REQUESTS_MAX)],
-    array_like=True,
-    forbid_unknown_fields=True,
-)
-
-
 class _Read(Struct):
-    """A Batch, as it is read."""
+    """A Batch, before its list is read."""
 
-    requests: _Requests  # type: ignore[valid-type]
+    requests: Raw
     timeout_s: Annotated[float, Meta(gt=0, le=TIMEOUT_S_MAX)] | None = None
+
+
+_requests = Listed(Raw, REQUESTS_MAX)
 
 
 class One(Struct, omit_defaults=True):
@@ -129,11 +129,10 @@ class BatchDoors:
 
     async def _batch(self, request: web.Request) -> web.Response:
         query_of(request, NoQuery)
-        share = Share(self._inference.room)
+        share = Share(self._inference.room, key_of(request))
         try:
             with abandonable(request):
-                with receiving(request):
-                    body = await body_of(request, share)
+                body = await body_of(request, WHOLE, share)
                 answers = await self._answers(_batch_of(body), share)
                 return document(Answers(answers))
         finally:
@@ -164,13 +163,13 @@ class BatchDoors:
 
     async def _begin(self, requests: Sequence[Raw], calls: list[Call | _Refusal]) -> None:
         """Have the calls made, into `calls`; reading them must not hold up everybody else."""
-        read_bytes = 0
+        read_bytes = sum(len(memoryview(text)) for text in requests)  # all were, to this point
         for text in requests:
-            calls.append(self._begun(text))
-            read_bytes += len(memoryview(text))
             if read_bytes >= TURN_BYTES:
                 read_bytes = 0
                 await asyncio.sleep(0)
+            calls.append(self._begun(text))
+            read_bytes += len(memoryview(text))
 
     def _begun(self, text: Raw) -> Call | _Refusal:
         try:
@@ -201,8 +200,7 @@ def _batch_of(body: Buffer) -> Batch:
     """Raises RequestError."""
     try:
         read = msgspec.json.decode(body, type=_Read)
-        given = msgspec.structs.astuple(read.requests)
-        batch = Batch([one for one in given if one is not UNSET], read.timeout_s)
+        batch = Batch(_requests.read(read.requests), read.timeout_s)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise RequestError(f"the batch of requests: {error}", f"send {FORM}") from error
     if not batch.requests:

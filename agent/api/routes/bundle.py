@@ -9,17 +9,20 @@ from typing import Annotated, Protocol
 from aiohttp import web
 from msgspec import Meta, Struct
 
-from agent.api.entry.doors import receiving
+from agent.api.entry.body import Bound, body_of
+from agent.api.entry.guard import key_of
+from agent.api.entry.room import Room, Share
 from agent.api.form.answers import document, streamed
 from agent.api.form.asked import order_of
 from agent.api.form.route import BYTES, Route, get, post
-from agent.errors import BundleError, HoldfastError, RequestError
+from agent.errors import BundleError, HoldfastError, RequestError, TooLarge
 from agent.protocol.bundle import ACK_BUNDLE_BYTES_MAX, PART_BYTES_MAX, PART_BYTES_MIN
 from agent.protocol.signing import Key
 from agent.shown import AckTaken, ExportState
 
 BASE = "/api/v1/bundle"
 PART_DIGITS_MAX = 9
+ACK = Bound(ACK_BUNDLE_BYTES_MAX, "give an ack bundle of the fleet (*.ack.hfb)")
 HEADERS = {"Content-Type": "application/octet-stream"}
 
 
@@ -70,8 +73,10 @@ class Bundles(Protocol):
 class BundleDoors:
     """The routes."""
 
-    def __init__(self, bundles: Bundles) -> None:
+    def __init__(self, bundles: Bundles, room: Room | None = None) -> None:
+        """`room` is for the bodies of all doors."""
         self._bundles = bundles
+        self._room = room or Room()
 
     def routes(self) -> list[Route]:
         """What is served."""
@@ -99,7 +104,14 @@ class BundleDoors:
                 "The part is safe where it was taken to.",
                 ExportState,
             ),
-            post(f"{BASE}/ack", self._ack, "Take an ack bundle.", AckTaken, body=BYTES),
+            post(
+                f"{BASE}/ack",
+                self._ack,
+                "Take an ack bundle.",
+                AckTaken,
+                body=BYTES,
+                refuses=(503,),
+            ),
         ]
 
     async def _key(self, _: web.Request) -> web.Response:
@@ -133,18 +145,15 @@ class BundleDoors:
         return self._bundles.export(request.match_info["export"]), int(number)
 
     async def _ack(self, request: web.Request) -> web.Response:
-        content = await _up_to(request, ACK_BUNDLE_BYTES_MAX)
+        share = Share(self._room, key_of(request))
         try:
-            return document(await self._bundles.take(content))
+            content = await body_of(request, ACK, share)
+            return document(await self._bundles.take(bytes(content)))
         except BundleError as error:
             said = {"error": str(error), "hint": error.hint, "verdict": error.verdict}
             return document(said, 400)
-
-
-async def _up_to(request: web.Request, size_bytes: int) -> bytes:
-    """The first bytes of a body; what is beyond them is left."""
-    taken = bytearray()
-    with receiving(request):
-        while len(taken) < size_bytes and (step := await request.content.readany()):
-            taken += step
-    return bytes(taken[:size_bytes])
+        except TooLarge as error:  # no ack bundle is
+            said = {"error": str(error), "hint": error.hint, "verdict": "not_a_bundle"}
+            return document(said, 413)
+        finally:
+            share.leave()

@@ -12,8 +12,9 @@ to, a caller who may not, or not so often, a body for which there is no room) go
 with it all that follows on that connection: there is one place where requests are refused, and it
 is not here.
 
-Limits: HEADS_MAX headers of HEAD_BYTES_MAX are remembered; a body has oip.BODY_BYTES_MAX; of a
-client that sends ahead, AHEAD_BYTES_MAX are read before its answer is out.
+Limits: HEADS_MAX headers of HEAD_BYTES_MAX are remembered; a body has oip.BODY_BYTES_MAX, one that
+is all JSON oip_asked.JSON_BYTES_MAX; of a client that sends ahead, AHEAD_BYTES_MAX are read before
+its answer is out.
 """
 
 import asyncio
@@ -26,16 +27,16 @@ from aiohttp.http import HttpRequestParser, HttpVersion11
 from aiohttp.http_exceptions import HttpProcessingError
 
 from agent import logs
-from agent.api.entry.access import Caller, forwarded
+from agent.api.entry.access import Caller, address_of, forwarded
 from agent.api.entry.coding import accepted
 from agent.api.entry.doors import Place
 from agent.api.entry.guard import REQUEST_ID, Guard, request_id
-from agent.api.entry.room import Share
+from agent.api.entry.room import SMALL_BYTES, Share
 from agent.api.entry.traffic import LEFT, Tally, Traffic
 from agent.api.form.route import Scope
 from agent.api.routes.inference import Call, Inference, Reply, refused
 from agent.errors import BusyError
-from agent.inference import oip
+from agent.inference import oip, oip_asked
 from agent.inference.domains.work import Result
 from agent.inference.wire import Buffer
 
@@ -51,7 +52,7 @@ BACK_S = 5.0  # in which an agent that ends is usually started again
 END = b"\r\n\r\n"
 REHEARSAL = b"POST /v2/models/m/infer HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 0\r\n\r\n"
 REASONS = {200: "OK", 400: "Bad Request", 404: "Not Found", 500: "Internal Server Error"}
-REASONS |= {503: "Service Unavailable", 504: "Gateway Timeout"}
+REASONS |= {413: "Content Too Large", 503: "Service Unavailable", 504: "Gateway Timeout"}
 CODED = ("Transfer-Encoding", "Content-Encoding")
 FOREIGN = (*CODED, "Cookie", "Origin", "Expect", "Prefer", "Upgrade")
 
@@ -152,19 +153,21 @@ class Express:
             and not message.should_close
             and not any(name in headers for name in FOREIGN)
             and not forwarded(headers)
-            and len(headers.getall(oip.HEADER, [])) <= 1
+            and len(headers.getall(oip_asked.HEADER, [])) <= 1
             and self.guard.answers_to(headers.get("Host", ""))
         )
         if not plain or path is None or len(length) != 1:
             return None
-        if not length[0].isdigit() or int(length[0]) > oip.BODY_BYTES_MAX:
+        json_bytes = headers.get(oip_asked.HEADER)
+        most = oip.BODY_BYTES_MAX if json_bytes else oip_asked.JSON_BYTES_MAX
+        if not length[0].isdigit() or int(length[0]) > most:
             return None
         shown = headers.getall("Authorization", [])
         return Head(
             self.traffic.tally(ROUTES[path[2] is not None], "POST"),
             path[1],
             path[2],
-            headers.get(oip.HEADER),
+            json_bytes,
             int(length[0]),
             accepted(",".join(headers.getall("Accept-Encoding", []))),
             self.guard.access.bearer(shown) if shown else None,
@@ -269,6 +272,8 @@ class Lane:
     def _admits(self, head: Head) -> bool:
         """Whether it may be asked, now, and has room; else aiohttp says so."""
         self.caller = caller = head.caller or self._arrival
+        if head.body_bytes > SMALL_BYTES:
+            self._share.caller = caller.token or address_of(self.transport)
         if not caller.may(INFER) or not self._share.take(head.body_bytes):
             return False
         return caller.free or not self._express.guard.wait_s(caller, self.transport)
@@ -355,7 +360,7 @@ class Lane:
         head = f"HTTP/1.1 {reply.status} {REASONS[reply.status]}\r\nContent-Type: {reply.kind}\r\n"
         head += f"{REQUEST_ID}: {self._name}\r\n"
         if reply.json_bytes is not None:
-            head += f"{oip.HEADER}: {reply.json_bytes}\r\n"
+            head += f"{oip_asked.HEADER}: {reply.json_bytes}\r\n"
         if reply.retry_s is not None:
             head += f"Retry-After: {reply.retry_s}\r\n"
         if reply.coding is not None:

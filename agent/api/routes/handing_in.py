@@ -3,45 +3,49 @@
 Both bring a request of the Open Inference Protocol v2 (JSON, or its binary extension). The
 protocol's own `id` is the job's, so the same id twice is the same job.
 
-Limits: a body has BODY_BYTES_MAX and comes within BODY_S; BODIES_MAX are taken in at once, for one
-takes several times its size while it is cut into chunks.
+Limits: those of `infer` (form/asked.py) for a body; BODIES_MAX come in at once, and have their room
+with all others (room.py). CUT_MAX of them are cut into chunks at once, the others wait for that: it
+takes several times their size.
 """
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Protocol, TypeVar
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Annotated, Protocol, TypeVar
 
 import msgspec
 from aiohttp import web
-from msgspec import Struct, field
+from msgspec import Meta, Struct, field
 
-from agent.api.entry.refusals import refusal
+from agent.api.entry.body import body_of
+from agent.api.entry.guard import key_of
+from agent.api.entry.room import Places, Room, Share
 from agent.api.form.answers import document
-from agent.api.form.asked import NoQuery, query_of
+from agent.api.form.asked import NoQuery, bound_of, query_of
 from agent.api.form.places import JobId
-from agent.errors import BusyError, RequestError
-from agent.inference import oip
+from agent.errors import RequestError
+from agent.inference import oip_asked
 from agent.inference.oip_parameters import OfRequest
+from agent.inference.wire import Buffer
 from agent.store.jobrows import CLASSES, Class, State
 from agent.store.jobshown import JobShown
 from agent.store.tensors import Tensor
 
 JOBS = "/api/v1/jobs"
-BODY_BYTES_MAX = 64 << 20
-BODIES_MAX = 2  # that are read at once
-BODY_S = 60.0  # in which one has to be there; from this machine it takes a second
+BODIES_MAX, CUT_MAX = 4, 2
+MODEL_CHARS_MAX = 128  # no model has a longer name, and an error repeats it
 TOOK_S = 1.0  # of a job that is taken in, before one was
 TOOK_WEIGHT = 0.3  # of the last one
 LATER = "respond-async"
 FORM = '{"model": "name", "class": "batch", "inputs": [{"name", "datatype", "shape", "data"}]}'
 T = TypeVar("T")
+ModelNamed = Annotated[str, Meta(max_length=MODEL_CHARS_MAX)]
 
 
 class Order(Struct, frozen=True):
     """What of a body is the door's; the rest is the protocol's."""
 
-    model: str
+    model: ModelNamed
     klass: Class = field(name="class", default="batch")
     id: JobId | None = None
 
@@ -49,11 +53,11 @@ class Order(Struct, frozen=True):
 class Handed(Struct, frozen=True):
     """Body of a job: a request to a model, and the door's part of it."""
 
-    model: str
-    inputs: list[oip.Given]
+    model: ModelNamed
+    inputs: oip_asked.Inputs
     klass: Class = field(name="class", default="batch")
     id: JobId | None = None
-    outputs: list[oip.Wanted] = []
+    outputs: oip_asked.Outputs = []
     parameters: OfRequest = OfRequest()
 
 
@@ -73,7 +77,7 @@ class Accepted(Struct, frozen=True):
 
 # The inputs of a request, and the names of the outputs that it wants (none: all). It raises
 # RequestError, and passes over what stands beside them.
-Parse = Callable[[Mapping[str, str], bytes], tuple[Sequence[Tensor], Sequence[str]]]
+Parse = Callable[[Mapping[str, str], Buffer], tuple[Sequence[Tensor], Sequence[str]]]
 
 
 class Submit(Protocol):
@@ -92,19 +96,19 @@ class Submit(Protocol):
 class HandingIn:
     """The bodies that come in, a few at a time."""
 
-    def __init__(self, queue: Submit, parse: Parse) -> None:
+    def __init__(self, queue: Submit, parse: Parse, room: Room | None = None) -> None:
+        """`room` is for the bodies of all doors."""
         self._queue = queue
         self._parse = parse
+        self._room = room or Room()
+        self.places = Places(BODIES_MAX, "jobs")
+        self._cut = asyncio.Semaphore(CUT_MAX)
         self._took_s = TOOK_S
-        self.bodies = 0  # that are taken in now
 
     async def job(self, request: web.Request) -> web.Response:
         """202 with the new job, 200 with the one that has this id already."""
         query_of(request, NoQuery)
-        with self._turn():
-            body = await _body(request)
-            if isinstance(body, web.Response):
-                return body
+        async with self._taken(request) as body:
             order = _said(request, body, Order)
             about = (order.model, order.klass, order.id)
             told, fresh = await self._submit(request, body, about)
@@ -125,10 +129,7 @@ class HandingIn:
                 "a job's body comes as it is, not compressed",
                 f"send it so, or do not ask for {LATER}",
             )
-        with self._turn():
-            body = await _body(request)
-            if isinstance(body, web.Response):
-                return body
+        async with self._taken(request) as body:
             asked = _said(request, body, Later)
             about = (request.match_info["model"], _class_of(asked.parameters), asked.id)
             told, _ = await self._submit(request, body, about)
@@ -137,27 +138,25 @@ class HandingIn:
         answer.headers["Preference-Applied"] = LATER
         return answer
 
-    @contextmanager
-    def _turn(self) -> Iterator[None]:
-        """Raises BusyError when enough are taken in."""
-        if self.bodies == BODIES_MAX:
-            raise BusyError(
-                f"{BODIES_MAX} jobs are being handed in", "try again soon", self._took_s
-            )
-        self.bodies += 1
-        begun_s = asyncio.get_running_loop().time()
-        try:
-            yield
-        finally:
-            self.bodies -= 1
-            took_s = asyncio.get_running_loop().time() - begun_s
-            self._took_s += TOOK_WEIGHT * (took_s - self._took_s)
+    @asynccontextmanager
+    async def _taken(self, request: web.Request) -> AsyncIterator[Buffer]:
+        """A body, while it has its place and room. Raises BusyError, TooLarge, TooSlow."""
+        caller, begun_s = key_of(request), asyncio.get_running_loop().time()
+        share = Share(self._room, caller)
+        with self.places.place(caller, self._took_s):
+            try:
+                yield await body_of(request, bound_of(request), share)
+            finally:
+                share.leave()
+                took_s = asyncio.get_running_loop().time() - begun_s
+                self._took_s += TOOK_WEIGHT * (took_s - self._took_s)
 
     async def _submit(
-        self, request: web.Request, body: bytes, about: tuple[str, Class, str | None]
+        self, request: web.Request, body: Buffer, about: tuple[str, Class, str | None]
     ) -> tuple[JobShown, bool]:
-        inputs, wanted = await asyncio.to_thread(self._parse, request.headers, body)
-        return await self._queue.submit(*about, inputs, wanted)
+        async with self._cut:
+            inputs, wanted = await asyncio.to_thread(self._parse, request.headers, body)
+            return await self._queue.submit(*about, inputs, wanted)
 
 
 def wants_later(request: web.Request) -> bool:
@@ -180,25 +179,9 @@ def _class_of(told: OfRequest) -> Class:
     return found
 
 
-async def _body(request: web.Request) -> bytes | web.Response:
-    """The whole body, or why it is not taken."""
-    taken = bytearray()
-    try:
-        async with asyncio.timeout(BODY_S):
-            while step := await request.content.readany():
-                taken += step
-                if len(taken) > BODY_BYTES_MAX:
-                    return refusal(
-                        413, f"the body is above {BODY_BYTES_MAX} bytes", "split the job"
-                    )
-    except TimeoutError:
-        return refusal(408, f"the body did not come within {BODY_S:g} s", "send it at once")
-    return bytes(taken)
-
-
-def _said(request: web.Request, body: bytes, kind: type[T]) -> T:
+def _said(request: web.Request, body: Buffer, kind: type[T]) -> T:
     """The door's part of a body. Raises RequestError."""
-    size = oip.json_size(request.headers.get(oip.HEADER), body)
+    size = oip_asked.json_size(request.headers.get(oip_asked.HEADER), body)
     try:
         return msgspec.json.decode(memoryview(body)[:size], type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

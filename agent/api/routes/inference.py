@@ -12,13 +12,16 @@ from typing import NamedTuple, Protocol
 import msgspec
 from aiohttp import web
 
+from agent.api.entry.body import body_of
 from agent.api.entry.coding import Coder, accepted, coding_of
-from agent.api.entry.doors import abandonable, receiving
+from agent.api.entry.doors import abandonable
+from agent.api.entry.guard import key_of
 from agent.api.entry.room import Room, Share
+from agent.api.form.asked import bound_of
 from agent.api.form.route import BYTES, Handler, Route
 from agent.api.routes.handing_in import Accepted, wants_later
 from agent.errors import BusyError, HoldfastError, LateError, NotThere, RequestError, TooLarge
-from agent.inference import oip
+from agent.inference import oip, oip_asked
 from agent.inference.domains.work import Result
 from agent.inference.scheduler import Request
 from agent.inference.wire import Buffer
@@ -32,6 +35,7 @@ RAW_TENSORS = (
 JSON, RAW = "application/json", "application/octet-stream"
 STATUS: list[tuple[type[HoldfastError], int]] = [  # the first that fits
     (NotThere, 404),
+    (TooLarge, 413),
     (RequestError, 400),
     (BusyError, 503),
     (LateError, 504),
@@ -146,10 +150,10 @@ class InferenceDoors:
         one = Route(
             *("POST", "/v2/models/{model}/infer", self._infer, ("infer",), "Ask a model."),
             {200: (oip.Answered, BYTES)},
-            body=(oip.Asked, BYTES),
+            body=(oip_asked.Asked, BYTES),
             refuses=(500, 503, 504),
-            takes=(oip.HEADER,),
-            tells={200: (oip.HEADER,)},
+            takes=(oip_asked.HEADER,),
+            tells={200: (oip_asked.HEADER,)},
             unpacks=True,
             about=RAW_TENSORS,
         )
@@ -163,7 +167,7 @@ class InferenceDoors:
         """The same door, which also makes a job of a request."""
         return one._replace(
             answers={**one.answers, 202: Accepted},
-            refuses=(*one.refuses, 408, 409, 507),
+            refuses=(*one.refuses, 409, 507),
             takes=(*one.takes, "Prefer"),
             tells={**one.tells, 202: ("Location", "Preference-Applied")},
             about=f"{one.about} With `Prefer: respond-async` it becomes a job.",
@@ -172,7 +176,7 @@ class InferenceDoors:
     async def _infer(self, request: web.Request) -> web.StreamResponse:
         if self._later and wants_later(request):
             return await self._later(request)
-        share = Share(self._inference.room)
+        share = Share(self._inference.room, key_of(request))
         try:
             with abandonable(request):
                 return _response(await self._reply(request, share))
@@ -183,11 +187,10 @@ class InferenceDoors:
 
     async def _reply(self, request: web.Request, share: Share) -> Reply:
         """Raises RequestError, BusyError for a body that is not taken in."""
-        named, length = request.match_info, request.headers.get(oip.HEADER)
-        with receiving(request):
-            body = await body_of(request, share)
+        named, length = request.match_info, request.headers.get(oip_asked.HEADER)
+        body = await body_of(request, bound_of(request), share)
         if coding := coding_of(request.headers.get("Content-Encoding")):
-            most = oip.BODY_BYTES_MAX
+            most = oip.BODY_BYTES_MAX if length else oip_asked.JSON_BYTES_MAX
             body = await self._inference.coder.unpacked(body, coding, share, most)
         call = self._inference.begin(named["model"], named.get("version"), length, body)
         try:
@@ -203,42 +206,13 @@ class InferenceDoors:
 def _response(reply: Reply) -> web.Response:
     headers = {}
     if reply.json_bytes is not None:
-        headers[oip.HEADER] = str(reply.json_bytes)
+        headers[oip_asked.HEADER] = str(reply.json_bytes)
     if reply.retry_s is not None:
         headers["Retry-After"] = str(reply.retry_s)
     if reply.coding is not None:
         headers["Content-Encoding"] = reply.coding
     body = reply.pieces[0] if len(reply.pieces) == 1 else b"".join(reply.pieces)
     return web.Response(status=reply.status, body=body, headers=headers, content_type=reply.kind)
-
-
-async def body_of(request: web.Request, share: Share) -> Buffer:
-    """The whole body, without the copies that joining its pieces would cost.
-
-    It has room from the start, as far as its length is said; else as it grows. Raises TooLarge,
-    BusyError.
-    """
-    length = request.content_length or 0
-    if length > oip.BODY_BYTES_MAX:
-        raise _too_long(length)
-    share.insist(length)
-    piece = await request.content.readany()
-    if len(piece) == length:
-        return piece
-    body = bytearray()  # it grows as it comes: a header alone must not take what it announces
-    while piece:
-        if len(body) + len(piece) > oip.BODY_BYTES_MAX:
-            raise _too_long(len(body) + len(piece))
-        share.insist(len(body) + len(piece))
-        body += piece
-        piece = await request.content.readany()
-    return body
-
-
-def _too_long(size_bytes: int) -> TooLarge:
-    return TooLarge(
-        f"a body of {size_bytes} bytes is above {oip.BODY_BYTES_MAX}", "send less at once"
-    )
 
 
 def version_of(text: str) -> int:

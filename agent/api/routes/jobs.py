@@ -9,6 +9,7 @@ from aiohttp import web
 from msgspec import Meta, Struct, field
 
 from agent.api.entry.refusals import refusal
+from agent.api.entry.room import Room
 from agent.api.form.answers import document, streamed
 from agent.api.form.asked import NoQuery, query_of
 from agent.api.form.events import Listeners, event, events
@@ -17,7 +18,7 @@ from agent.api.form.route import BYTES, Route, Scope, get, post
 from agent.api.routes.handing_in import JOBS, Handed, HandingIn, Parse, Submit
 from agent.api.routes.job_result import Result, ResultShown
 from agent.changes import Changes
-from agent.inference import oip
+from agent.inference import oip_asked
 from agent.store.jobrows import STATES, Job, State
 from agent.store.jobshown import JobShown, JobsShown
 
@@ -67,8 +68,11 @@ class Removed(Struct, frozen=True):
 class JobDoors:
     """The routes."""
 
-    def __init__(self, queue: Queue, parse: Parse, listeners: Listeners) -> None:
-        self.handing_in = HandingIn(queue, parse)
+    def __init__(
+        self, queue: Queue, parse: Parse, listeners: Listeners, room: Room | None = None
+    ) -> None:
+        """`room` is for the bodies of all doors."""
+        self.handing_in = HandingIn(queue, parse, room)
         self._queue = queue
         self._listeners = listeners
         self._watched: WeakValueDictionary[str, Live[JobShown]] = WeakValueDictionary()
@@ -81,8 +85,8 @@ class JobDoors:
                 *("POST", JOBS, self.handing_in.job, ("infer",), "Hand a job in."),
                 {202: JobShown, 200: JobShown},
                 body=(Handed, BYTES),
-                refuses=(404, 408, 409, 503, 507),
-                takes=(oip.HEADER,),
+                refuses=(404, 409, 503, 507),
+                takes=(oip_asked.HEADER,),
                 about="202: it is kept; 200: one of this id is kept already, and stands for it.",
                 tells={200: ("Location",), 202: ("Location",)},
             ),
@@ -112,7 +116,7 @@ class JobDoors:
                 {200: (ResultShown, BYTES)},
                 ResultQuery,
                 refuses=(409,),
-                tells={200: (oip.HEADER,)},
+                tells={200: (oip_asked.HEADER,)},
             ),
             post(
                 f"{one}/cancel",
@@ -173,7 +177,7 @@ class JobDoors:
         if not binary:
             return await streamed(request, result.json(), {"Content-Type": "application/json"})
         length, body = await result.binary()
-        headers = {"Content-Type": BINARY, oip.HEADER: str(length)}
+        headers = {"Content-Type": BINARY, oip_asked.HEADER: str(length)}
         return await streamed(request, body, headers)
 
 

@@ -54,6 +54,9 @@ ORT_TYPES = {  # ONNX Runtime's names
     "tensor(string)": "BYTES",
 }
 AXES_MAX = 32
+STEP_BYTES = 64 << 10  # of JSON, decoded within a millisecond or two
+NO_LIST = bytes(set(range(256)) - set(b"[],"))  # all but what makes lists
+UNEVEN = "its lists are not of one length"
 OPENING = re.compile(rb"[\s\[]*")
 _LENGTH = struct.Struct("<I")
 
@@ -114,17 +117,9 @@ def _text(one: Any) -> str:
 
 def _from_json(tensor: Tensor, body: memoryview) -> NDArray[Any]:
     """Numbers for numbers, truth for truth: nothing is rounded or reinterpreted without a word."""
-    opening = OPENING.match(body)
-    depth = opening[0].count(b"[") if opening else 0
-    short = tensor.dtype == "BF16"
     try:
-        if depth > AXES_MAX:
-            raise ValueError(f"it is nested {depth} deep")
-        elements = _decoder(tensor.dtype, depth).decode(body)
-        with np.errstate(over="ignore"):  # found below
-            found = np.array(elements, np.float32 if short else DTYPES[tensor.dtype])
-        if found.ndim != depth:  # numpy makes such a list an element
-            raise ValueError("its lists are not of one length")
+        found = _in_one(tensor, body) if len(body) <= STEP_BYTES else _in_steps(tensor, bytes(body))
+        short = tensor.dtype == "BF16"
         if short and finite(found):
             found = _narrowed(found)
         if not finite(found):  # JSON has no infinity
@@ -135,6 +130,79 @@ def _from_json(tensor: Tensor, body: memoryview) -> NDArray[Any]:
             f"input {tensor.name}: its data is no {tensor.dtype} of shape {tensor.shape}: {error}",
             "send as many elements of that type as the shape says, flat or nested",
         ) from error
+
+
+def _in_one(tensor: Tensor, body: memoryview) -> NDArray[Any]:
+    """The elements in lists as they are nested. Raises ValueError, OverflowError, MsgspecError."""
+    depth = _depth(body)
+    found = _elements(tensor.dtype, _decoder(tensor.dtype, depth).decode(body))
+    if found.ndim != depth:  # numpy makes such a list an element
+        raise ValueError(UNEVEN)
+    return found
+
+
+def _in_steps(tensor: Tensor, text: bytes) -> NDArray[Any]:
+    """As `_in_one`, but flat. Whoever decodes has the process to himself, and a list of lists takes
+    fifty times its text: so the elements are counted first, and then decoded some at a time.
+    """
+    depth, wanted = _depth(text), math.prod(tensor.shape)
+    lists = _without_strings(text) if tensor.dtype == "BYTES" else text
+    count = lists.count(b",") + 1
+    if count != wanted:
+        raise ValueError(f"it has {count} elements")
+    if not _even(lists.translate(None, NO_LIST), depth):
+        raise ValueError(UNEVEN)
+    letters = np.frombuffer(lists, np.uint8)
+    brackets = (letters == ord("[")) | (letters == ord("]"))
+    flat = np.where(brackets, np.uint8(ord(" ")), np.frombuffer(text, np.uint8)).tobytes()
+    found = np.empty(wanted, np.float32 if tensor.dtype == "BF16" else DTYPES[tensor.dtype])
+    at = begin = 0
+    while begin < len(lists):
+        end = lists.find(b",", begin + STEP_BYTES)
+        end = end if end > 0 else len(lists)
+        step = _elements(tensor.dtype, _decoder(tensor.dtype, 1).decode(b"[%b]" % flat[begin:end]))
+        found[at : at + len(step)] = step
+        at, begin = at + len(step), end + 1
+    if at != wanted:  # nothing stood between two commas
+        raise ValueError(UNEVEN)
+    return found
+
+
+def _depth(text: bytes | memoryview) -> int:
+    """How many lists it begins with. Raises ValueError."""
+    opening = OPENING.match(text)
+    depth = opening[0].count(b"[") if opening else 0
+    if depth > AXES_MAX:
+        raise ValueError(f"it is nested {depth} deep")
+    return depth
+
+
+def _elements(dtype: str, elements: list[Any]) -> NDArray[Any]:
+    with np.errstate(over="ignore"):  # found by `finite`
+        return np.array(elements, np.float32 if dtype == "BF16" else DTYPES[dtype])
+
+
+def _without_strings(text: bytes) -> bytes:
+    """JSON with something else in the place of each letter of its strings."""
+    plain = text.replace(rb"\\", b"__").replace(rb"\"", b"__")
+    letters = np.frombuffer(plain, np.uint8)
+    inside = np.logical_xor.accumulate(letters == ord('"'))
+    return np.where(inside, np.uint8(ord("_")), letters).tobytes()
+
+
+def _even(lists: bytes, depth: int) -> bool:
+    """Whether these brackets and commas are lists in lists, those of one depth of one length.
+
+    They are if they are what follows from the first list of each depth, the innermost first.
+    """
+    one = b""
+    for level in range(1, depth + 1):
+        end = lists.find(b"]" * level) + level
+        count, rest = divmod(end - (depth - level) - 1, len(one) + 1)
+        if rest or count < 1:
+            return False
+        one = b"[%b]" % ((one + b",") * count)[:-1]
+    return one == lists
 
 
 @cache
