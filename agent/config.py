@@ -32,6 +32,7 @@ from agent.forms import (
     Prefix,
     PublicKey,
     Rate,
+    Scope,
     Seconds,
     Share,
     TimeOfDay,
@@ -346,9 +347,7 @@ class Api(Part, frozen=True):
     socket: str = "var/holdfast.sock"
     group: str | None = None
     hosts: list[str] = field(default_factory=list)
-    loopback_scopes: list[Literal["read", "infer", "operate", "admin"]] = field(
-        default_factory=lambda: ["read", "infer"]
-    )
+    loopback_scopes: list[Scope] = field(default_factory=lambda: ["read", "infer"])
     rate_per_s_max: Annotated[float, Meta(ge=1, le=1_000_000)] | None = 1000.0
 
 

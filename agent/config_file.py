@@ -61,7 +61,8 @@ def load(path: Path) -> Config:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(
-            f"{path}: cannot be read: {error}", "name a file with --config"
+            f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}",
+            "name the file with --config, or in HOLDFAST_CONFIG",
         ) from error
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)

@@ -45,6 +45,8 @@ Address = Annotated[
 ]
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Keep = Literal["segments", "all"]
+Scope = Literal["read", "infer", "operate", "admin"]
+SCOPES: tuple[Scope, ...] = ("read", "infer", "operate", "admin")  # none implies another
 PACKET_BYTES_MAX = 16 * 1024**2  # an ingest takes no larger one
 PACKET_ROOM_BYTES = 1024  # of a packet for all but its payload
 PAYLOAD_BYTES_MIN, PAYLOAD_BYTES_MAX = 8192, PACKET_BYTES_MAX - PACKET_ROOM_BYTES

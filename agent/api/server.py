@@ -25,21 +25,23 @@ from agent.api.entry.traffic import Traffic
 from agent.api.form import route as forms
 from agent.api.form.asked import strict
 from agent.api.form.events import Listeners
-from agent.api.form.route import SCOPES, Route, get
+from agent.api.form.route import Route, get
 from agent.api.routes.device import DeviceDoors, Metrics
 from agent.api.routes.express import Express
 from agent.api.routes.inference import Inference, InferenceDoors
 from agent.clock import Clock
 from agent.config import Api as Settings
 from agent.errors import ConfigError
+from agent.forms import SCOPES
 from agent.health.conditions import Conditions
+from agent.health.names import Name
 from agent.health.status import Status
 
 SHUTDOWN_S = 2.0
 LOOK_S = 5.0
 NEVER_S = 1e9
 DESCRIPTORS_OWN = 256  # of the store, the link, the domains and the sources
-CONDITION = ("api_loopback_only", "api.host")
+CONDITION: tuple[Name, str] = ("api_loopback_only", "api.host")
 
 
 class Server:

@@ -82,10 +82,11 @@ def label(path: Path) -> str:
     return printable(path.name)
 
 
-def check(path: Path, length_s_max: float = math.inf) -> float:
+def check(path: Path, length_s_max: float = math.inf, samples_max: float = math.inf) -> float:
     """Read a recording to its end; its length in seconds. Raises AudioError or OSError.
 
-    Of one that is longer than `length_s_max`, no more than that is read.
+    Of one that is longer than `length_s_max`, or has more than `samples_max` over all its channels,
+    no more than that is read: TooLong.
     """
     if path.stat().st_size == 0:
         raise AudioError(f"{label(path)}: the file is empty (0 bytes)", "copy it here again")
@@ -94,14 +95,16 @@ def check(path: Path, length_s_max: float = math.inf) -> float:
     frames = 0
     with _opened(path) as sound:
         rate, promised = sound.samplerate, sound.promised(path)
+        frames_max = min(length_s_max * rate, samples_max / sound.channels)
         try:
-            while frames <= length_s_max * rate and len(block := _block(sound)):
+            while frames <= frames_max and len(block := _block(sound)):
                 frames += len(block)
         except soundfile.LibsndfileError:
             promised = max(promised, frames + 1)
-    if frames > length_s_max * rate:
+    if frames > frames_max:
         raise TooLong(
-            f"{label(path)}: more than {length_s_max:g} s of sound", "send it in several parts"
+            f"{label(path)}: more than {frames_max / rate:g} s of sound at {rate} Hz",
+            "send it in several parts",
         )
     if frames < promised:
         whole = f" of {promised / rate:.2f} s" if promised > frames + 1 else ""

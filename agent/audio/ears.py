@@ -67,6 +67,10 @@ class Ears:
         self.guests.append(self._listener(name, "segments", asyncio.Event()))
         return self.guests[-1], True
 
+    def leave(self, listener: Listener) -> None:
+        """What `host` made is not needed any more."""
+        self.guests.remove(listener)
+
     def recorder(self, listener: Listener) -> Recorder:
         """For the source that this one listens to."""
         parts = (self._spool, self._conditions, self._clock)

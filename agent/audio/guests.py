@@ -3,8 +3,8 @@
 What they bring goes the way of all sound: a recorder keeps it, a listener makes segments of it from
 the store. So what was accepted before a crash becomes segments after it, by `hear_former_sources`.
 
-Limits: SOURCES_MAX names that are not configured, for each has its streams in the ledger for ever;
-the RECENT_MAX newest segments are remembered although the far side has them.
+Limits: those of places.py; a recording has LENGTH_S_MAX, and SAMPLES_MAX over all its channels; the
+RECENT_MAX newest segments are remembered although the far side has them.
 """
 
 import asyncio
@@ -21,6 +21,7 @@ from agent.audio import codec
 from agent.audio.ears import Ears
 from agent.audio.keeping import Keeping
 from agent.audio.listener import Listener
+from agent.audio.places import Places
 from agent.audio.recordings import BLOCK_SAMPLES
 from agent.audio.source import blocks
 from agent.audio.talk import Answer, Form, Talk
@@ -34,6 +35,7 @@ from agent.errors import (
     RequestError,
     StoreError,
     StoreFull,
+    TooLarge,
 )
 from agent.inference.speech import Speech
 from agent.records import RATE_HZ, Segment, Take
@@ -42,12 +44,11 @@ from agent.store.spool import Spool
 from agent.store.takes import POSTED, Takes
 from agent.tasks import Crew
 from agent.threads import apart
-from agent.words import counted
 
 log = logging.getLogger("source")
-SOURCES_MAX = 64
 TALKS_MAX = 256  # live streams at once
-LENGTH_S_MAX = 14_400.0  # of a recording: decoded it is 460 MB
+LENGTH_S_MAX = 3600.0  # of a recording: kept it is 115 MB, however small its file is
+SAMPLES_MAX = 1 << 30  # of a recording: some seconds of decoding
 RECENT_MAX = 4096
 LOOK_S = 0.5
 GOLDEN = 0.618  # steps of this spread any number of phases evenly
@@ -76,8 +77,10 @@ class Kept(NamedTuple):
 class Guest:
     """One such source."""
 
-    def __init__(self, listener: Listener) -> None:
+    def __init__(self, listener: Listener, task: asyncio.Task[None] | None) -> None:
+        """`task` runs the listener; None: somebody else does."""
         self.listener = listener
+        self.task = task
         self.turn = asyncio.Lock()  # of who brings sound
         self.news = asyncio.Event()  # set, and replaced, after each commit of the listener
         listener.followers.append(self._told)
@@ -108,7 +111,7 @@ class Guests:
         self._clock = clock
         self._crew = Crew()
         self._guests: dict[str, Guest] = {}
-        self._known: set[str] = set()
+        self._places = Places(kept.takes, lambda: ears.configured, self._is_busy)
         self._phase = 0.0  # of the last stream's chunks
         self._talks: set[Talk] = set()
         self._talking: set[str] = set()  # sources that a live stream has for itself
@@ -118,7 +121,7 @@ class Guests:
         self.folder.mkdir(parents=True, exist_ok=True)
         for left in self.folder.iterdir():  # of an agent that was killed; nobody was told it is in
             left.unlink()
-        self._known = await self._kept.takes.known()
+        await self._places.begin()
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -143,9 +146,21 @@ class Guests:
             for talk in list(self._talks):
                 talk.look()
 
-    def admit(self, source: str, *, keep: bool = True) -> None:
-        """Raises NotNow for a name that is configured or in use by a stream, BusyError when there
-        are too many of which something is kept."""
+    async def admit(self, source: str, *, keep: bool = True) -> None:
+        """Whether sound of this source may come now; makes a place for a new one.
+
+        Raises NotNow for a name that is configured or in use by a stream, BusyError when no other
+        can give its place, and StoreError.
+        """
+        self._check(source)
+        if keep and (gone := await self._places.make(source)):
+            guest = self._guests.pop(gone, None)
+            if guest and guest.task:
+                guest.task.cancel()
+                self._ears.leave(guest.listener)
+
+    def _check(self, source: str) -> None:
+        """Raises NotNow."""
         if source in self._ears.configured:
             raise NotNow(
                 f"source {source!r} is one of the configuration's", "send under another name"
@@ -154,27 +169,23 @@ class Guests:
             raise NotNow(
                 f"a live stream of source {source!r} is open", "end it, or use another name"
             )
-        names = (self._known | set(self._guests)) - self._ears.configured
-        if keep and source not in names and len(names) >= SOURCES_MAX:
-            raise BusyError(
-                f"{counted(len(names), 'source')} that the configuration does not name are known",
-                f"use one of them: {', '.join(sorted(names)[:5])}, ...",
-                RETRY_S,
-            )
+
+    def _is_busy(self, source: str) -> bool:
+        guest = self._guests.get(source)
+        return source in self._talking or bool(guest and guest.turn.locked())
 
     async def post(self, source: str, name: str, path: Path, digest: str) -> Take:
         """Take in a recording of this content, unless it is; its take, ended.
 
-        Raises RequestError for what is no recording, StoreError where there is no room for it.
+        Raises RequestError for what is no recording, StoreError where there is no room for it, and
+        as `admit` does.
         """
-        self.admit(source)
-        try:
-            length_s = await apart(lambda: codec.check(path, LENGTH_S_MAX))
-        except AudioError as error:
-            raise RequestError(f"the body: {_about(error, path)}", error.hint) from error
+        self._check(source)
+        length_s = await self._length_s(path)
+        await self.admit(source)
         guest = self._guest(source)
         async with guest.turn:
-            self.admit(source)
+            self._check(source)
             take = await self._kept.spool.begin(source, name, POSTED + digest)
             wanted_bytes = 2 * (int(length_s * RATE_HZ) - take.samples)
             if wanted_bytes > await self._kept.room():
@@ -183,6 +194,21 @@ class Guests:
                     "let the link drain it, or raise store.bytes_max",
                 )
             return await self._take_in(guest, take, path)
+
+    async def _length_s(self, path: Path) -> float:
+        """Of a recording that may come in. Raises RequestError, TooLarge for one that is too long.
+
+        It is decoded no further than to what is too much of it.
+        """
+        try:
+            return await apart(lambda: codec.check(path, LENGTH_S_MAX, SAMPLES_MAX))
+        except codec.TooLong as error:
+            most = f"{LENGTH_S_MAX:g} s ({2 * RATE_HZ * LENGTH_S_MAX:.0f} bytes as it is kept)"
+            raise TooLarge(
+                f"the body: {_about(error, path)}; a recording may have {most}", error.hint
+            ) from error
+        except AudioError as error:
+            raise RequestError(f"the body: {_about(error, path)}", error.hint) from error
 
     async def _take_in(self, guest: Guest, take: Take, path: Path) -> Take:
         """On from where it was. A take that was broken off goes on, after a gap for the hearing."""
@@ -209,18 +235,28 @@ class Guests:
 
         Raises NotThere.
         """
+        guest = self._guests.get(source)
         with suppress(TimeoutError):
             async with asyncio.timeout(wait_s):
-                while wait_s > 0:
-                    news = self._guest(source).news
+                while guest and wait_s > 0:
+                    news = guest.news
                     if not await self._kept.takes.waits(source, take):
                         break
                     await news.wait()
         found = await self._kept.takes.find(source, take)
         if found is None:
-            raise NotThere(f"source {source!r} has no take {take}", "what was posted has one")
+            raise NotThere(f"source {source!r} has no take {take}", self._where(source))
         waits = await self._kept.takes.waits(source, take)
         return Taken(found, found.ended and not waits, await self._segments(source, take))
+
+    def _where(self, source: str) -> str:
+        """What somebody may do who looks for a take that is not there."""
+        if source in self._ears.configured:
+            return (
+                "it is a source of the configuration: what becomes of its sound is at "
+                "/api/v1/audio/segments, and how much of it is held at /api/v1/ledger"
+            )
+        return "name the source and take that `holdfast audio send`, or POST /api/v1/audio, told"
 
     async def _segments(self, source: str, take: int) -> list[Numbered]:
         """What is held, and what was made lately."""
@@ -236,11 +272,13 @@ class Guests:
     def talk(
         self, source: str, name: str, form: tuple[int, int], answer: Answer, *, keep: bool
     ) -> Iterator[Talk]:
-        """A live stream, which has its source for itself. Raises as `admit` does, and BusyError.
+        """A live stream, which has its source for itself. Where it is kept, `admit` comes before.
 
-        `form` is its PCM's: the rate in Hz, and the channels.
+        Raises NotNow and BusyError. `form` is its PCM's: the rate in Hz, and the channels.
         """
-        self.admit(source, keep=keep)
+        self._check(source)
+        if keep:
+            self._places.check(source)
         if len(self._talks) >= TALKS_MAX:
             raise BusyError(f"{TALKS_MAX} streams are open", "close some", RETRY_S)
         keeping, guest = None, self._guest(source) if keep else None
@@ -282,11 +320,11 @@ class Guests:
 
     def _guest(self, source: str) -> Guest:
         found = self._guests.get(source)
+        self._places.use(source)
         if found is None:
             listener, fresh = self._ears.host(source)
-            if fresh:
-                self._crew.begin(listener.run())
-            found = self._guests[source] = Guest(listener)
+            task = self._crew.begin(listener.run()) if fresh else None
+            found = self._guests[source] = Guest(listener, task)
             listener.followers.append(self._remember)
         return found
 

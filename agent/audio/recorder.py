@@ -12,6 +12,7 @@ from agent.audio.codec import Pcm
 from agent.clock import Clock
 from agent.errors import StoreError, StoreFull
 from agent.health.conditions import Conditions
+from agent.health.names import Name
 from agent.records import Take
 from agent.store.spool import FULL, Spool
 
@@ -130,7 +131,7 @@ class Recorder:
                 return done
 
     def _hold(self, error: StoreError) -> None:
-        name = "store_full" if isinstance(error, StoreFull) else "store_unwritable"
+        name: Name = "store_full" if isinstance(error, StoreFull) else "store_unwritable"
         self._conditions.hold(name, self.source, "critical", str(error), error.hint)
 
     def _accepted(self) -> None:

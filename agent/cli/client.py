@@ -170,7 +170,7 @@ class Client:
             raise self._silent() from error
         except OSError as error:
             raise AgentUnreachable(
-                f"no agent answers on {self._path}: {error}",
+                f"no agent answers on {self._path}: {error.strerror or error}",
                 "start it (`holdfast run`, or systemctl start holdfast) and look at its log",
             ) from error
 

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from agent.cli.client import Client
 from agent.cli.screen import Console
-from agent.cli.status import CODES, COLOURS
+from agent.cli.status import CODES, COLOURS, conditions
 from agent.words import counted
 
 TIMEOUT_S = 20.0  # the agent answers within five, if it can
@@ -29,7 +29,8 @@ def show(config: Path, as_json: bool) -> int:
 def _print(found: dict[str, Any]) -> None:
     console = Console(highlight=False)
     word, held = found["status"], found["conditions"]
-    console.print(f"[bold {COLOURS[word]}]{word}[/]  {counted(len(held), 'condition')} (status)")
+    console.print(f"[bold {COLOURS[word]}]{word}[/]  {counted(len(held), 'condition')}")
+    conditions(console, found)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
     for one in found["checks"]:
         said = Text(one["found"])

@@ -9,6 +9,7 @@ from agent.cli.screen import Console
 from agent.cli.units import size, span
 from agent.words import counted
 
+WIDE_COLUMNS = 100  # fewer have no room for all
 COLOURS = {"done": "green", "failed": "red", "cancelled": "dim", "running": "yellow"}
 
 
@@ -21,16 +22,19 @@ def jobs(document: dict[str, Any]) -> None:
     if not document["jobs"]:
         return
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for column in ("id", "model", "class", "state", ">rows", ">age", ">left"):
+    wide = console.width >= WIDE_COLUMNS
+    columns = ("class", "state", ">rows") if wide else ("state", ">done")
+    for column in ("id", "model", *columns, ">age", ">left"):
         number = column.startswith(">")
         justify: Any = "right" if number else "left"
         table.add_column(
             column.lstrip(">"), justify=justify, no_wrap=number or column == "id", overflow="fold"
         )
     for row in document["jobs"]:
+        done = f"{row['rows_done']:,}/{row['rows']:,}" if wide else f"{row['progress']:.0%}"
         table.add_row(
-            *(escape(row["id"]), escape(row["model"]), row["class"], _state(row)),
-            *(f"{row['rows_done']:,}/{row['rows']:,}", span(row["age_s"]), _left(row)),
+            *(escape(row["id"]), escape(row["model"]), *([row["class"]] if wide else [])),
+            *(_state(row), done, span(row["age_s"]), _left(row)),
         )
     console.print(table)
 

@@ -35,7 +35,7 @@ def show_conditions(config: Path, as_json: bool) -> int:
         console = Console(highlight=False)
         _warn(console, document, alarm)
         console.print(f"[bold {COLOURS[word]}]{word}[/]")
-        _conditions(console, document)
+        conditions(console, document)
     return AgentUnreachable.exit_code if alarm else CODES[word]
 
 
@@ -89,7 +89,7 @@ def _print(document: dict[str, Any], alarm: str) -> None:
     _rows(table, document)
     console.print(table)
     console.print(_ledger(document["ledger"]))
-    _conditions(console, document)
+    conditions(console, document)
 
 
 def _warn(console: Console, document: dict[str, Any], alarm: str) -> None:
@@ -98,13 +98,23 @@ def _warn(console: Console, document: dict[str, Any], alarm: str) -> None:
         console.print(f"[red]{alarm}[/] What follows is its last state, {age} old.")
 
 
-def _conditions(console: Console, document: dict[str, Any]) -> None:
+def conditions(console: Console, document: dict[str, Any]) -> None:
+    """What holds, and what to do about it."""
     for condition in document["conditions"]:
         mark = MARKS[condition["severity"]]
         head = Text(f"{condition['name']} ({condition['subject']})", style=mark)
         head.append(f" for {_span(condition['age_s'])}: {condition['cause']}", style="default")
-        console.print(head)
-        console.print(Text(f"  -> {condition['remedy']}", style="dim"))
+        _hanging(console, head, "", "  ")
+        if condition["remedy"]:
+            _hanging(console, Text(condition["remedy"], style="dim"), "  -> ", "     ")
+
+
+def _hanging(console: Console, text: Text, first: str, others: str) -> None:
+    """A text whose other lines stand further in, so that one sees where each begins."""
+    lines = text.wrap(console, console.width - len(others))
+    for number, line in enumerate(lines):
+        line.rstrip()
+        console.print(Text(others if number else first, style="dim"), line, sep="", soft_wrap=True)
 
 
 def _rows(table: Table, document: dict[str, Any]) -> None:

@@ -8,9 +8,18 @@ from urllib.parse import quote
 import typer
 
 from agent.cli.options import DEFAULT, Config, Json
+from agent.forms import SCOPES
 
 app = typer.Typer(help="API tokens: who may do what over HTTP.", no_args_is_help=True)
 TOKENS = "/api/v1/tokens"
+
+
+def _known(scopes: list[str]) -> list[str]:
+    """Raises typer.BadParameter."""
+    for one in scopes:
+        if one not in SCOPES:
+            raise typer.BadParameter(f"{one!r} is no scope; there are {', '.join(SCOPES)}")
+    return scopes
 
 
 @app.command("create")
@@ -21,7 +30,9 @@ def create(
     scope: Annotated[
         list[str],
         typer.Option(
-            help="read, infer, operate or admin; give it once for each. None implies another."
+            metavar="SCOPE",
+            callback=_known,
+            help=f"One of {', '.join(SCOPES)}; give it once for each. None implies another.",
         ),
     ],
     config: Config = DEFAULT,

@@ -7,6 +7,7 @@ from msgspec import Struct
 
 from agent.changes import Changes
 from agent.clock import Clock
+from agent.health.names import Name
 from agent.logs import quoted
 
 log = logging.getLogger("condition")
@@ -43,7 +44,7 @@ class Conditions:
         self._clock = clock
         self._held: dict[tuple[str, str], tuple[Condition, float]] = {}
 
-    def hold(self, name: str, subject: str, severity: Severity, cause: str, remedy: str) -> None:
+    def hold(self, name: Name, subject: str, severity: Severity, cause: str, remedy: str) -> None:
         """This condition holds; repeated, it keeps its since and takes the new cause."""
         # They may quote a file's name, or what somebody else said.
         cause, remedy = quoted(cause, TEXT_CHARS_MAX), quoted(remedy, TEXT_CHARS_MAX)
@@ -60,7 +61,7 @@ class Conditions:
             log.log(level, "%s %s: %s; %s", name, subject, cause, remedy)
             self.changes.tell()
 
-    def clear(self, name: str, subject: str) -> None:
+    def clear(self, name: Name, subject: str) -> None:
         """It holds no longer, or never did."""
         if self._held.pop((name, subject), None):
             log.info("%s %s: over", name, subject)

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from agent.clock import Clock
 from agent.errors import StoreError
 from agent.health.conditions import Conditions
+from agent.health.names import Name
 from agent.records import Balance
 from agent.store.quarantine import PutAside
 from agent.store.scrub import Found
@@ -14,7 +15,7 @@ from agent.words import counted
 LOOK_S = 5.0
 FAILING = "the disk is failing: check it with smartctl or mmc; the rest is untouched"
 CALM_S = 300.0  # without one more record given up, after which it is over
-TOLD = {
+TOLD: dict[str, tuple[Name, str, str]] = {
     "evicted": (
         "store_evicting",
         "given up for want of room",

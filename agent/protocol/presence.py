@@ -21,7 +21,8 @@ class Heartbeat(Struct, frozen=True, kw_only=True):
     """How the device is, every few seconds: status, conditions and the whole ledger.
 
     `ledger` is by epoch, then by stream: `epoch` is the one that grows, others were saved from
-    store files that were damaged.
+    store files that were damaged. A stream of which nothing is held may be left out, once it is not
+    used any more; what was told of it last still holds.
     """
 
     device: str

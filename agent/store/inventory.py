@@ -57,7 +57,7 @@ class Inventory:
         self._out = out
 
     async def streams(self) -> list[Stream]:
-        """Every stream, this file's own first, by name."""
+        """Every stream that does not rest, this file's own first, by name."""
         found: list[Stream] = []
         after: int | None = 0
         while after is not None:
@@ -74,7 +74,7 @@ class Inventory:
         ages.look(connection, now)
         rows = connection.execute(
             "SELECT id, epoch, name, produced, delivered, held, bytes, bytes_max, sendable, settled"
-            " FROM streams WHERE id > ? ORDER BY id",
+            " FROM streams WHERE id > ? AND NOT resting ORDER BY id",
             (after,),
         )
         with closing(rows):

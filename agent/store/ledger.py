@@ -1,4 +1,7 @@
-"""The loss ledger (promise 2): produced = delivered + held + dropped(reason), from the store."""
+"""The loss ledger (promise 2): produced = delivered + held + dropped(reason), from the store.
+
+Streams that rest (takes.py) hold nothing and are left out.
+"""
 
 import sqlite3
 
@@ -41,7 +44,8 @@ def _balances(connection: sqlite3.Connection, own: str) -> ByEpoch:
         dropped.setdefault(stream, {})[reason] = count
     found: ByEpoch = {own: {}}
     for key, epoch, name, produced, delivered, held in connection.execute(
-        "SELECT id, epoch, name, produced, delivered, held FROM streams ORDER BY name"
+        "SELECT id, epoch, name, produced, delivered, held FROM streams"
+        " WHERE NOT resting ORDER BY name"
     ):
         found.setdefault(epoch or own, {})[name] = Balance(
             produced, delivered, held, dropped.get(key, {})

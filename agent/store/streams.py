@@ -136,7 +136,8 @@ def take_seqs(connection: sqlite3.Connection, stream: int, count: int, size: int
     """Count so many more records, of `size` bytes in all, as produced and held; the first seq."""
     (produced,) = connection.execute(
         "UPDATE streams SET produced = produced + ?1, held = held + ?1, bytes = bytes + ?2,"
-        " taken_bytes = taken_bytes + ?2, later = later + iif(sendable IS NULL, 0, ?1),"
+        " resting = 0, taken_bytes = taken_bytes + ?2,"
+        " later = later + iif(sendable IS NULL, 0, ?1),"
         " later_bytes = later_bytes + iif(sendable IS NULL, 0, ?2) WHERE id = ?3"
         " RETURNING produced",
         (count, size, stream),
@@ -284,7 +285,8 @@ def drop_unheld(connection: sqlite3.Connection, stream: int, reason: str, count:
     """Count records that could not even be held: they get seqs and are dropped; the last seq."""
     last = int(
         connection.execute(
-            "UPDATE streams SET produced = produced + ? WHERE id = ? RETURNING produced",
+            "UPDATE streams SET produced = produced + ?, resting = 0 WHERE id = ?"
+            " RETURNING produced",
             (count, stream),
         ).fetchone()[0]
     )

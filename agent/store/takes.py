@@ -1,7 +1,8 @@
 """The takes: how far each recording is taken in, and whether all of it has been heard.
 
 Limits  : of a source by the API, TAKES_MAX takes that have ended are remembered; a recording whose
-          take is forgotten is taken in anew when it comes again.
+          take is forgotten is taken in anew when it comes again. A source that rests is out of the
+          ledger, and all its takes are forgotten.
 Format  : table takes (sql/0001.sql). What the API takes in has an identity that begins with POSTED
           and is kept when the source is absent, so that the same content is the same take.
 Recovery: a take that a crash broke off is ended at the next start (`Spool.end_absent`), and goes on
@@ -9,8 +10,9 @@ Recovery: a take that a crash broke off is ended at the next start (`Spool.end_a
 """
 
 import sqlite3
+from collections.abc import Sequence
 
-from agent.records import SEQ_MAX, Range, Take, raw_stream
+from agent.records import SEQ_MAX, Range, Take, raw_stream, segments_stream
 from agent.store import streams
 from agent.store.database import Database
 
@@ -29,15 +31,37 @@ class Takes:
         """The identity of the store: a take's number means something in it alone."""
         return self._database.epoch
 
-    async def known(self) -> set[str]:
-        """Every source of which this file has ever had sound."""
+    async def known(self) -> dict[str, bool]:
+        """Every source of which this file has ever had sound, and whether it rests."""
 
-        def operation(connection: sqlite3.Connection) -> set[str]:
+        def operation(connection: sqlite3.Connection) -> dict[str, bool]:
             suffix = raw_stream("")
-            rows = connection.execute("SELECT name FROM streams WHERE epoch = ''")
-            return {name.removesuffix(suffix) for (name,) in rows if name.endswith(suffix)}
+            rows = connection.execute("SELECT name, resting FROM streams WHERE epoch = ''")
+            return {
+                name.removesuffix(suffix): bool(rests)
+                for name, rests in rows
+                if name.endswith(suffix)
+            }
 
         return await self._database.read(operation)
+
+    async def rest(self, sources: Sequence[str]) -> str | None:
+        """Let the first of these of which nothing is held rest; which one that is, if any.
+
+        Its streams leave the ledger until it has sound again, and its takes are forgotten.
+        """
+
+        def operation(connection: sqlite3.Connection) -> str | None:
+            found = next((one for one in sources if not _held(connection, one)), None)
+            if found is not None:
+                connection.execute(
+                    "UPDATE streams SET resting = 1 WHERE epoch = '' AND name IN (?, ?)",
+                    _streams(found),
+                )
+                connection.execute("DELETE FROM takes WHERE source = ?", (found,))
+            return found
+
+        return await self._database.write(operation)
 
     async def find(self, source: str, take: int) -> Take | None:
         """A take that is remembered."""
@@ -82,6 +106,19 @@ class Takes:
                 (source, f"{POSTED}*", TAKES_MAX),
             )
         )
+
+
+def _streams(source: str) -> tuple[str, str]:
+    return raw_stream(source), segments_stream(source)
+
+
+def _held(connection: sqlite3.Connection, source: str) -> bool:
+    """Whether anything of a source is held."""
+    found = connection.execute(
+        "SELECT 1 FROM streams WHERE epoch = '' AND name IN (?, ?) AND held LIMIT 1",
+        _streams(source),
+    )
+    return found.fetchone() is not None
 
 
 def _beginning(take: int) -> bytes:

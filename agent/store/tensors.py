@@ -64,6 +64,7 @@ def split(inputs: Sequence[Tensor], rows_max: int | None) -> list[Part]:
     if rows_max is None:
         return [_part(1, inputs)]
     rows = rows_of(inputs)
+    _check_rows(inputs)
     if rows > rows_max * CHUNKS_MAX:
         raise RequestError(
             f"inputs: {rows} rows, {rows_max} at a time, are more than {CHUNKS_MAX} chunks",
@@ -127,6 +128,16 @@ def rows_of(inputs: Sequence[Tensor]) -> int:
             "give all inputs the same number of rows, one at least",
         )
     return rows
+
+
+def _check_rows(inputs: Sequence[Tensor]) -> None:
+    """Raises RequestError for rows that hold nothing: they cost nobody a byte, and us a chunk."""
+    if all(0 in one.shape for one in inputs):
+        said = ", ".join(f"{one.name} {one.shape}" for one in inputs)
+        raise RequestError(
+            f"inputs: each has an axis of 0, so their rows hold nothing ({said})",
+            "send rows that hold something",
+        )
 
 
 def _cut(one: Tensor, rows_max: int) -> Iterator[Tensor]:

@@ -12,13 +12,14 @@ from agent.api.entry.access import Access
 from agent.api.entry.guard import Guard
 from agent.api.entry.sessions import COOKIE, Sessions
 from agent.api.entry.tokens import Tokens
-from agent.api.form.route import Route, Scope
+from agent.api.form.route import Route
 from agent.api.routes.inference import Inference
 from agent.api.routes.session import SESSION, SessionDoors
 from agent.api.routes.tokens import TokenDoors
 from agent.api.server import Server
 from agent.clock import Clock
 from agent.config import Api
+from agent.forms import Scope
 from agent.health.conditions import Conditions
 from agent.health.status import Status
 

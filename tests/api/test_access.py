@@ -15,9 +15,10 @@ from agent import config_file
 from agent.api.entry import guard, refusals
 from agent.api.entry.access import OPERATOR
 from agent.api.entry.room import Room
-from agent.api.form.route import PLACE, SCOPES, Route
+from agent.api.form.route import PLACE, Route
 from agent.api.routes.inference import Call, Reply
 from agent.app import App
+from agent.forms import SCOPES
 from tests.api.entrance import Still, Visitor, bearer, is_a_refusal
 from tests.outside import ROOT
 

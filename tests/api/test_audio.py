@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 import soundfile
 
+from agent.api.routes.audio import BODIES_MAX
+from agent.audio.places import SOURCES_MAX
 from tests.api.checked import whole
 from tests.e2e.sound import SAMPLES, joined
 from tests.outside import Device, running, until
@@ -170,11 +172,11 @@ def silence(hours: int) -> bytes:
 
 
 def bomb(folder: Path) -> bytes:
-    """Five hours of nothing in a FLAC that is small."""
+    """A second more of nothing than a recording may have, in a FLAC that is small."""
     path = folder / "bomb.flac"
     with soundfile.SoundFile(path, "w", 8000, 1, format="FLAC", subtype="PCM_16") as file:
-        nothing = np.zeros(8000 * 600, np.int16)
-        for _ in range(30):
+        nothing = np.zeros(8000, np.int16)
+        for _ in range(3601):
             file.write(nothing)
     return path.read_bytes()
 
@@ -183,16 +185,16 @@ async def test_what_is_no_recording_is_refused_and_leaves_no_trace(
     device: Device, tmp_path: Path
 ) -> None:
     flac = (device.folder / "a.flac").read_bytes()
-    for content, word in [
-        (b"", "is empty"),
-        (b"\x7fELF" + bytes(2000), "begins with"),
-        (b"OggS" + bytes(2000), "not a recording"),
-        (flac[: len(flac) // 2], "breaks off"),
-        (silence(1), "no sound in it"),
-        (bomb(tmp_path), "more than"),
+    for content, refused, word in [
+        (b"", 400, "is empty"),
+        (b"\x7fELF" + bytes(2000), 400, "begins with"),
+        (b"OggS" + bytes(2000), 400, "not a recording"),
+        (flac[: len(flac) // 2], 400, "breaks off"),
+        (silence(1), 400, "no sound in it"),
+        (bomb(tmp_path), 413, "may have 3600 s (115200000 bytes as it is kept)"),
     ]:
         status, told, _ = await post(device, content, "source=bad")
-        assert status == 400, told
+        assert status == refused, told
         assert word in told["error"]
         assert told["hint"]
     assert "bad.raw" not in device.status()["ledger"]
@@ -217,6 +219,61 @@ async def test_a_name_that_is_configured_is_refused(device: Device) -> None:
     assert status == 409
     assert "configuration" in told["error"]
     assert (await post(device, flac, "source=No Such Name"))[0] == 400
+
+
+async def test_a_form_is_told_to_send_the_file_itself(device: Device) -> None:
+    form = aiohttp.FormData()
+    form.add_field("file", (device.folder / "a.wav").read_bytes(), filename="a.wav")
+    async with asking(device) as session, session.post(f"{URL}?source=form", data=form) as answer:
+        told = await answer.json()
+    assert (answer.status, "multipart/form-data" in told["error"]) == (400, True)
+    assert "curl --data-binary @file.wav" in told["hint"]
+    assert "form.raw" not in device.status()["ledger"]
+
+
+async def test_where_the_takes_of_a_configured_source_are_is_said(device: Device) -> None:
+    status, told, _ = await get(device, f"/takes/{source_of('a.wav')}/999")
+    assert (status, "configuration" in json.loads(told)["hint"]) == (404, True)
+    status, told, _ = await get(device, "/takes/nobody/999")
+    assert (status, "holdfast audio send" in json.loads(told)["hint"]) == (404, True)
+
+
+async def test_a_name_of_which_nothing_is_held_gives_its_place_to_a_new_one(
+    tmp_path: Path,
+) -> None:
+    made, quiet = Device(tmp_path, {}), io.BytesIO()
+    soundfile.write(quiet, np.zeros(3200, np.int16), 16_000, format="WAV")
+    speech = io.BytesIO()
+    soundfile.write(speech, joined(SAMPLES, 3, SECONDS), 16_000, format="WAV")
+
+    async def send(source: str, name: str = "one") -> None:
+        asked = f"source={source}&name={name}&wait_s=60"
+        status, told, _ = await post(made, quiet.getvalue(), asked)
+        assert (status, told["status"]) == (200, "heard"), told
+
+    with running(made):
+        await post(made, speech.getvalue(), "source=speaks&wait_s=60")
+        await send("n0")
+        await send("n1")
+        for first in range(2, SOURCES_MAX - 1, BODIES_MAX):
+            names = [f"n{n}" for n in range(first, min(first + BODIES_MAX, SOURCES_MAX - 1))]
+            await asyncio.gather(*map(send, names))
+        await send("n0", "again")
+        await send("late")
+        ledger = made.status()["ledger"]
+        assert "n1.raw" not in ledger, "it is unused the longest"
+        assert {"speaks.raw", "n0.raw", "late.raw"} <= set(ledger), "it holds, is newer, is new"
+        assert (await get(made, "/takes/n1/3"))[0] == 404
+
+        made.kill()
+        made.start()
+        assert "n1.raw" not in made.status()["ledger"]
+        await send("n1")
+        assert made.ledger("n1.raw") == {
+            **{"produced": 4, "delivered": 0, "held": 0},
+            **{"dropped": {"processed": 4}},
+        }, "its seqs went on"
+        assert len([one for one in made.status()["ledger"] if one.endswith(".raw")]) == SOURCES_MAX
 
 
 async def test_a_store_that_has_no_room_says_so(tmp_path: Path) -> None:

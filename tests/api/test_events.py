@@ -121,10 +121,10 @@ async def test_the_state_comes_at_once_and_a_condition_when_it_begins(site: Site
         async with site.session.get("/api/v1/status") as whole:
             assert first.content.keys() == (await whole.json()).keys()
         assert (first.content["status"], first.content["conditions"]) == ("healthy", [])
-        site.conditions.hold("door_open", "lid", "warning", "it is open", "close it")
+        site.conditions.hold("sound_lost", "lid", "warning", "it is open", "close it")
         told = await listener.next()
-        assert [one["name"] for one in told.content["conditions"]] == ["door_open"]
-        site.conditions.clear("door_open", "lid")
+        assert [one["name"] for one in told.content["conditions"]] == ["sound_lost"]
+        site.conditions.clear("sound_lost", "lid")
         while told.content["conditions"]:
             told = await listener.next()
         assert told.content["status"] == "healthy"
@@ -137,7 +137,7 @@ async def test_a_condition_does_not_wait_for_the_next_round(
     async with Site(tmp_path, Bounds()) as site, site.session.get("/api/v1/events") as answer:
         listener = Listener(answer, site.checker)
         await listener.next()
-        site.conditions.hold("door_open", "lid", "warning", "it is open", "close it")
+        site.conditions.hold("sound_lost", "lid", "warning", "it is open", "close it")
         told = await listener.next()
         assert told.content["conditions"]
 
@@ -154,7 +154,7 @@ async def test_one_maker_for_all_and_none_when_nobody_listens(
                 await Listener(answer, site.checker).next()
             assert site.made == 1
         await site.until(lambda: not len(site.listeners))
-        site.conditions.hold("door_open", "lid", "warning", "it is open", "close it")
+        site.conditions.hold("sound_lost", "lid", "warning", "it is open", "close it")
         await asyncio.sleep(0.5)  # long enough for a maker that should have ended
         assert site.made == 1
         async with site.session.get("/api/v1/events") as answer:
@@ -169,7 +169,7 @@ async def test_a_store_that_cannot_be_read_is_told_and_not_the_end(site: Site) -
         told = await listener.next()
         assert told == ("trouble", {"error": "it lies", "hint": "look"}, "")
         site.fault = None
-        site.conditions.hold("any", "any", "note", "any", "any")
+        site.conditions.hold("clock_untrusted", "any", "note", "any", "any")
         assert (await listener.next()).name == "status"
 
 
@@ -389,7 +389,7 @@ async def test_curl_reads_them(site: Site) -> None:
 
 
 async def test_conditions(site: Site) -> None:
-    site.conditions.hold("door_open", "lid", "critical", "it is open", "close it")
+    site.conditions.hold("sound_lost", "lid", "critical", "it is open", "close it")
     async with site.session.get("/api/v1/conditions") as answer:
         told = await answer.json()
     assert told["status"] == "unhealthy"

@@ -149,6 +149,9 @@ def test_a_domain_that_hangs_fails_in_time_and_the_others_pass(agent: Asked) -> 
         assert checks(report, "inference")["other"]["verdict"] == "pass"
         assert failed["took_ms"] >= smart.DEADLINE_S * 1000 * 0.9
         said = holdfast("health", "-c", str(agent.config))
+        assert report["conditions"], "the broker is not there"
+        for one in report["conditions"]:
+            assert f"{one['name']} ({one['subject']}) for " in said.stdout
         assert said.returncode == 5, said.stderr
         assert "no answer in time" in said.stdout
         assert agent.tcp(f"{BASE}/ready") == (200, {"ready": True}), "it takes calls, and waits"

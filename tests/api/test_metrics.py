@@ -234,12 +234,12 @@ async def test_what_is_not_known_of_the_link_has_no_value(bed: Bed) -> None:
 
 
 async def test_conditions_are_there_while_they_hold(bed: Bed) -> None:
-    bed.conditions.hold("source_failed", 'a"\\', "warning", "a", "b")
+    bed.conditions.hold("source_unreadable", 'a"\\', "warning", "a", "b")
     family = (await scraped(bed))["holdfast_condition"]
     assert [(s.labels, s.value) for s in family.samples] == [
-        ({"name": "source_failed", "subject": 'a"\\', "severity": "warning"}, 1)
+        ({"name": "source_unreadable", "subject": 'a"\\', "severity": "warning"}, 1)
     ]
-    bed.conditions.clear("source_failed", 'a"\\')
+    bed.conditions.clear("source_unreadable", 'a"\\')
     assert (await scraped(bed))["holdfast_condition"].samples == []
 
 

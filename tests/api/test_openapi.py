@@ -11,7 +11,8 @@ from schemathesis.specs.openapi.definitions import OPENAPI_31
 
 from agent.api.form import openapi
 from agent.api.form.events import events
-from agent.api.form.route import SCOPES, Route, get, post
+from agent.api.form.route import Route, get, post
+from agent.forms import SCOPES
 from tests.api.checked import PATH, Checker
 from tests.api.composed import COMMAND, text
 

@@ -206,12 +206,36 @@ def test_a_domain_that_is_not_there_is_not_found(agent: Doors) -> None:
 )
 @pytest.mark.parametrize("door", [over_tcp, over_socket])
 def test_an_unknown_route_is_not_found(agent: Doors, door: Any, route: str) -> None:
-    assert is_a_refusal(door(agent, "GET", route), 404)
+    answer = door(agent, "GET", route)
+    assert is_a_refusal(answer, 404)
+    assert route.replace("/..", "") in answer.document["error"]
+    assert "/api/v1/openapi.json" in answer.document["hint"]
+
+
+@pytest.mark.parametrize(
+    ("route", "meant"),
+    [
+        ("/api/v1/audio/takes", "/api/v1/audio/takes/{source}/{take}"),
+        ("/api/v1/audio/takes/inbox", "/api/v1/audio/takes/{source}/{take}"),
+        ("/api/v1/status/", "/api/v1/status"),
+    ],
+)
+def test_a_path_that_ends_too_soon_is_told_how_it_goes_on(
+    agent: Doors, route: str, meant: str
+) -> None:
+    answer = over_socket(agent, "GET", route)
+    assert is_a_refusal(answer, 404)
+    assert f"did you mean {meant}" in answer.document["hint"]
 
 
 def test_a_wrong_method_is_not_allowed_and_the_right_ones_are_named(agent: Doors) -> None:
-    assert is_a_refusal(over_socket(agent, "POST", HEALTH), 405)
-    assert is_a_refusal(over_tcp(agent, "GET", "/api/v1/domains/audio/restart"), 405)
+    answer = over_socket(agent, "POST", HEALTH)
+    assert is_a_refusal(answer, 405)
+    assert answer.document["error"] == f"{HEALTH} takes no POST"
+    assert "it takes GET, HEAD;" in answer.document["hint"]
+    answer = over_tcp(agent, "GET", "/api/v1/domains/audio/restart")
+    assert is_a_refusal(answer, 405)
+    assert "it takes POST;" in answer.document["hint"]
 
 
 def test_the_socket_is_for_owner_and_group_alone(agent: Doors) -> None:

@@ -301,3 +301,11 @@ def test_a_rate_that_no_recording_has_is_refused(tmp_path: Path, rate: int) -> N
     path = tmp_path / "rate.wav"
     soundfile.write(path, tone(16_000, seconds=0.1), rate)
     refused(path)
+
+
+def test_no_more_is_decoded_than_may_be_over_all_channels(tmp_path: Path) -> None:
+    path = tmp_path / "a.flac"
+    soundfile.write(path, np.zeros((8000, 8), np.int16), 8000)
+    assert codec.check(path, 1.0, 64_000) == 1.0
+    with pytest.raises(codec.TooLong, match=r"more than 0\.5 s of sound at 8000 Hz"):
+        codec.check(path, 1.0, 32_000)

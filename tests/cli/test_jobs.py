@@ -128,6 +128,17 @@ async def test_many_pages_are_one_list(site: Site) -> None:
     assert numbers == list(range(1, 231))
 
 
+async def test_a_line_a_job_on_a_terminal_of_80_columns(site: Site) -> None:
+    site.desk.models.go.clear()
+    names = [(await site.ask("POST", "", order()))[1]["id"] for _ in range(3)]
+    _, said = await site.command("ls", columns=80)
+    _, heading, *lines = said.splitlines()
+    assert heading.split() == ["id", "model", "state", "done", "age", "left"]
+    assert [line.split()[0] for line in lines] == names
+    assert all(len(line) <= 80 for line in lines)
+    assert "0%" in lines[0]
+
+
 async def test_an_id_stays_whole_on_a_narrow_terminal(site: Site) -> None:
     _, told = await site.ask("POST", "", order())
     assert told["id"] in (await site.command("ls", columns=60))[1]

@@ -88,18 +88,18 @@ def test_one_name_holds_for_each_subject_alone(conditions: Conditions) -> None:
 
 def test_the_gravest_come_first_and_decide_the_status(conditions: Conditions) -> None:
     assert conditions.status() == "healthy"
-    conditions.hold("c", "x", "note", "a", "b")
+    conditions.hold("client_id_twice", "x", "note", "a", "b")
     assert conditions.status() == "healthy"
-    conditions.hold("b", "x", "warning", "a", "b")
+    conditions.hold("broker_refused", "x", "warning", "a", "b")
     assert conditions.status() == "degraded"
-    conditions.hold("a", "x", "critical", "a", "b")
-    conditions.hold("a", "w", "critical", "a", "b")
+    conditions.hold("ack_missing", "x", "critical", "a", "b")
+    conditions.hold("ack_missing", "w", "critical", "a", "b")
     assert conditions.status() == "unhealthy"
     assert [(c.name, c.subject) for c in conditions.all()] == [
-        ("a", "w"),
-        ("a", "x"),
-        ("b", "x"),
-        ("c", "x"),
+        ("ack_missing", "w"),
+        ("ack_missing", "x"),
+        ("broker_refused", "x"),
+        ("client_id_twice", "x"),
     ]
 
 
@@ -119,7 +119,7 @@ def test_a_condition_is_logged_when_it_begins_changes_and_ends_and_not_in_betwee
 
 
 def test_a_cause_may_quote_any_name(conditions: Conditions) -> None:
-    conditions.hold("a", "b", "warning", "caf\udce9\n.wav", "x\x1b[2J")
+    conditions.hold("ack_missing", "b", "warning", "caf\udce9\n.wav", "x\x1b[2J")
     (condition,) = conditions.all()
     assert condition.cause == "caf\ufffd\\x0a.wav"
     assert condition.remedy == "x\\x1b[2J"
@@ -128,7 +128,7 @@ def test_a_cause_may_quote_any_name(conditions: Conditions) -> None:
 
 def test_a_cause_of_any_length_is_cut(conditions: Conditions) -> None:
     for text in ("n" * 900_000, "\x00" * 900_000, "\U0010ffff" * 900_000):
-        conditions.hold("a", "b", "warning", text, text)
+        conditions.hold("ack_missing", "b", "warning", text, text)
         (condition,) = conditions.all()
         assert len(condition.cause) == len(condition.remedy) == TEXT_CHARS_MAX
         assert condition.cause.endswith("...")

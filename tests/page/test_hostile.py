@@ -4,6 +4,7 @@ from typing import Any
 
 from playwright.sync_api import Browser, expect
 
+from tests.page.test_page import UNFOLD
 from tests.page.window import Site, window
 
 EVIL = '<img src=x onerror="window.hacked=1"><script>window.hacked=1</script>'
@@ -30,8 +31,7 @@ def test_no_text_of_the_device_is_markup(browser: Browser, site: Site) -> None:
         seen.page.route("**/trace", lambda route: route.fulfill(json={"calls": []}))
         page = seen.opened()
         expect(page.locator("#segments > li")).to_contain_text("<img")
-        for summary in page.locator("summary:visible").all():
-            summary.click()
+        page.evaluate(UNFOLD)
         expect(page.locator("#inputs")).not_to_have_value("")
         for place in ("#device", "#needs", "#link", "#ledger-rows", "#domains", "#sources"):
             expect(page.locator(place)).to_contain_text("<script>")

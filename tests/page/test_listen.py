@@ -19,6 +19,7 @@ def test_segments_are_listed_and_one_is_played_at_a_time(browser: Browser, site:
         seen.page.route(f"**{SEGMENTS}/**/1", lambda route: route.fulfill(status=404, json={}))
         seen.page.route(f"**{SEGMENTS}/**/2", lambda route: route.fulfill(path=SOUND))
         page = seen.opened()
+        page.locator("#listen > summary").click()
         rows = page.locator("#segments > li")
         expect(rows).to_have_count(2)
         newest, other = rows.first, rows.last

@@ -15,6 +15,10 @@ from tests.page.window import Site, look, window
 
 TARGETS = "button, select, input, textarea, summary"
 TOUCH_PX_MIN = 44
+PHONE_PX_MAX = 1480  # two screens of 740
+UNFOLD = "for (const one of document.querySelectorAll('details')) one.open = true"
+HEADINGS = """[...document.querySelectorAll("h2")].filter((one) => one.checkVisibility())
+  .map((one) => one.dataset.word)"""
 WORDS = {"healthy": "Healthy", "degraded": "Degraded", "unhealthy": "Unhealthy"}
 
 
@@ -46,7 +50,7 @@ def test_a_link_that_breaks_is_seen_at_once_with_what_to_do(browser: Browser, si
         expect(page.locator("#link")).to_contain_text("Connected for")
         site.broker.kill()
         try:
-            down = page.locator("#needs > li", has_text="link down")
+            down = page.locator("#needs > li", has_text="link_down")
             expect(down).to_contain_text("What to do")
             expect(page.locator("#link")).to_contain_text("No connection")
             expect(page.locator("#word")).not_to_have_text("Healthy")
@@ -219,14 +223,31 @@ def test_each_word_is_there_in_both_languages(browser: Browser, site: Site) -> N
 def test_it_fits_and_can_be_touched(browser: Browser, site: Site, locale: str) -> None:
     with window(browser, site, locale=locale) as seen:
         page = seen.opened()
-        for summary in page.locator("summary:visible").all():
-            summary.click()
+        page.evaluate(UNFOLD)
         for width in (1280, 360, 320):
             page.set_viewport_size({"width": width, "height": 640})
             assert page.evaluate("document.documentElement.scrollWidth") <= width
             boxes = [one.bounding_box() for one in page.locator(TARGETS).all() if one.is_visible()]
             assert len(boxes) > 5
             assert all(box and min(box["width"], box["height"]) >= TOUCH_PX_MIN for box in boxes)
+
+
+def test_a_phone_shows_what_matters_first_and_folds_the_rest(browser: Browser, site: Site) -> None:
+    order = ["link", "backlog", "domains", "segments", "trial", "ledger", "store", "sources"]
+    with window(browser, site, 360) as seen:
+        page = seen.opened()
+        expect(page.locator("#listen")).to_be_visible()
+        assert page.evaluate(HEADINGS) == order
+        assert page.evaluate("document.documentElement.scrollHeight") < PHONE_PX_MAX
+        expect(page.locator("#balances")).to_be_visible()
+        expect(page.locator("#domains-brief")).to_have_text("2/2 ready")
+        expect(page.locator("#ledger")).to_be_hidden()
+        page.locator("summary", has_text="Ledger").click()
+        expect(page.locator("#ledger-rows tr").first).to_be_visible()
+    with window(browser, site, 1280) as seen:
+        page = seen.opened()
+        expect(page.locator("#ledger")).to_be_visible()
+        expect(page.locator("#domains > li").first).to_be_visible()
 
 
 def _ask(page: Page, inputs: str) -> None:

@@ -61,6 +61,8 @@ def numbers(shape: list[int], size: int, dtype: str = "FP32", name: str = "x") -
         ([numbers([-1, 2], 8)], "below 0"),
         ([numbers([2], 8), numbers([3], 12, name="y")], "x: 2, y: 3"),
         ([numbers([0], 0)], "differ or are empty"),
+        ([numbers([4096, 0], 0)], r"hold nothing \(x \[4096, 0\]\)"),
+        ([texts("t", [40, 3, 0], []), numbers([40, 0], 0)], "hold nothing"),
         ([numbers([], 4)], "differ or are empty"),
         ([texts("t", [2], [b"a"])], "2 elements, found 1"),
         ([Tensor("t", "BYTES", [1], memoryview(b"\x05\0\0\0ab"))], "ends behind its data"),

@@ -18,7 +18,7 @@ from typing import NamedTuple, Protocol
 
 from agent.api.entry.sessions import COOKIE, Session, Sessions
 from agent.api.entry.tokens import Token, Tokens
-from agent.api.form.route import SCOPES, Scope
+from agent.forms import SCOPES, Scope
 
 FORWARDED, FORWARDED_X = ("forwarded", "x-real-ip", "via"), "x-forwarded-"
 SCHEME = "bearer "

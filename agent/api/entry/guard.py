@@ -28,12 +28,13 @@ from aiohttp import web
 
 from agent import logs
 from agent.api.entry.access import IMPOSTOR, NOBODY, Access, Caller, Headers, address_of
+from agent.api.entry.astray import astray
 from agent.api.entry.coding import KNOWN, WINDOW, coding_of
 from agent.api.entry.doors import served
 from agent.api.entry.inside import Inside
 from agent.api.entry.rates import Rate
 from agent.api.entry.refusals import SERVER, Refusals, refusal, too_many
-from agent.api.form.route import Handler, Route, Scope
+from agent.api.form.route import Handler, Route
 from agent.clock import Clock
 from agent.errors import (
     BusyError,
@@ -46,6 +47,7 @@ from agent.errors import (
     TooLarge,
     TooSlow,
 )
+from agent.forms import Scope
 
 log = logging.getLogger("api")
 LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
@@ -136,10 +138,10 @@ class Guard:
         """The handler's answer, with a line in the log where it was an order."""
         door, route = self._door(request), self.routes.get(request.match_info.route)
         if route is None or not _is_order(route):
-            return await _answer(request, door, handler)
+            return await self._answer(request, door, handler)
         by, outcome = _giver(caller, address_of(request.transport)), "no answer"
         try:
-            answer = await _answer(request, door, handler)
+            answer = await self._answer(request, door, handler)
             outcome = str(answer.status)
             return answer
         finally:
@@ -169,6 +171,14 @@ class Guard:
         if not caller.may(route.scopes):
             return self._stopped(request, route, caller)
         return _coded(request, route)
+
+    async def _answer(
+        self, request: web.Request, door: str, handler: Handler
+    ) -> web.StreamResponse:
+        try:
+            return await _answer(request, door, handler)
+        except web.HTTPException as error:
+            return astray(request, error, (one.path for one in self.routes.values()))
 
     def _stopped(self, request: web.Request, route: Route, caller: Caller) -> web.Response:
         """The answer to somebody who does not hold what a route asks for."""
@@ -220,7 +230,10 @@ def request_id(headers: Headers) -> str | None:
 
 
 async def _answer(request: web.Request, door: str, handler: Handler) -> web.StreamResponse:
-    """The handler's answer, or what became of it in the form of all errors."""
+    """The handler's answer, or what became of it in the form of all errors.
+
+    Raises what aiohttp says of a request that no door is for.
+    """
     try:
         return await handler(request)
     except StoreFull as error:  # time does not help, what the hint says does
@@ -236,10 +249,8 @@ async def _answer(request: web.Request, door: str, handler: Handler) -> web.Stre
     except web.RequestPayloadError as error:
         said = " ".join(str(error).split())
         return refusal(400, f"the body: {said}", "send it whole, and encoded as its header says")
-    except web.HTTPException as error:
-        answer = refusal(error.status, error.reason, "see /api/v1/health and the README")
-        answer.headers.update({k: v for k, v in error.headers.items() if k == "Allow"})
-        return answer
+    except web.HTTPException:  # of aiohttp's router: there is no such door
+        raise
     except Exception as error:  # the border: what one request meets must not end the others
         if isinstance(error, ConnectionError) and _left(request):
             log.debug("%s was not sent to its end", door)  # anybody may do it, and often

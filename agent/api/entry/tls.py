@@ -15,8 +15,9 @@ from agent.clock import Clock
 from agent.config import Tls as Settings
 from agent.errors import ConfigError
 from agent.health.conditions import Conditions
+from agent.health.names import Name
 
-CONDITION = ("api_certificate", "api.tls")
+CONDITION: tuple[Name, str] = ("api_certificate", "api.tls")
 ENDING_S = 30 * 86_400.0
 Stamp = tuple[int, ...]  # of the two files; when it changes, they are read again
 

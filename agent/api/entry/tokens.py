@@ -35,9 +35,9 @@ import msgspec
 from msgspec import Meta, Struct
 
 from agent import plain_file
-from agent.api.form.route import SCOPES, Scope
 from agent.clock import Clock
 from agent.errors import NotNow, NotThere, RequestError, StoreError
+from agent.forms import SCOPES, Scope
 from agent.health.conditions import Conditions
 
 log = logging.getLogger("api")
@@ -231,7 +231,9 @@ class Tokens:
             os.fchmod(handle, MODE)
         except OSError as error:
             self._conditions.hold(
-                *("tokens_exposed", SUBJECT, "warning"),
+                "tokens_exposed",
+                SUBJECT,
+                "warning",
                 f"{found}, and still can: it cannot be changed: {error.strerror}",
                 f"chmod 600 {self._path}, as its owner, then look through holdfast tokens ls, "
                 "revoke what nobody here made, and restart",

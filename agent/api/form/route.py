@@ -7,13 +7,13 @@ All else follows from it: what aiohttp serves, who is let in (entry/guard.py), t
 import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from aiohttp import web
 
+from agent.forms import Scope
+
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-Scope = Literal["read", "infer", "operate", "admin"]
-SCOPES: tuple[Scope, ...] = ("read", "infer", "operate", "admin")
 PLACE = re.compile(r"\{(\w+)\}")
 
 

@@ -37,6 +37,18 @@ export function turn(drawing, name) {
   if (use.getAttribute("href") !== `#shape-${name}`) use.setAttribute("href", `#shape-${name}`);
 }
 
+// A short word of a part that is folded, in the colour of how it stands.
+export function brief(id, text, tone = "") {
+  say(byId(id), text);
+  byId(id).className = `brief ${tone}`;
+}
+
+// What is long is there at once where there is room for it, and else for whoever asks.
+export function unfold() {
+  const wide = window.matchMedia("(min-width: 48rem)").matches;
+  for (const part of document.querySelectorAll("details.fold")) part.open = wide;
+}
+
 // Makes the children of `parent` those of `items`, in their order, and leaves alone whatever is
 // right already: what is open, focused or playing stays so.
 export function list(parent, items, keyOf, build, update) {
@@ -67,7 +79,8 @@ export function facts(parent, rows) {
       say(line.firstChild, name);
       say(line.lastChild, value);
       line.lastChild.className = tone;
-      line.lastChild.lang = lang;
+      if (lang) line.lastChild.lang = lang;
+      else line.lastChild.removeAttribute("lang");
     },
   );
 }

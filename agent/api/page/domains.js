@@ -1,6 +1,6 @@
 // The domains and their models: whether they answer, how fast, and on what.
 
-import { byId, facts, list, make, say, shape, turn } from "./dom.js";
+import { brief, byId, facts, list, make, say, shape, turn } from "./dom.js";
 import { asked } from "./session.js";
 import { milliseconds, number } from "./units.js";
 import { counted, word } from "./words.js";
@@ -20,6 +20,9 @@ export async function measure(names) {
 
 export function render({ domains, models }) {
   const found = Object.entries(domains).map(([name, one]) => ({ name, ...one }));
+  const ready = found.filter((one) => one.ready).length;
+  const words = { ready: number(ready), all: number(found.length) };
+  brief("domains-brief", word("ready_of", words), ready === found.length ? "ok" : "warn");
   list(
     byId("domains"),
     found,

@@ -1,6 +1,6 @@
 // The ledger: produced = delivered + held + dropped, stream by stream.
 
-import { byId, list, make, say, show } from "./dom.js";
+import { brief, byId, list, make, say, show } from "./dom.js";
 import { number } from "./units.js";
 import { word } from "./words.js";
 
@@ -8,9 +8,7 @@ export function render(ledger) {
   const rows = Object.entries(ledger).map(([stream, row]) => ({ stream, ...row }));
   const wrong = rows.filter((row) => !balanced(row)).map((row) => row.stream);
   show(byId("ledger"), rows.length > 0);
-  const verdict = byId("balances");
-  say(verdict, said(rows, wrong));
-  verdict.className = wrong.length ? "critical" : rows.length ? "ok" : "";
+  brief("balances", said(rows, wrong), wrong.length ? "critical" : rows.length ? "ok" : "");
   list(byId("ledger-rows"), rows, (row) => row.stream, build, update);
 }
 

@@ -30,6 +30,8 @@ export function render(link) {
     [word("broker"), broker(link)],
     [word("last_ack"), ack(link)],
     [word("rate"), sending(link.rate.sent_bytes_per_s)],
+  ]);
+  facts(byId("link-more"), [
     [word("acking"), acking(link.rate.acknowledged_records_per_s)],
     [word("limit"), limit(link.limit)],
     [word("quota"), quota(link.quota)],
@@ -109,6 +111,7 @@ function trend(link, waits) {
   byId("trend").className = way === "rising" ? "warn" : "";
   const top = Math.max(0, ...past.map((one) => one.bytes));
   const long_ms = Math.max(SHORTEST_MS, performance.now() - past[0].at);
+  byId("chart").toggleAttribute("hidden", top === 0);
   byId("line").setAttribute("d", drawn(Math.max(1, top), long_ms));
   const words = { age: span(Math.ceil(long_ms / 60_000) * 60), bytes: size(top) };
   say(byId("chart-words"), word(top ? "chart" : "chart_flat", words));

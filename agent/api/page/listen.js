@@ -1,6 +1,6 @@
 // Recent segments to listen to. One at a time; the one that plays stays in the list.
 
-import { byId, list, make, say, show } from "./dom.js";
+import { brief, byId, list, make, say, show } from "./dom.js";
 import { asked } from "./session.js";
 import { moment, number, span } from "./units.js";
 import { word } from "./words.js";
@@ -29,6 +29,7 @@ export async function look() {
 export function render() {
   show(byId("listen"), found !== null);
   if (found === null) return;
+  brief("segments-brief", number(found.length));
   show(byId("no-segments"), found.length === 0);
   list(byId("segments"), found, (one) => one.id, build, update);
 }

@@ -1,7 +1,7 @@
 // The page as a whole: it listens while somebody looks, and says how old it is when it cannot.
 
 import * as domains from "./domains.js";
-import { byId, show } from "./dom.js";
+import { byId, show, unfold } from "./dom.js";
 import * as ledger from "./ledger.js";
 import * as link from "./link.js";
 import * as listen from "./listen.js";
@@ -138,5 +138,6 @@ session.begin({
   },
   left: leave,
 });
+unfold();
 speak();
 attend();

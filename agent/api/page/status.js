@@ -1,5 +1,6 @@
 // The first thing to see: one word for it all, how old it is, and what is wrong.
 
+import { told } from "./conditions.js";
 import { byId, facts, list, make, say, shape, show, turn } from "./dom.js";
 import { moment, span } from "./units.js";
 import { counted, language, word } from "./words.js";
@@ -42,7 +43,6 @@ export function render(status) {
   speak();
   say(byId("device"), status.device);
   show(byId("conditions"), needs.length > 0);
-  show(byId("english"), language() !== "en");
   cards(byId("needs"), needs);
   show(byId("notes"), notes.length > 0);
   say(byId("notes-count"), counted("notes", notes.length));
@@ -96,12 +96,14 @@ function update(card, one) {
   const [drawing, name, subject] = head.children;
   card.dataset.severity = one.severity;
   turn(drawing, { critical: "unhealthy", warning: "degraded", note: "note" }[one.severity]);
-  say(name, one.name.replaceAll("_", " "));
+  const { title, todo } = told(one.name, language());
+  say(name, title);
   say(subject, one.name.split("_").includes(one.subject) ? "" : one.subject);
   const times = { age: span(one.age_s), time: moment(one.since_us) };
-  say(since, `${word(one.severity)} · ${word("since", times)}`);
+  say(since, `${word(one.severity)} · ${word("since", times)} · ${one.name}`);
   facts(body, [
-    [word("cause"), one.cause, "", "en"],
-    [word("todo"), one.remedy, "todo", "en"],
+    [word("condition_cause"), one.cause, "", "en"],
+    [word("todo"), todo, "todo"],
+    [word("condition_remedy"), one.remedy, todo ? "" : "todo", "en"],
   ]);
 }

@@ -1,6 +1,6 @@
 // The store and its disk, and where sound comes from.
 
-import { byId, facts } from "./dom.js";
+import { brief, byId, facts } from "./dom.js";
 import { number, size } from "./units.js";
 import { counted, word } from "./words.js";
 
@@ -10,6 +10,7 @@ export function render({ store, sources }) {
   const { scrub, quarantine, flash } = store;
   const full = store.used_bytes / store.bytes_max;
   bar("store-bar", full);
+  brief("store-brief", word("part_used", { part: number(100 * full) }), full > FULL ? "critical" : "");
   bar("disk-bar", 1 - store.disk_free_bytes / store.disk_size_bytes);
   facts(byId("store"), [
     [word("used"), word("used_is", { used: size(store.used_bytes), all: size(store.bytes_max) })],
@@ -22,6 +23,7 @@ export function render({ store, sources }) {
     [word("life"), flash?.life_years ? word("years", { count: number(flash.life_years, 1) }) : ""],
   ]);
   const rows = Object.entries(sources).map(([name, one]) => [name, source(one)]);
+  brief("sources-brief", number(rows.length));
   facts(byId("sources"), rows.length ? rows : [[word("sources"), word("none")]]);
 }
 

@@ -1,4 +1,4 @@
-// The page's own words in its two languages. Causes and remedies come from the agent, in English.
+// The page's own words in its two languages; those of the conditions are in conditions.js.
 
 const KEY = "holdfast.language"; // all that the page keeps in this browser
 
@@ -36,7 +36,6 @@ const EN = {
   enter: "Log in",
 
   conditions: "What is wrong, and what to do",
-  english: "Causes and remedies come from the agent, in English.",
   critical: "Critical",
   warning: "Warning",
   note: "Note",
@@ -44,8 +43,11 @@ const EN = {
   notes_other: "{count} notes",
   since: "for {age}, since {time}",
   todo: "What to do",
+  condition_cause: "Why",
+  condition_remedy: "What to do",
 
   link: "Link",
+  link_more: "Limit and quota",
   state: "State",
   connected: "Connected for {age}",
   connected_now: "Connected",
@@ -105,6 +107,7 @@ const EN = {
 
   domains: "Models at work",
   ready: "Ready",
+  ready_of: "{ready}/{all} ready",
   not_ready: "Down",
   resting: "Resting after crashes",
   calls: "Calls",
@@ -152,6 +155,7 @@ const EN = {
   no_answer: "The agent does not answer.",
 
   store: "Store and disk",
+  part_used: "{part} % full",
   used: "Store",
   used_is: "{used} of {all} used",
   disk: "Disk",
@@ -206,7 +210,6 @@ const ZH = {
   enter: "登录",
 
   conditions: "问题与处理办法",
-  english: "原因和处理办法由设备以英文给出。",
   critical: "严重",
   warning: "警告",
   note: "提示",
@@ -214,8 +217,11 @@ const ZH = {
   notes_other: "{count} 条提示",
   since: "已持续 {age}，始于 {time}",
   todo: "处理办法",
+  condition_cause: "原因（设备原文）",
+  condition_remedy: "设备的建议（原文）",
 
   link: "链路",
+  link_more: "限速与流量",
   state: "状态",
   connected: "已连接 {age}",
   connected_now: "已连接",
@@ -275,6 +281,7 @@ const ZH = {
 
   domains: "运行中的模型",
   ready: "就绪",
+  ready_of: "{ready}/{all} 就绪",
   not_ready: "停止",
   resting: "多次崩溃后暂停",
   calls: "调用",
@@ -322,6 +329,7 @@ const ZH = {
   no_answer: "设备没有应答。",
 
   store: "存储与磁盘",
+  part_used: "已用 {part}%",
   used: "存储",
   used_is: "已用 {used}，共 {all}",
   disk: "磁盘",

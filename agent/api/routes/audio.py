@@ -136,7 +136,7 @@ class Guests(Protocol):
 
     folder: Path
 
-    def admit(self, source: str) -> None: ...  # noqa: D102
+    async def admit(self, source: str) -> None: ...  # noqa: D102
     async def post(self, source: str, name: str, path: Path, digest: str) -> Take: ...  # noqa: D102
     async def heard(self, source: str, take: int, wait_s: float = 0.0) -> Taken: ...  # noqa: D102
 
@@ -190,7 +190,7 @@ class AudioDoors:
         query = query_of(request, PostQuery)
         wait = query.wait and not wants_later(request)
         try:
-            self._guests.admit(query.source)
+            await self._guests.admit(query.source)
             take = await self._take_in(request, query)
             found = await self._guests.heard(query.source, take.id, query.wait_s if wait else 0.0)
         except StoreError as error:

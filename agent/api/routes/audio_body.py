@@ -41,6 +41,7 @@ async def received(request: web.Request, folder: Path) -> AsyncIterator[Body]:
     Raises RequestError for what cannot be sound, or is too large or too slow; StoreFull where the
     disk has no room.
     """
+    _check_kind(request)
     try:
         file = tempfile.NamedTemporaryFile(dir=folder, prefix="body-")  # noqa: SIM115
     except OSError as error:
@@ -83,6 +84,15 @@ def _write(file: IO[bytes], content: bytes, digest: "hashlib._Hash") -> None:
 
 def _unwritten(error: OSError) -> StoreFull:
     return StoreFull(f"the body could not be written: {error.strerror}", "look at the disk")
+
+
+def _check_kind(request: web.Request) -> None:
+    """A form has the file within it, between lines of its own. Raises RequestError."""
+    if request.content_type.startswith("multipart/"):
+        raise RequestError(
+            f"the body is {request.content_type}, which has the recording within it",
+            "send the file itself: curl --data-binary @file.wav URL (and not -F)",
+        )
 
 
 def _check_beginning(content: bytes) -> None:

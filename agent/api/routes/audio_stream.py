@@ -78,6 +78,7 @@ class Talk(Protocol):
 class Host(Protocol):
     """Who opens streams; audio/guests.py."""
 
+    async def admit(self, source: str, *, keep: bool) -> None: ...  # noqa: D102
     def talk(  # noqa: D102
         self, source: str, name: str, form: tuple[int, int], answer: "Answers", *, keep: bool
     ) -> AbstractContextManager[Talk]: ...
@@ -143,6 +144,7 @@ class AudioStream:
         try:
             if not may_stay(request):
                 raise BusyError("the last connections are kept for others", "close some", RETRY_S)
+            await self._host.admit(query.source, keep=query.keep)
             with self._host.talk(query.source, name, form, answers, keep=query.keep) as talk:
                 await socket.prepare(request)
                 await self._served(request, socket, talk, query.source)

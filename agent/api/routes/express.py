@@ -33,9 +33,9 @@ from agent.api.entry.doors import Place
 from agent.api.entry.guard import REQUEST_ID, Guard, request_id
 from agent.api.entry.room import SMALL_BYTES, Share
 from agent.api.entry.traffic import LEFT, Tally, Traffic
-from agent.api.form.route import Scope
 from agent.api.routes.inference import Call, Inference, Reply, refused
 from agent.errors import BusyError
+from agent.forms import Scope
 from agent.inference import oip, oip_asked
 from agent.inference.domains.work import Result
 from agent.inference.wire import Buffer

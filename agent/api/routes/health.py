@@ -8,7 +8,8 @@ from msgspec import Struct
 
 from agent.api.form.answers import document
 from agent.api.form.asked import NoQuery, query_of
-from agent.api.form.route import Handler, Route, Scope
+from agent.api.form.route import Handler, Route
+from agent.forms import Scope
 from agent.health.checks.ready import Ready
 from agent.health.checks.smart import Checkup, Smart
 

@@ -14,10 +14,11 @@ from agent.api.form.answers import document, streamed
 from agent.api.form.asked import NoQuery, query_of
 from agent.api.form.events import Listeners, event, events
 from agent.api.form.live import Live
-from agent.api.form.route import BYTES, Route, Scope, get, post
+from agent.api.form.route import BYTES, Route, get, post
 from agent.api.routes.handing_in import JOBS, Handed, HandingIn, Parse, Submit
 from agent.api.routes.job_result import Result, ResultShown
 from agent.changes import Changes
+from agent.forms import Scope
 from agent.inference import oip_asked
 from agent.store.jobrows import STATES, Job, State
 from agent.store.jobshown import JobShown, JobsShown

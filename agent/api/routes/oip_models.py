@@ -15,10 +15,11 @@ from agent.api.form.oip_model import (
     metadata,
     statistics,
 )
-from agent.api.form.route import Handler, Route, Scope, get
+from agent.api.form.route import Handler, Route, get
 from agent.api.routes.inference import version_of
 from agent.clock import Clock
 from agent.errors import BusyError, NotThere
+from agent.forms import Scope
 from agent.inference.catalog import Model
 from agent.inference.domains.domain import Domain
 from agent.inference.domains.figures import ModelFigures

@@ -16,7 +16,8 @@ from agent.api.entry.sessions import COOKIE, LIFE_S, Sessions, take_cookie
 from agent.api.entry.tokens import Tokens
 from agent.api.form.answers import document
 from agent.api.form.asked import NoQuery, order_of, query_of
-from agent.api.form.route import SCOPES, Route, Scope, get
+from agent.api.form.route import Route, get
+from agent.forms import SCOPES, Scope
 
 SESSION = "/api/v1/session"
 TOKEN_CHARS_MAX = 256

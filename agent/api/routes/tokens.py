@@ -9,7 +9,8 @@ from agent.api.entry.refusals import log
 from agent.api.entry.tokens import NAME_CHARS_MAX, Token, Tokens
 from agent.api.form.answers import document
 from agent.api.form.asked import NoQuery, order_of, query_of
-from agent.api.form.route import SCOPES, Route, Scope, get, post
+from agent.api.form.route import Route, get, post
+from agent.forms import SCOPES, Scope
 
 TOKENS = "/api/v1/tokens"
 FORM = f'{{"name": "line 4", "scopes": ["read", "infer"]}}; scopes: {", ".join(SCOPES)}'

@@ -6,6 +6,7 @@ from datetime import timedelta
 from agent.clock import Clock
 from agent.config import Link as Settings
 from agent.health.conditions import Conditions, Severity
+from agent.health.names import Name
 from agent.sync.budget.pace import Pace
 
 SUBJECT = "link"
@@ -59,7 +60,9 @@ class Notices:
             "set up chrony (with rtcsync) or systemd-timesyncd",
         )
 
-    def _hold(self, name: str, cause: str | None, remedy: str, severity: Severity = "note") -> None:
+    def _hold(
+        self, name: Name, cause: str | None, remedy: str, severity: Severity = "note"
+    ) -> None:
         if cause:
             self._conditions.hold(name, SUBJECT, severity, cause, remedy)
         else:

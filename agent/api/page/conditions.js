@@ -1,0 +1,103 @@
+// What each condition is called here, by its name, and in Chinese what to do about it. In English
+// the agent itself says what to do, with names and numbers; what it says is shown as it is.
+
+const EN = {
+  ack_missing: "No acks come",
+  ack_refused: "An ack makes no sense",
+  api_certificate: "The certificate needs care",
+  api_loopback_only: "Not reachable from the network",
+  blobs_in_pieces: "Sound cannot be uploaded by HTTP",
+  broker_fallback: "Another broker serves",
+  broker_features: "The broker lacks features",
+  broker_refused: "The broker refuses messages",
+  client_id_twice: "Another device has the same id",
+  clock_untrusted: "The clock is not synchronised",
+  dead_letters: "Some records cannot be processed",
+  device_fallback: "A model runs on another device",
+  domain_down: "A domain is down",
+  domains_not_applied: "The new configuration was not applied",
+  embedded_broker: "Nothing leaves this machine",
+  flash_wearing: "The disk wears out too fast",
+  grant_refused: "A permission to upload makes no sense",
+  hearing_stopped: "Sound is not being processed",
+  heartbeat_too_large: "The heartbeat is too large",
+  held_back: "Some records do not get through",
+  hours_not_followed: "The rates by the hour do not hold",
+  limits_not_held: "A domain's limits do not hold",
+  link_down: "No connection to the broker",
+  nobody_listens: "Nobody subscribes to the records",
+  quota_reached: "The daily quota is used up",
+  snapshot_unwritable: "The state cannot be saved",
+  sound_lost: "Sound was lost",
+  source_unreadable: "A source cannot be read",
+  store_damaged: "Records are damaged on the disk",
+  store_evicting: "Records were dropped for want of room",
+  store_expiring: "Records were dropped for their age",
+  store_full: "The store is full",
+  store_quarantined: "A damaged store file was put aside",
+  store_unreadable: "The store cannot be read",
+  store_unwritable: "The store cannot be written",
+  sync_limited: "Sending is limited by an operator",
+  sync_paused: "Sending is paused by an operator",
+  tokens_exposed: "Others on this machine can read the tokens",
+  tokens_unreadable: "The tokens cannot be read",
+  tokens_unwritten: "A revoked token was not written down",
+  version_refused: "Another version of a model serves",
+};
+
+const ZH = {
+  ack_missing: ["收不到确认", "检查接收端（ingest）是否在运行并发送确认，或核对 link.ack_from。"],
+  ack_refused: ["确认消息无效", "数据仍在本机，不会丢失。请按设备原文检查接收端和数据库。"],
+  api_certificate: ["证书需要处理", "把新的证书和私钥写入 api.tls 指定的文件，无需重启。"],
+  api_loopback_only: ["网络上无法访问", "按设备原文补齐证书或令牌（holdfast tokens create）。"],
+  blobs_in_pieces: ["无法用 HTTP 上传录音", "录音改为分块发送，不会丢失。检查对象存储和网络。"],
+  broker_fallback: ["正在使用备用消息服务器", "无需处理，会自动切回；若一直如此，检查 link.broker_url。"],
+  broker_features: ["消息服务器缺少功能", "无需处理；换用完整支持 MQTT 5 的服务器可避免这些代价。"],
+  broker_refused: ["消息服务器拒收消息", "在消息服务器上允许本设备使用该主题。"],
+  client_id_twice: ["另一台设备使用相同标识", "为每台设备设置各自的 device_id 或 link.client_id。"],
+  clock_untrusted: ["时钟未同步", "配置 chrony（启用 rtcsync）或 systemd-timesyncd。数据不会丢失。"],
+  dead_letters: [
+    "有记录无法处理",
+    "用 holdfast outbox show 查看，outbox retry 重试，outbox drop 放弃。",
+  ],
+  device_fallback: ["模型运行在其他处理器上", "排除原文所述故障，或把该域的 devices 改为现有设备。"],
+  domain_down: ["运行域已停止", "会自动重新启动，音频保存在本机。若反复停止，查看 holdfast logs。"],
+  domains_not_applied: ["新配置未生效", "改正配置后运行：holdfast domains apply"],
+  embedded_broker: ["数据不会离开本机", "设置 link.broker_url，并把 link.ack_from 设为 ingest。"],
+  flash_wearing: ["磁盘磨损过快", "用 holdfast status 查看写入来源；减少保存的音频，或计划更换磁盘。"],
+  grant_refused: ["上传许可无效", "检查接收端，以及谁有权发布 blob-grant。"],
+  hearing_stopped: ["音频处理已停止", "录音仍在接收。检查存储和磁盘。"],
+  heartbeat_too_large: ["心跳消息过大", "提高 link.payload_bytes_max，或减少数据流的数量。"],
+  held_back: ["有记录无法送出", "无需处理：会找出有问题的记录单独保存，其余照常发送。"],
+  hours_not_followed: ["分时段限速未生效", "配置 chrony（启用 rtcsync）或 systemd-timesyncd。"],
+  limits_not_held: ["运行域的限制未生效", "该域在没有这些限制的情况下运行。见 docs/models.md。"],
+  link_down: ["与消息服务器断开", "检查网线、网络和消息服务器。数据保存在本机，恢复后会自动发送。"],
+  nobody_listens: ["无人订阅这些记录", "启动接收程序，或把 link.ack_from 设为 ingest。"],
+  quota_reached: ["今日流量已用完", "数据保存在本机，不会丢失。如有需要，提高 link.quota_bytes_per_day。"],
+  snapshot_unwritable: ["状态无法保存", "检查存储所在磁盘的空间和权限。"],
+  sound_lost: ["有声音丢失", "设备过忙或磁盘过慢：见 holdfast status。"],
+  source_unreadable: ["声音来源无法读取", "检查它是否存在、是否接好，以及是否有读写权限。"],
+  store_damaged: ["磁盘上有记录损坏", "磁盘可能有故障：用 smartctl 或 mmc 检查。其余数据完好。"],
+  store_evicting: ["空间不足，已丢弃记录", "恢复链路，提高 store.bytes_max，或减少保存的内容。"],
+  store_expiring: ["记录过期，已被丢弃", "恢复链路，或提高相应规则的 age_s_max。"],
+  store_full: ["存储已满", "恢复链路以便发送，或提高 store.bytes_max，或清理磁盘。"],
+  store_quarantined: ["损坏的存储文件已隔离", "检查磁盘；如需分析，先复制该文件，然后将其删除。"],
+  store_unreadable: ["存储无法读取", "检查存储所在的磁盘。"],
+  store_unwritable: ["存储无法写入", "检查存储所在磁盘的空间、权限和状况。"],
+  sync_limited: ["运维人员限制了发送速度", "用 holdfast sync limit off 取消。"],
+  sync_paused: ["运维人员暂停了发送", "数据保存在本机，不会丢失；用 holdfast sync resume 恢复。"],
+  tokens_exposed: ["令牌文件可被本机其他用户读写", "以文件所有者运行 chmod 600，检查 holdfast tokens ls，吊销不明令牌并重启。"],
+  tokens_unreadable: ["令牌文件无法读取", "放回完好的文件并重启，或重新生成：holdfast tokens create"],
+  tokens_unwritten: ["令牌的吊销未能写入磁盘", "排除磁盘故障后再次运行：holdfast tokens revoke"],
+  version_refused: ["模型由其他版本代替", "修好该版本，然后运行：holdfast models load"],
+};
+
+export const NAMES = { en: EN, zh: ZH };
+
+// Its title, and what to do if the page itself knows that in this language.
+export function told(name, language) {
+  const known = NAMES[language];
+  if (!Object.hasOwn(known, name)) return { title: name, todo: "" };
+  const [title, todo = ""] = [known[name]].flat();
+  return { title, todo };
+}
