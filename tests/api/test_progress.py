@@ -2,12 +2,13 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from agent.api.routes.handing_in import BODIES_MAX
 from agent.errors import DomainError, NotNow, RequestError
 from tests.api.listening import Listener
 from tests.api.test_events import DEADLINE_S
@@ -138,9 +139,10 @@ async def test_a_full_queue_says_when_by_what_was_measured(house: House) -> None
 
 async def test_bodies_at_once_say_when_by_how_long_they_take(house: House) -> None:
     house.doors.handing_in._took_s = 6.5
-    house.doors.handing_in.bodies = 2
-    async with house.client.post(BASE, json=order()) as answer:
-        assert (answer.status, answer.headers["Retry-After"]) == (503, "7")
-    house.doors.handing_in.bodies = 0
+    with ExitStack() as others:
+        for number in range(BODIES_MAX):
+            others.enter_context(house.doors.handing_in.places.place(f"caller {number}", 0.0))
+        async with house.client.post(BASE, json=order()) as answer:
+            assert (answer.status, answer.headers["Retry-After"]) == (503, "7")
     assert (await house.ask("POST", "", order()))[0] == 202
     assert house.doors.handing_in._took_s < 6.5
