@@ -32,6 +32,7 @@ from agent.compose.doors import DoorParts
 from agent.compose.health import HealthParts
 from agent.compose.inference import InferenceParts
 from agent.compose.link import LinkParts
+from agent.compose.watchdog import WatchdogParts
 from agent.config import Config
 from agent.errors import ConfigError, StoreError
 from agent.health.conditions import Conditions
@@ -59,21 +60,29 @@ class App:
         self.inference = InferenceParts(self.core)
         self.link = LinkParts(self.core, self._heartbeat)
         self.health = HealthParts(self.core, self.inference, self.link)
-        self.doors = DoorParts(self.core, self.inference, self.link, self.health)
+        self.watchdog = WatchdogParts(self.core, self.inference, self.link, self._restart)
+        self.doors = DoorParts(self.core, self.inference, self.link, self.health, self.watchdog)
+        self._stop = asyncio.Event()
+        self._status = 0
 
-    async def run(self) -> None:
-        """Begin, run until SIGTERM or SIGINT, end."""
+    async def run(self) -> int:
+        """Begin, run until SIGTERM or SIGINT, or until the watchdog has it begin anew; end.
+
+        The exit status.
+        """
         inference, link, doors = self.inference, self.link, self.doors
         for domain in inference.domains.all():
             inference.told.changed(domain)  # it is down until it is ready
-        stop = asyncio.Event()
         loop = asyncio.get_running_loop()
         for name in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(name, _stop_or_die, stop)
+            loop.add_signal_handler(name, _stop_or_die, self._stop)
         loop.add_signal_handler(signal.SIGHUP, self._read_again)
         async with AsyncExitStack() as parts:
+            await parts.enter_async_context(self.watchdog.watchdog)  # left last: ends may hang
             await parts.enter_async_context(inference.zygote)  # it begins while the store is opened
             await parts.enter_async_context(self.store)
+            # Left before the store, whose end may hang, and be what there is to write down.
+            await parts.enter_async_context(self.watchdog.chronicle)
             await parts.enter_async_context(self.health.flash)
             await parts.enter_async_context(link.control)
             if link.puts:
@@ -83,6 +92,7 @@ class App:
             await parts.enter_async_context(inference.guests)
             await parts.enter_async_context(doors.server)
             self._welcome()
+            self.watchdog.systemd.ready()
             gc.freeze()  # what is there by now stays: it need not be looked through again and again
             try:
                 async with asyncio.TaskGroup() as group:
@@ -90,7 +100,8 @@ class App:
                         group.create_task(part())
                     # Waited for here, not in a task of the group: a task that ends the group while
                     # it is being left spoils all later timeouts under Python 3.11.2 (Debian 12).
-                    await stop.wait()
+                    await self._stop.wait()
+                    self.watchdog.systemd.stopping()
                     # While everything still works: who has asked gets his answer.
                     inference.guests.part()
                     await doors.server.close()
@@ -99,7 +110,10 @@ class App:
                 log.info("stopping: what is unfinished is kept")
             with suppress(StoreError):  # then the last snapshot stays
                 await self.health.status.write()
+        if self._status == 0:
+            self.watchdog.close()
         log.info("stopped")
+        return self._status
 
     def _loops(self) -> list[Callable[[], Coroutine[Any, Any, None]]]:
         store, inference, link = self.store, self.inference, self.link
@@ -108,6 +122,7 @@ class App:
         loops += [health.letters.run, health.flash.run, health.clockwork.run, health.status.run]
         loops += [inference.domains.run, inference.runner.run, inference.reload.run]
         loops += [inference.guests.run, link.run, link.control.run]
+        loops += [self.watchdog.watchdog.run, self.watchdog.chronicle.run]
         loops += [doors.outbox.run, doors.traffic.run, doors.server.run]
         if link.broker:
             loops.append(link.broker.run)
@@ -122,6 +137,12 @@ class App:
             conditions=msgspec.to_builtins(self.core.conditions.all()),
             ledger=await self.store.ledger.by_epoch(),
         )
+
+    def _restart(self, why: str) -> None:
+        """The watchdog's last remedy inside this process: systemd starts it again."""
+        log.error("ending to be started again: %s", why)
+        self._status = os.EX_TEMPFAIL
+        self._stop.set()
 
     def _read_again(self) -> None:
         """What lies in files and may change while the agent runs."""
@@ -152,14 +173,14 @@ def _job_limits(settings: config.Jobs) -> Limits:
     )
 
 
-def run(settings: Config, path: Path) -> None:
-    """Run the agent to its end, on uvloop."""
+def run(settings: Config, path: Path) -> int:
+    """Run the agent to its end, on uvloop; its exit status."""
     import uvloop
 
-    async def begin() -> None:
-        await App(settings, path).run()
+    async def begin() -> int:
+        return await App(settings, path).run()
 
-    uvloop.run(begin())
+    return uvloop.run(begin())
 
 
 def _stop_or_die(stop: asyncio.Event) -> None:

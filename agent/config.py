@@ -351,6 +351,18 @@ class Api(Part, frozen=True):
     rate_per_s_max: Annotated[float, Meta(ge=1, le=1_000_000)] | None = 1000.0
 
 
+class Watchdog(Part, frozen=True):
+    """Who resets this machine when the agent does not move: one owner of the hardware's watchdog.
+
+    `systemd` feeds it where it is PID 1 (RuntimeWatchdogSec) and watches the agent by its unit;
+    `agent` has the agent feed `device` itself, which then waits for `timeout_s`; `none`: nobody.
+    """
+
+    owner: Literal["systemd", "agent", "none"] = "systemd"
+    device: str = "/dev/watchdog0"
+    timeout_s: Annotated[int, Meta(ge=10, le=3600)] = 90
+
+
 class Config(Part, frozen=True, kw_only=True):
     """The whole file. Relative paths start at the working directory.
 
@@ -366,6 +378,7 @@ class Config(Part, frozen=True, kw_only=True):
     jobs: Jobs = field(default_factory=Jobs)
     api: Api = field(default_factory=Api)
     bundle: Bundle = field(default_factory=Bundle)
+    watchdog: Watchdog = field(default_factory=Watchdog)
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     @property

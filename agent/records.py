@@ -23,6 +23,7 @@ class RecordType(StrEnum):
 
     SEGMENT = "holdfast.segment.v1"
     RAW = "holdfast.raw.v1"
+    WATCHDOG = "holdfast.watchdog.v1"
 
 
 class Take(Struct, frozen=True):

@@ -118,6 +118,8 @@ class Listener:
         self._arrived = arrived
         self._position = Position()
         self._asked = True  # perhaps there is a dead letter to be heard again
+        self.heard_rows = 0  # since the start
+        self.hears = False  # something waits to be heard, and its turn has come
         self.followers: list[Follower] = []
 
     @property
@@ -133,6 +135,7 @@ class Listener:
     async def run(self) -> None:
         """Hear on from the stored position; when the store fails, again from there."""
         while True:
+            self.hears = False
             try:
                 await self._listen()
             except EpochOver:
@@ -156,9 +159,11 @@ class Listener:
             rows = await self._spool.waiting(self.source, seq, READ_RECORDS)
             if not rows and not await self._retry():
                 await self._arrived.wait()
+            self.hears = bool(rows)
             for row in rows:
                 passage = await self._hear(passage, row)
                 seq = row[0] + 1
+                self.heard_rows += 1
             if rows:
                 self._conditions.clear("hearing_stopped", self.source)
 

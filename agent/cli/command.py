@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from agent.cli import audio, bundle, domains, jobs, models, outbox, sync, tokens
+from agent.cli import audio, bundle, domains, jobs, models, outbox, sync, tokens, watchdog
 from agent.cli.options import DEFAULT, Config, Json
 from agent.errors import HoldfastError
 
@@ -29,6 +29,7 @@ app.add_typer(bundle.app, name="bundle")
 app.add_typer(audio.app, name="audio")
 app.add_typer(models.app, name="models")
 app.add_typer(tokens.app, name="tokens")
+app.add_typer(watchdog.app, name="watchdog")
 settings = typer.Typer(help="The configuration file.", no_args_is_help=True)
 app.add_typer(settings, name="config")
 

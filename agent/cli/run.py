@@ -21,13 +21,12 @@ def main(path: str) -> int:
     try:
         settings = config_file.load(Path(path))
         logs.begin(settings.log_level)
-        app.run(settings, Path(path))
+        return app.run(settings, Path(path))
     except HoldfastError as error:
         logs.end()  # what was logged before comes before
         return error.told()
     finally:
         logs.end()
-    return 0
 
 
 def open_standard_files() -> None:

@@ -32,11 +32,13 @@ from agent.api.routes.page import PageDoors
 from agent.api.routes.session import SessionDoors
 from agent.api.routes.sync import SyncDoors
 from agent.api.routes.tokens import TokenDoors
+from agent.api.routes.watchdog import WatchdogDoors
 from agent.api.server import Server
 from agent.compose.core import Core
 from agent.compose.health import HealthParts
 from agent.compose.inference import InferenceParts
 from agent.compose.link import LinkParts
+from agent.compose.watchdog import WatchdogParts
 from agent.health.checks.ready import Ready
 from agent.health.checks.smart import Smart
 from agent.jobs.calls import parsed
@@ -53,12 +55,18 @@ class DoorParts:
     """The server, and what stands behind its doors alone."""
 
     def __init__(
-        self, core: Core, inference: InferenceParts, link: LinkParts, health: HealthParts
+        self,
+        core: Core,
+        inference: InferenceParts,
+        link: LinkParts,
+        health: HealthParts,
+        watchdog: WatchdogParts,
     ) -> None:
         self._core = core
         self._inference = inference
         self._link = link
         self._health = health
+        self._watchdog = watchdog
         settings, clock = core.settings.api, core.clock
         self.tokens = Tokens(core.beside("tokens.json"), core.conditions, clock)
         self._sessions = Sessions(self.tokens, clock)
@@ -109,6 +117,7 @@ class DoorParts:
             LogDoors(logs.RECENT, self._listeners),
             BatchDoors(self._calls),
             PageDoors(),
+            WatchdogDoors(self._watchdog.watchdog, self._watchdog.chronicle),
             AudioDoors(parts.guests, store.shelf),
             AudioStream(parts.guests),
         ]
@@ -125,6 +134,7 @@ class DoorParts:
         from agent.api.metrics.metrics import Metrics
         from agent.api.metrics.models import ModelMetrics
         from agent.api.metrics.processes import ProcessMetrics
+        from agent.api.metrics.watchdog import WatchdogMetrics
 
         core, health, domains = self._core, self._health, self._inference.domains
         return Metrics(
@@ -132,4 +142,5 @@ class DoorParts:
             DoorMetrics(self.traffic, lambda: self.server.active_requests).collect,
             ModelMetrics(domains, self._inference.scheduler).collect,
             ProcessMetrics(domains.all).collect,
+            WatchdogMetrics(self._watchdog.watchdog).collect,
         ).text

@@ -31,6 +31,7 @@ Name = Literal[
     "limits_not_held",
     "link_down",
     "nobody_listens",
+    "part_stands_still",
     "quota_reached",
     "snapshot_unwritable",
     "sound_lost",
@@ -48,4 +49,6 @@ Name = Literal[
     "tokens_unreadable",
     "tokens_unwritten",
     "version_refused",
+    "watchdog_short",
+    "watchdog_unarmed",
 ]

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import time
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Self
@@ -115,6 +116,17 @@ class Store:
                 f"the store has reached store.bytes_max ({self.bytes_max})",
                 "bring the link back, or raise store.bytes_max",
             )
+
+    async def turn(self) -> None:
+        """Return when the store's thread has come to this, and so done what was asked before.
+
+        Raises StoreError.
+        """
+        await self._database.read(lambda _: None)
+
+    async def hang(self, seconds: float) -> None:
+        """Have the thread stand still, as it does in an fsync that does not end; for tests."""
+        await self._database.read(lambda _: time.sleep(seconds))
 
     async def used_bytes(self) -> int:
         """Bytes of the pages in use, what `bytes_max` bounds."""

@@ -53,6 +53,8 @@ class Link:
     ) -> None:
         """`version` is Holdfast's; `url` is the broker's, the embedded one's if none is named."""
         self.connected_since: float | None = None  # monotonic
+        self.turns = 0  # connections tried, and heartbeats told
+        self.rests = False  # it waits before it tries again
         self._settings = settings
         self._device = device
         self._epoch = epoch
@@ -92,6 +94,7 @@ class Link:
         """Connect, serve the connection to its end, wait, again."""
         self._tell.down(LinkError("not connected yet"))
         while True:
+            self.turns += 1
             fault = await self._one_connection()
             since, self.connected_since = self.connected_since, None
             self._tell.down(fault)
@@ -106,11 +109,14 @@ class Link:
 
     async def _hurried_within(self, seconds: float) -> bool:
         self._hurried.clear()
+        self.rests = True
         try:
             async with asyncio.timeout(seconds):
                 await self._hurried.wait()
         except TimeoutError:
             return False
+        finally:
+            self.rests = False
         return True
 
     def _wait_is_due(self, fault: LinkError, since: float | None) -> bool:
@@ -234,6 +240,7 @@ class Link:
     async def _beat(self, connection: Connection) -> None:
         while True:
             beat = msgspec.json.encode(await self._heartbeat())
+            self.turns += 1
             try:
                 await connection.publish(self._topics.heartbeat, beat)
             except TooLarge as error:

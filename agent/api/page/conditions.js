@@ -26,6 +26,7 @@ const EN = {
   limits_not_held: "A domain's limits do not hold",
   link_down: "No connection to the broker",
   nobody_listens: "Nobody subscribes to the records",
+  part_stands_still: "A part of the agent stands still",
   quota_reached: "The daily quota is used up",
   snapshot_unwritable: "The state cannot be saved",
   sound_lost: "Sound was lost",
@@ -43,6 +44,8 @@ const EN = {
   tokens_unreadable: "The tokens cannot be read",
   tokens_unwritten: "A revoked token was not written down",
   version_refused: "Another version of a model serves",
+  watchdog_short: "The hardware watchdog waits less than a restart takes",
+  watchdog_unarmed: "The hardware watchdog is not armed",
 };
 
 const ZH = {
@@ -73,6 +76,7 @@ const ZH = {
   limits_not_held: ["运行域的限制未生效", "该域在没有这些限制的情况下运行。见 docs/models.md。"],
   link_down: ["与消息服务器断开", "检查网线、网络和消息服务器。数据保存在本机，恢复后会自动发送。"],
   nobody_listens: ["无人订阅这些记录", "启动接收程序，或把 link.ack_from 设为 ingest。"],
+  part_stands_still: ["设备的一个部分停滞", "看门狗会自动处理。查看处理记录：holdfast watchdog history"],
   quota_reached: ["今日流量已用完", "数据保存在本机，不会丢失。如有需要，提高 link.quota_bytes_per_day。"],
   snapshot_unwritable: ["状态无法保存", "检查存储所在磁盘的空间和权限。"],
   sound_lost: ["有声音丢失", "设备过忙或磁盘过慢：见 holdfast status。"],
@@ -90,6 +94,8 @@ const ZH = {
   tokens_unreadable: ["令牌文件无法读取", "放回完好的文件并重启，或重新生成：holdfast tokens create"],
   tokens_unwritten: ["令牌的吊销未能写入磁盘", "排除磁盘故障后再次运行：holdfast tokens revoke"],
   version_refused: ["模型由其他版本代替", "修好该版本，然后运行：holdfast models load"],
+  watchdog_short: ["硬件看门狗的时限短于重启所需", "提高 watchdog.timeout_s；若驱动不支持，请改用 watchdog.owner: systemd"],
+  watchdog_unarmed: ["硬件看门狗未启用", "检查 watchdog.device 及其权限；只能有一个程序使用它。"],
 };
 
 export const NAMES = { en: EN, zh: ZH };

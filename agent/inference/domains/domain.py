@@ -12,6 +12,8 @@ Recovery: a dead instance is replaced (pool.py), its calls are made once more (d
 
 import asyncio
 import logging
+import os
+import signal
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Self
@@ -141,6 +143,11 @@ class Domain:
         return len(self._dispatch.queue)
 
     @property
+    def owes(self) -> bool:
+        """Whether there are calls that it accepted and did not answer yet."""
+        return self.waiting > 0 or any(one.flights for one in self._pools.instances)
+
+    @property
     def gpu_s(self) -> float:
         """Seconds of the GPU that it has used."""
         return self._dispatch.seat.used_s
@@ -198,6 +205,19 @@ class Domain:
             if instance.ready:
                 instance.excused = True
                 instance.kill("restart was asked for")
+
+    def kill_busy(self, why: str) -> int:
+        """Kill the instances that have calls, which are made again; how many there were."""
+        busy = [one for one in self._pools.instances if one.flights]
+        for instance in busy:
+            instance.kill(why)
+        return len(busy)
+
+    def hang(self) -> None:
+        """Stop the process of each instance, as something in it may; for tests of the watch."""
+        for pid in (one.pid for one in self._pools.instances):
+            if pid:
+                os.kill(pid, signal.SIGSTOP)
 
     async def run(self) -> None:
         """Start, and tend what runs, for ever."""

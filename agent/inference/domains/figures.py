@@ -92,6 +92,7 @@ class Figures:
 
     def __init__(self) -> None:
         self.models: dict[str, ModelFigures] = {}
+        self.done = 0  # calls that have what they will ever have
         self._last: deque[tuple[Any, ...]] = deque(maxlen=TRACES_MAX)
 
     def answered(self, works: list[Work], message: wire.Answers) -> None:
@@ -109,6 +110,7 @@ class Figures:
 
     def ended(self, work: Work, done: Future[Result]) -> None:
         """A call has what it will ever have."""
+        self.done += 1
         error = None if done.cancelled() else done.exception()
         outcome = "withdrawn" if done.cancelled() else OUTCOMES.get(type(error), "lost")
         figures = self._of(work.model)

@@ -1,0 +1,36 @@
+"""What `/metrics` says of the watchdog."""
+
+from collections.abc import Iterator
+
+from prometheus_client import Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+from agent.health.watchdog.watchdog import Watchdog
+
+
+class WatchdogMetrics:
+    """Collects when somebody asks."""
+
+    def __init__(self, watchdog: Watchdog) -> None:
+        self._watchdog = watchdog
+
+    def collect(self) -> Iterator[Metric]:
+        """Every family, with what it means and its type."""
+        fed = "1 while whoever would reset this agent is fed: every part moves, or is seen to."
+        yield GaugeMetricFamily("holdfast_watchdog_fed", fed, value=int(self._watchdog.fed))
+        still = GaugeMetricFamily(
+            "holdfast_part_still_seconds",
+            "Running time since a part that owes work made progress.",
+            labels=["part"],
+        )
+        for one in self._watchdog.seen():
+            still.add_metric([one.part], one.still_s)
+        yield still
+        remedies = CounterMetricFamily(
+            "holdfast_watchdog_remedies",
+            "Remedies begun since the agent began.",
+            labels=["part", "remedy"],
+        )
+        for (part, remedy), count in self._watchdog.begun.items():
+            remedies.add_metric([part, remedy], count)
+        yield remedies

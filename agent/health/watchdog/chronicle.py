@@ -1,0 +1,117 @@
+"""What the watchdog did: kept on this machine for the technician, and sent as records.
+
+Limits  : the last LAST_MAX events here; WAITING_MAX wait for a store that does not answer, and
+          what is beyond them is not sent.
+Format  : a JSON list of Noted, the oldest first, written whole beside the store.
+Recovery: a file that cannot be read is begun anew; the store has what was sent.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Self
+
+import msgspec
+from msgspec import Struct
+
+from agent.clock import Clock
+from agent.errors import StoreError
+from agent.health.watchdog.watchdog import Event
+
+log = logging.getLogger("watchdog")
+LAST_MAX = 200
+WAITING_MAX = 64
+FILE_BYTES_MAX = 1 << 20
+
+
+class Noted(Struct, frozen=True):
+    """An event, and when: a wall label in microseconds, and the boot it belongs to."""
+
+    at_us: int
+    boot: str
+    event: Event
+
+
+class Chronicle:
+    """An async context manager: `note` never waits, `run` writes what was noted."""
+
+    def __init__(
+        self, path: Path, append: Callable[[Sequence[bytes]], Awaitable[object]], clock: Clock
+    ) -> None:
+        """`append` keeps records, each a JSON body, in the store. Raises StoreError."""
+        self._path = path
+        self._append = append
+        self._clock = clock
+        self._last = deque[Noted](_read(path), LAST_MAX)
+        self._waiting = deque[bytes](maxlen=WAITING_MAX)
+        self._fresh = asyncio.Event()
+        self._unsent = asyncio.Event()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._fresh.is_set():  # the last event may be why all of this ends
+            await self._write()
+
+    def note(self, event: Event) -> None:
+        """Something was done."""
+        noted = Noted(int(self._clock.wall() * 1e6), self._clock.boot, event)
+        self._last.append(noted)
+        self._waiting.append(msgspec.json.encode(noted))
+        self._fresh.set()
+        self._unsent.set()
+
+    def last(self) -> list[Noted]:
+        """The newest first."""
+        return list(reversed(self._last))
+
+    async def run(self) -> None:
+        """Write and send, for ever; a store that hangs keeps nothing from the file."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._write_on())
+            group.create_task(self._send())
+
+    async def _write_on(self) -> None:
+        while True:
+            await self._fresh.wait()
+            await self._write()
+
+    async def _write(self) -> None:
+        self._fresh.clear()
+        content = msgspec.json.encode(list(self._last))
+        try:
+            await asyncio.to_thread(_replace, self._path, content)
+        except OSError as error:  # snapshot_unwritable says it of this folder
+            log.warning("%s: %s", self._path, error.strerror)
+
+    async def _send(self) -> None:
+        while True:
+            await self._unsent.wait()
+            self._unsent.clear()
+            while self._waiting:
+                bodies = list(self._waiting)
+                self._waiting.clear()
+                try:
+                    await self._append(bodies)
+                except StoreError as error:  # the parts that need the store say so
+                    log.info("%d events are not sent: %s", len(bodies), error)
+
+
+def _read(path: Path) -> list[Noted]:
+    try:
+        with path.open("rb") as file:
+            return msgspec.json.decode(file.read(FILE_BYTES_MAX), type=list[Noted])
+    except FileNotFoundError:
+        return []
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
+        log.warning("%s: begun anew: %s", path, error)
+        return []
+
+
+def _replace(path: Path, content: bytes) -> None:
+    fresh = path.with_suffix(".new")
+    fresh.write_bytes(content)
+    fresh.replace(path)

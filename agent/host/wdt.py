@@ -1,0 +1,163 @@
+"""The machine's own watchdog, /dev/watchdog*: it resets the machine unless it is fed.
+
+To open it is to arm it, so whatever can be read beforehand is read from sysfs. What a driver makes
+of a timeout is its own: it is set, read back, and reported as it is. It is disarmed by the letter
+`V` before the close; a driver built with `nowayout` goes on all the same, and that is reported too.
+The numbers are those of the kernel's include/uapi/linux/watchdog.h.
+"""
+
+import errno
+import fcntl
+import logging
+import os
+import struct
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from msgspec import Struct
+
+from agent.errors import HoldfastError
+
+log = logging.getLogger("watchdog")
+SYSFS = Path("/sys/class/watchdog")
+MAGIC = b"V"
+_INT = struct.Struct("i")
+_READ, _WRITE, _KIND = 2, 1, ord("W")
+OVERHEAT, FAN, EXTERN1, EXTERN2, POWER_UNDER, CARD_RESET, POWER_OVER = (1 << n for n in range(7))
+CAUSES = {
+    CARD_RESET: "watchdog",
+    OVERHEAT: "overheat",
+    FAN: "fan",
+    POWER_UNDER: "power_low",
+    POWER_OVER: "power_high",
+    EXTERN1: "external",
+    EXTERN2: "external",
+}
+
+Ioctl = Callable[[int, int, bytes], bytes]
+
+
+def _number(direction: int, number: int) -> int:
+    """As the kernel's _IOR and _IOWR make it; a wrong direction is answered with ENOTTY."""
+    return direction << 30 | _INT.size << 16 | _KIND << 8 | number
+
+
+KEEPALIVE = _number(_READ, 5)
+SET_TIMEOUT, GET_TIMEOUT = _number(_READ | _WRITE, 6), _number(_READ, 7)
+SET_PRETIMEOUT = _number(_READ | _WRITE, 8)
+
+
+class Found(Struct, frozen=True):
+    """What is known of it without opening it; seconds. `causes` are of the last reset.
+
+    No cause: it has none to tell, as after a power cut; None: the driver does not say.
+    """
+
+    identity: str
+    timeout_s: int | None
+    timeout_s_max: int | None
+    pretimeout_s: int | None
+    nowayout: bool
+    causes: tuple[str, ...] | None
+
+
+class WatchdogBusy(HoldfastError):
+    """Somebody else feeds it."""
+
+
+class HardwareWatchdog:
+    """One of them. `arm`, then `feed` within each `timeout_s`, until `disarm`."""
+
+    def __init__(self, device: Path, sysfs: Path = SYSFS, ioctl: Ioctl = fcntl.ioctl) -> None:
+        self.timeout_s = 0  # what it really is, once it is armed
+        self._device = device
+        self._sysfs = sysfs / device.name
+        self._ioctl = ioctl
+        self._fd = -1
+
+    @property
+    def armed(self) -> bool:
+        """Whether it resets this machine unless it is fed."""
+        return self._fd >= 0
+
+    def found(self) -> Found | None:
+        """What sysfs tells of it; None: there is no such device."""
+        if not self._sysfs.is_dir():
+            return None
+        status = self._number("bootstatus")
+        causes = None
+        if status is not None:
+            causes = tuple(sorted({name for bit, name in CAUSES.items() if status & bit}))
+        return Found(
+            self._text("identity"),
+            self._number("timeout"),
+            self._number("max_timeout") or None,
+            self._number("pretimeout"),
+            self._text("nowayout") == "1",
+            causes,
+        )
+
+    def arm(self, timeout_s: int, pretimeout_s: int | None = None) -> int:
+        """Open it, and have it wait for `timeout_s`; the seconds that it really waits.
+
+        Raises WatchdogBusy, HoldfastError.
+        """
+        try:
+            self._fd = os.open(self._device, os.O_WRONLY | os.O_CLOEXEC)
+        except OSError as error:
+            if error.errno == errno.EBUSY:
+                raise WatchdogBusy(
+                    f"{self._device} is fed by somebody else",
+                    "one owner is enough: set watchdog.owner: systemd, or have systemd leave it "
+                    "(RuntimeWatchdogSec=0)",
+                ) from error
+            raise HoldfastError(
+                f"{self._device}: {error.strerror}", "check watchdog.device, and who may write it"
+            ) from error
+        try:
+            with suppress(OSError):  # a fixed timeout: what it is, is read below
+                self._ioctl(self._fd, SET_TIMEOUT, _INT.pack(timeout_s))
+            self.timeout_s = int(_INT.unpack(self._ioctl(self._fd, GET_TIMEOUT, _INT.pack(0)))[0])
+        except OSError as error:
+            self.disarm()
+            raise HoldfastError(
+                f"{self._device} does not say how long it waits: {error.strerror}",
+                "it cannot be relied upon: set watchdog.owner: none, or another watchdog.device",
+            ) from error
+        if pretimeout_s is not None:
+            with suppress(OSError):  # most have none
+                self._ioctl(self._fd, SET_PRETIMEOUT, _INT.pack(pretimeout_s))
+        return self.timeout_s
+
+    def feed(self) -> None:
+        """All is well. Raises HoldfastError where it cannot be told."""
+        try:
+            self._ioctl(self._fd, KEEPALIVE, _INT.pack(0))
+        except OSError as error:
+            raise HoldfastError(
+                f"{self._device}: {error.strerror}", "the machine is reset unless this goes over"
+            ) from error
+
+    def disarm(self) -> bool:
+        """Close it in peace; whether it will not reset the machine, as far as sysfs tells."""
+        if self._fd < 0:
+            return True
+        fd, self._fd = self._fd, -1
+        try:
+            os.write(fd, MAGIC)
+        except OSError as error:
+            log.warning("%s: it stays armed: %s", self._device, error.strerror)
+        finally:
+            os.close(fd)
+        return self._text("state") != "active"
+
+    def _text(self, name: str) -> str:
+        try:
+            return (self._sysfs / name).read_text().strip()
+        except OSError:
+            return ""
+
+    def _number(self, name: str) -> int | None:
+        text = self._text(name)
+        return int(text) if text.isdigit() else None

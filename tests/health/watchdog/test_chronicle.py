@@ -1,0 +1,90 @@
+"""What is kept of what the watchdog did."""
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from agent.clock import Clock
+from agent.errors import StoreError
+from agent.health.watchdog.chronicle import LAST_MAX, WAITING_MAX, Chronicle, Noted
+from agent.health.watchdog.watchdog import Event
+from tests.sync.rig import eventually
+
+
+def event(number: int) -> Event:
+    return Event("domain d", "instance", "it stood still", f"done {number}")
+
+
+class Kept:
+    def __init__(self) -> None:
+        self.bodies: list[bytes] = []
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.faults: list[StoreError] = []
+
+    async def append(self, bodies: Sequence[bytes]) -> None:
+        await self.gate.wait()
+        if self.faults:
+            raise self.faults.pop()
+        self.bodies += bodies
+
+
+async def end(task: "asyncio.Task[None]") -> None:
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+
+
+async def test_what_is_noted_is_kept_and_sent_and_there_after_a_restart(tmp_path: Path) -> None:
+    kept, path = Kept(), tmp_path / "watchdog.json"
+    chronicle = Chronicle(path, kept.append, Clock())
+    running = asyncio.create_task(chronicle.run())
+    for number in range(3):
+        chronicle.note(event(number))
+    await eventually(lambda: len(kept.bodies) == 3 and path.exists(), "kept and sent")
+    await end(running)
+    assert [msgspec.json.decode(one, type=Noted).event for one in kept.bodies] == [
+        event(number) for number in range(3)
+    ]
+    again = Chronicle(path, kept.append, Clock())
+    assert again.last() == chronicle.last()
+    assert [one.event for one in again.last()] == [event(2), event(1), event(0)]
+
+
+async def test_a_store_that_hangs_keeps_nothing_from_the_file(tmp_path: Path) -> None:
+    kept, path = Kept(), tmp_path / "watchdog.json"
+    kept.gate.clear()
+    chronicle = Chronicle(path, kept.append, Clock())
+    running = asyncio.create_task(chronicle.run())
+    for number in range(LAST_MAX + 10):
+        chronicle.note(event(number))
+    await eventually(path.exists, "it is written")
+    assert len(chronicle.last()) == LAST_MAX
+    kept.gate.set()
+    await eventually(lambda: kept.bodies, "it is sent")
+    assert len(kept.bodies) <= WAITING_MAX
+    await end(running)
+
+
+async def test_a_store_that_refuses_costs_what_it_refused(tmp_path: Path) -> None:
+    kept = Kept()
+    kept.faults.append(StoreError("full"))
+    chronicle = Chronicle(tmp_path / "watchdog.json", kept.append, Clock())
+    running = asyncio.create_task(chronicle.run())
+    chronicle.note(event(0))
+    await eventually(lambda: not kept.faults, "it was asked")
+    chronicle.note(event(1))
+    await eventually(lambda: kept.bodies, "it goes on")
+    assert b"done 1" in kept.bodies[0]
+    await end(running)
+
+
+@pytest.mark.parametrize("content", [b"", b"[{", b"\xff", b'[{"at_us": "x"}]', bytes(2 << 20)])
+async def test_a_file_that_is_none_is_begun_anew(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "watchdog.json"
+    path.write_bytes(content)
+    assert Chronicle(path, Kept().append, Clock()).last() == []
