@@ -18,7 +18,7 @@ from agent.api.entry.access import Access
 from agent.api.entry.doors import LIMITS, Door, Limits
 from agent.api.entry.exposure import NoTokens, Tokens, checked, exposure, loopback, names
 from agent.api.entry.guard import Guard
-from agent.api.entry.http import Handler
+from agent.api.entry.http import Handler, unasked
 from agent.api.entry.listening import Port, on_socket
 from agent.api.entry.tls import Certificate
 from agent.api.entry.traffic import Traffic
@@ -38,6 +38,7 @@ from agent.health.names import Name
 from agent.health.status import Status
 
 SHUTDOWN_S = 2.0
+TOLD_S = 1.5  # of it
 LOOK_S = 5.0
 NEVER_S = 1e9
 DESCRIPTORS_OWN = 256  # of the store, the link, the domains and the sources
@@ -105,7 +106,9 @@ class Server:
         app.on_response_prepare.append(self._guard.name_answer)
         paths = {route.path for route in self._routes}
         self._guard.routes = {
-            app.router.add_route(method, route.pattern(paths), strict(route)): route
+            app.router.add_route(
+                method, route.pattern(paths), strict(route), expect_handler=unasked
+            ): route
             for route in self._routes
             for method in ((route.method, "HEAD") if route.method == "GET" else (route.method,))
         }
@@ -229,9 +232,14 @@ class Server:
             await door.close()
         if self._listeners:
             self._listeners.end()
+        told = None
         if self._express:
             await self._express.close(SHUTDOWN_S)
+            loop, end = asyncio.get_running_loop(), self._express.inference.end
+            told = loop.call_later(TOLD_S, end)  # whom aiohttp serves, before it cuts them off
         await self._runner.cleanup()
+        if told:
+            told.cancel()
         if self._unix:
             Path(self._settings.socket).unlink(missing_ok=True)
 

@@ -86,6 +86,10 @@ class Guest:
         listener.followers.append(self._told)
 
     def _told(self, _: Sequence[Numbered]) -> None:
+        self.wake()
+
+    def wake(self) -> None:
+        """Who waits for news looks again."""
         self.news.set()
         self.news = asyncio.Event()
 
@@ -112,6 +116,7 @@ class Guests:
         self._crew = Crew()
         self._guests: dict[str, Guest] = {}
         self._places = Places(kept.takes, lambda: ears.configured, self._is_busy)
+        self._parted = False
         self._phase = 0.0  # of the last stream's chunks
         self._talks: set[Talk] = set()
         self._talking: set[str] = set()  # sources that a live stream has for itself
@@ -136,7 +141,10 @@ class Guests:
             self.part()
 
     def part(self) -> None:
-        """The agent is ending: its streams do, and are told so."""
+        """The agent is ending: its streams do, and are told so; nobody waits for the hearing."""
+        self._parted = True
+        for guest in self._guests.values():
+            guest.wake()
         for talk in self._talks:
             talk.break_off(NotNow("the agent is ending", "connect again in a few seconds"))
 
@@ -238,7 +246,7 @@ class Guests:
         guest = self._guests.get(source)
         with suppress(TimeoutError):
             async with asyncio.timeout(wait_s):
-                while guest and wait_s > 0:
+                while guest and wait_s > 0 and not self._parted:
                     news = guest.news
                     if not await self._kept.takes.waits(source, take):
                         break

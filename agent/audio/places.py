@@ -9,7 +9,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from agent.errors import BusyError
+from agent.errors import BusyError, NotNow
 from agent.store.takes import Takes
 from agent.words import counted
 
@@ -64,7 +64,7 @@ class Places:
     async def make(self, source: str) -> str | None:
         """Have a place for this one; the source that lost its own for it, if one did.
 
-        Raises as `check` does, and BusyError when the store's file knows as many as it may, and
+        Raises as `check` does, and NotNow when the store's file knows as many as it may, and
         StoreError.
         """
         gone = None
@@ -91,11 +91,10 @@ class Places:
 
     def _check_count(self, source: str, held: set[str]) -> None:
         if source not in self._resting and len(held | self._resting) >= NAMES_MAX:
-            raise BusyError(
+            raise NotNow(  # time does not help
                 f"{NAMES_MAX} sources came by the API since this store began, and {source!r} is "
                 "none of them",
                 "send the recordings of one place as one source, and tell them apart by `name`",
-                RETRY_S,
             )
 
     def _held(self) -> set[str]:

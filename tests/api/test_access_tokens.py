@@ -260,6 +260,30 @@ async def test_a_full_disk_makes_no_token_and_revokes_one_at_once(
     assert opened(tmp_path)[0].all() == [other]
 
 
+async def test_one_revoked_while_another_is_written_can_be_revoked_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokens, conditions = opened(tmp_path)
+    (first, _), (second, _) = await tokens.create("a", ["read"]), await tokens.create("b", ["read"])
+    write, fails = module._write, iter([False, True, False])
+
+    def written(path: Path, content: bytes) -> None:
+        if next(fails):
+            raise OSError(errno.ENOSPC, "no room")
+        write(path, content)
+
+    monkeypatch.setattr(module, "_write", written)
+    said = await asyncio.gather(
+        tokens.revoke(first.id), tokens.revoke(second.id), return_exceptions=True
+    )
+    assert isinstance(said[1], StoreError)
+    (told,) = conditions.all()
+    assert second.id in told.cause.partition("bring back")[2]
+    assert await tokens.revoke(second.id) == second
+    assert not conditions.all()
+    assert not opened(tmp_path)[0].any
+
+
 async def test_many_changes_at_once_are_all_kept(tmp_path: Path) -> None:
     tokens, _ = opened(tmp_path)
     made = await asyncio.gather(*(tokens.create(f"{n}", ["read"]) for n in range(20)))

@@ -99,6 +99,15 @@ async def test_each_has_its_own_answer_in_order(site: Site) -> None:
         assert len(one.get("error", "")) < 500
 
 
+async def test_one_that_is_no_text_is_refused_alone(site: Site) -> None:
+    good = json.dumps(ask("tiny4", [1.0] * 4)).encode()
+    body = b'{"requests": [{"model": "\xff"}, %b, {"\xff": 1, "model": "tiny4"}]}' % good
+    async with asyncio.timeout(DEADLINE_S):
+        async with site.client.post(BATCH, data=body) as answer:
+            told = await answer.json()
+    assert [one["status"] for one in told["answers"]] == [400, 200, 400], told
+
+
 async def test_the_time_of_the_whole_ends_what_is_left_and_nothing_else(site: Site) -> None:
     found = await site.batch(endless(), ask("tiny4", [1.0] * 4), timeout_s=2.0)
     assert found[0]["status"] == 504

@@ -95,7 +95,7 @@ class Drops:
 
     def __init__(self, left: int) -> None:
         self.path, self.transport, self.content_length = "/take", None, None
-        self.content, self._left = self, left
+        self.content, self.headers, self._left = self, dict[str, str](), left
 
     async def readany(self) -> bytes:
         await asyncio.sleep(0)
@@ -118,6 +118,27 @@ async def test_an_order_that_is_only_announced_is_refused_at_once(tmp_path: Path
             assert (await reader.readline()).split()[1] == b"413"
         writer.close()
         await until_free(house)
+
+
+async def test_who_asks_first_is_told_to_send_when_it_may_come(tmp_path: Path) -> None:
+    async with Doors().house(tmp_path) as house:
+        for length, host, wanted in (
+            (ORDER_BYTES_MAX + 1, "localhost", b"413"),
+            (2, "evil.example", b"421"),
+            (2, "localhost", b"100"),
+        ):
+            reader, writer = await asyncio.open_unix_connection(house.socket)
+            lines = ["POST /take HTTP/1.1", f"Host: {host}", "Connection: close"]
+            lines += [f"Content-Length: {length}", "Expect: 100-continue", "", ""]
+            writer.write("\r\n".join(lines).encode())
+            async with asyncio.timeout(DEADLINE_S):
+                assert (await reader.readline()).split()[1] == wanted
+                if wanted == b"100":
+                    writer.write(b"{}")
+                    assert (await reader.read()).split()[1] == b"200"
+            writer.close()
+        status, told = await asked(house, take(b"{}", "Expect: nothing"))
+        assert (status, "100-continue" in str(told["hint"])) == (417, True)
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "x", "GZIP", "identity, gzip"])

@@ -18,7 +18,7 @@ import pytest
 from agent.api.entry import coding
 from agent.api.entry.coding import STEP_BYTES, Coder, accepted
 from agent.api.entry.room import SMALL_BYTES, Room, Share
-from agent.errors import BusyError, RequestError
+from agent.errors import BusyError, RequestError, TooLarge
 from agent.inference.oip import BODY_BYTES_MAX
 from tests.api.test_infer import SEED, Door, opened, x
 from tests.inference.house import DEADLINE_S
@@ -76,7 +76,7 @@ async def test_a_bomb_is_not_unpacked_beyond_its_bound(kind: str, share: Share) 
     bomb = PACK[kind](bytes(256 * MIB))
     tracemalloc.start()
     try:
-        with pytest.raises(RequestError, match="above 16777216 bytes when it is unpacked"):
+        with pytest.raises(TooLarge, match="above 16777216 bytes when it is unpacked"):
             await Coder().unpacked(bomb, kind, share, 16 * MIB)
         assert tracemalloc.get_traced_memory()[1] < 48 * MIB
     finally:
@@ -213,7 +213,7 @@ async def test_a_compressed_body_goes_where_it_is_taken(door: Door) -> None:
 
 async def test_a_bomb_at_the_door_is_refused_and_the_connection_goes_on(door: Door) -> None:
     bomb = gzip.compress(bytes(1 << 28))
-    for path, status in (("/v2/models/tiny4/infer", 400), ("/api/v1/nothing", 404)):
+    for path, status in (("/v2/models/tiny4/infer", 413), ("/api/v1/nothing", 404)):
         reader, writer = await asyncio.open_connection("127.0.0.1", door.server.port)
         head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Encoding: gzip\r\n"
         following = b"GET /api/v1/health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
@@ -224,7 +224,7 @@ async def test_a_bomb_at_the_door_is_refused_and_the_connection_goes_on(door: Do
             assert b"active_requests" in await reader.read()
         peak_bytes = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
-        assert peak_bytes < (BODY_BYTES_MAX + 32 * MIB if status == 400 else 16 * MIB)
+        assert peak_bytes < (BODY_BYTES_MAX + 32 * MIB if status == 413 else 16 * MIB)
         writer.close()
         await writer.wait_closed()
     assert door.server._express is not None

@@ -70,13 +70,28 @@ def test_a_call_under_way_is_answered_before_the_agent_ends(device: Device, more
         os.kill(worker, signal.SIGCONT)
 
 
-def test_who_cannot_be_answered_in_time_is_told_why(device: Device) -> None:
+@pytest.mark.parametrize("more", ["", "Expect: 100-continue\r\n"], ids=["short", "long"])
+def test_who_cannot_be_answered_in_time_is_told_why(device: Device, more: str) -> None:
     os.kill(device.status()["domains"]["vision"]["pid"], signal.SIGSTOP)
-    with under_way(device) as asking:
+    with under_way(device, more) as asking:
         assert device.stop() == 0
         status, body = answered(asking)
     assert status == 503
     assert "the agent is ending" in json.loads(body)["error"]
+
+
+def test_who_waits_until_a_recording_is_heard_is_told_where_to_look(device: Device) -> None:
+    content = next((ROOT / "samples").rglob("*.flac")).read_bytes()
+    os.kill(device.status()["domains"]["audio"]["pid"], signal.SIGSTOP)
+    with socket.socket(socket.AF_UNIX) as asking:
+        asking.settimeout(DEADLINE_S)
+        asking.connect(str(device.socket))
+        head = "POST /api/v1/audio?source=gate&wait_s=300 HTTP/1.1\r\nHost: localhost\r\n"
+        asking.sendall(f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content)
+        until(lambda: "took in" in device.log.read_text(), "it is kept")
+        assert device.stop() == 0
+        status, body = answered(asking)
+    assert (status, json.loads(body)["status"]) == (202, "hearing")
 
 
 async def test_streams_are_told_and_it_is_no_fault(device: Device) -> None:

@@ -255,6 +255,16 @@ async def test_streams_beyond_the_bound_are_counted_not_shown(
     assert values(found["holdfast_store_payload_bytes"]) == {(): 100}, "of all"
 
 
+async def test_a_stream_that_rests_has_no_line(bed: Bed) -> None:
+    await fill(bed)
+    await bed.store.spool.refuse("gone", "full")
+    assert await bed.store.takes.rest(["gone"]) == "gone"
+    found = await scraped(bed)
+    shown = values(found["holdfast_outbox_bytes"])
+    assert shown.keys() == values(found["holdfast_ledger_held_records"]).keys()
+    assert ("gone.raw",) not in shown
+
+
 async def test_the_loop_goes_on_while_the_store_is_busy(bed: Bed) -> None:
     entered, release = asyncio.Event(), threading.Event()
     loop = asyncio.get_running_loop()

@@ -10,7 +10,7 @@ from agent import config
 from agent.audio import places
 from agent.audio.places import Places
 from agent.clock import Clock
-from agent.errors import BusyError
+from agent.errors import BusyError, NotNow
 from agent.store.store import Store
 
 
@@ -49,7 +49,7 @@ async def test_no_more_names_than_a_file_may_know(store: Store) -> None:
     found = Places(store.takes, set, lambda _: False)
     await found.begin()
     assert [await placed(found, one) for one in "abcab"] == [None, None, "a", "b", "c"]
-    with pytest.raises(BusyError, match="3 sources came by the API") as refused:
+    with pytest.raises(NotNow, match="3 sources came by the API") as refused:
         await found.make("d")
     assert "`name`" in refused.value.hint
 

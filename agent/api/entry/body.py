@@ -1,7 +1,8 @@
 """The bodies of requests: how every door reads what it is sent.
 
 A length that is too large is refused before a byte is read; what is long takes its share of the
-room for all bodies (room.py), and what comes too slowly is ended (pace.py).
+room for all bodies (room.py), and what comes too slowly is ended (pace.py). Who asks first whether
+to send it (`Expect: 100-continue`) is told so when all of that was looked at.
 
 Limits: each door's Bound.
 """
@@ -10,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 
 from agent.api.entry.doors import LIMITS, receiving
 from agent.api.entry.http import Handler
@@ -18,6 +19,8 @@ from agent.api.entry.pace import BYTES_PER_S
 from agent.api.entry.room import Share
 from agent.errors import TooLarge, TooSlow
 from agent.inference.wire import Buffer
+
+INVITATION = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 class Bound(NamedTuple):
@@ -35,9 +38,14 @@ class Incoming:
         self._request = request
         self._bound = bound
         self._size_bytes = 0
+        self._asked_for = "Expect" not in request.headers or request.version < HttpVersion11
 
     async def piece(self) -> bytes:
         """What has come; b"" at the end. Raises TooLarge, TooSlow."""
+        if not self._asked_for:
+            self._asked_for = True
+            await self._request.writer.write(INVITATION)
+            self._request.writer.output_size = 0  # the answer has not begun
         found = await self._request.content.readany()
         self._size_bytes += len(found)
         self.check(self._size_bytes)

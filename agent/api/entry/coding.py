@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from agent.api.entry.room import Share
-from agent.errors import RequestError
+from agent.errors import RequestError, TooLarge
 from agent.inference.wire import Buffer
 
 WINDOW = {"gzip": 31, "deflate": 15}  # zlib's word for the form; deflate is zlib's own, RFC 9110
@@ -57,8 +57,7 @@ class Coder:
     async def unpacked(self, body: Buffer, coding: str, share: Share, bytes_max: int) -> Buffer:
         """What was packed; `share` has room for `body` already.
 
-        Raises RequestError for what is not packed so, or too long; BusyError where there is no
-        room.
+        Raises RequestError for what is not packed so, TooLarge, BusyError where there is no room.
         """
         stream = zlib.decompressobj(WINDOW[coding])
         whole, rest, step = bytearray(), body, INLINE_BYTES
@@ -76,7 +75,7 @@ class Coder:
             if not piece and not rest and not stream.eof:
                 raise _wrong(coding, "it ends too early")
             if len(whole) + len(piece) > bytes_max:
-                raise RequestError(
+                raise TooLarge(
                     f"a body is above {bytes_max} bytes when it is unpacked", "send less at once"
                 )
             share.insist(len(body) + len(whole) + len(piece))

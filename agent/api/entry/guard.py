@@ -58,6 +58,7 @@ SAFE = ("GET", "HEAD", "OPTIONS")
 SCHEMES = ("http", "https")
 ORDERING: frozenset[Scope] = frozenset({"operate", "admin"})
 OWN_PAGE = "same-origin"
+EXPECTED = "100-continue"
 REQUEST_ID = "X-Request-Id"
 REQUEST_IDS = re.compile(r"[A-Za-z0-9._-]{1,64}")
 ID, CALLER = web.RequestKey("id", str), web.RequestKey("caller", Caller)
@@ -162,6 +163,8 @@ class Guard:
         route = self.routes.get(request.match_info.route)
         if route is None:
             return None
+        if request.headers.get("Expect", EXPECTED).lower() != EXPECTED:
+            return refusal(417, "an Expect that is not known here", f"known: {EXPECTED}, or none")
         if caller.session and _may_be_foreign(request):
             return refusal(
                 403,

@@ -19,6 +19,11 @@ REASONS: tuple[tuple[type[BaseException], str], ...] = (
 )
 
 
+async def unasked(_: web.Request) -> None:
+    """In place of aiohttp's, which asks for any body of any size before anybody was let in; where
+    one is read, it is asked for (body.py)."""
+
+
 class Handler(web.RequestHandler):
     """Of one connection."""
 

@@ -147,7 +147,7 @@ class Tokens:
         self._tell()  # before all else: what was lost must not wait for a slow disk
         async with self._one_at_a_time:
             try:
-                await self._keep(self._held)
+                await self._keep(dict(self._held))  # others may be revoked meanwhile
             except OSError as error:
                 cause, remedy = self._unkept(error), "mend that, then revoke it again"
                 self._conditions.hold(

@@ -3,7 +3,7 @@
 Limits  : STREAMS_MAX streams get lines of their own; how many are left out is a metric too.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from itertools import islice
 from operator import itemgetter
 from typing import TypeVar
@@ -140,7 +140,7 @@ class Collector:
             yield gauge(
                 "holdfast_store_used_bytes", "Pages in use in the store.", found.held.used_bytes
             )
-            yield from _payload(found.held.payload)
+            yield from _payload(found.held.payload, found.held.ledger)
             yield from _ledger(found.held.ledger)
             yield from jobs.families(found.held.jobs)
 
@@ -201,7 +201,8 @@ def _link(state: Sync) -> Iterator[Metric]:
         )
 
 
-def _payload(streams: dict[str, Payload]) -> Iterator[Metric]:
+def _payload(streams: dict[str, Payload], ledger: Collection[str]) -> Iterator[Metric]:
+    """Of all that the file counted; lines are for the streams of the `ledger`."""
     taken = sum(one.taken_bytes for one in streams.values())
     yield CounterMetricFamily(
         "holdfast_store_payload_bytes", "Bodies and blobs that producers brought.", value=taken
@@ -209,7 +210,7 @@ def _payload(streams: dict[str, Payload]) -> Iterator[Metric]:
     held = GaugeMetricFamily(
         "holdfast_outbox_bytes", "Bodies and blobs that are held.", labels=["stream"]
     )
-    for stream, one in _some(streams):
+    for stream, one in _some({name: one for name, one in streams.items() if name in ledger}):
         held.add_metric([stream], one.held_bytes)
     yield held
 

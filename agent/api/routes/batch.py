@@ -21,7 +21,14 @@ from agent.api.form.answers import document
 from agent.api.form.asked import JSON, NoQuery, query_of
 from agent.api.form.route import Route, post
 from agent.api.routes.handing_in import ModelNamed
-from agent.api.routes.inference import VERSION_DIGITS_MAX, Call, Inference, Reply
+from agent.api.routes.inference import (
+    VERSION_DIGITS_MAX,
+    Call,
+    Inference,
+    Reply,
+    ending,
+    refused,
+)
 from agent.errors import RequestError
 from agent.inference import oip
 from agent.inference.oip_asked import Listed
@@ -142,8 +149,8 @@ class BatchDoors:
         calls: list[Call | _Refusal] = []
         try:
             await self._begin(batch.requests, calls)
-            if waited := [one.answer for one in calls if isinstance(one, Call)]:
-                await asyncio.wait(waited, timeout=batch.timeout_s)
+            made = [one for one in calls if isinstance(one, Call)]
+            await self._inference.wait(made, batch.timeout_s)
         finally:
             for one in calls:
                 if isinstance(one, Call):
@@ -174,7 +181,7 @@ class BatchDoors:
     def _begun(self, text: Raw) -> Call | _Refusal:
         try:
             named = msgspec.json.decode(text, type=Named)
-        except msgspec.ValidationError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             return _Refusal(400, f"the request: {error}", f"send {FORM}")
         version = None if named.version is None else str(named.version)
         return self._inference.begin(named.model, version, None, memoryview(text))
@@ -182,6 +189,8 @@ class BatchDoors:
     def _said(self, call: Call | _Refusal) -> One:
         if isinstance(call, _Refusal):
             return One(call.status, error=call.error, hint=call.hint)
+        if call.answer.cancelled() and self._inference.ended:
+            return _refused(refused(ending()))
         if not call.answer.done() or call.answer.cancelled():
             return One(504, error=NO_TIME, hint="allow more, or ask for less at once")
         reply = self._inference.reply(call)

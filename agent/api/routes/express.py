@@ -33,8 +33,7 @@ from agent.api.entry.doors import Place
 from agent.api.entry.guard import REQUEST_ID, Guard, request_id
 from agent.api.entry.room import SMALL_BYTES, Share
 from agent.api.entry.traffic import LEFT, Tally, Traffic
-from agent.api.routes.inference import Call, Inference, Reply, refused
-from agent.errors import BusyError
+from agent.api.routes.inference import Call, Inference, Reply, ending, refused
 from agent.forms import Scope
 from agent.inference import oip, oip_asked
 from agent.inference.domains.work import Result
@@ -48,7 +47,6 @@ FAULT = "an answer could not be given"
 HEADS_MAX = 256
 HEAD_BYTES_MAX = 4096
 AHEAD_BYTES_MAX = 256 * 1024
-BACK_S = 5.0  # in which an agent that ends is usually started again
 END = b"\r\n\r\n"
 REHEARSAL = b"POST /v2/models/m/infer HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 0\r\n\r\n"
 REASONS = {200: "OK", 400: "Bad Request", 404: "Not Found", 500: "Internal Server Error"}
@@ -245,7 +243,7 @@ class Lane:
             return
         self._call.answer.remove_done_callback(self._answered)
         self._call.answer.cancel()
-        self._over(refused(BusyError("the agent is ending", "ask again when it is back", BACK_S)))
+        self._over(refused(ending()))
 
     def _begin(self, data: bytes) -> None:
         end = data.find(END) + len(END)

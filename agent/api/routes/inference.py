@@ -7,6 +7,7 @@
 import asyncio
 import logging
 import math
+from collections.abc import Collection
 from typing import NamedTuple, Protocol
 
 import msgspec
@@ -32,6 +33,7 @@ RAW_TENSORS = (
     "As JSON, or with raw tensors behind the JSON (the protocol's binary extension), which a header"
     " gives the length of; gzip and deflate are taken, and sent to who accepts them."
 )
+BACK_S = 5.0  # in which an agent that ends is usually started again
 JSON, RAW = "application/json", "application/octet-stream"
 STATUS: list[tuple[type[HoldfastError], int]] = [  # the first that fits
     (NotThere, 404),
@@ -77,6 +79,8 @@ class Inference:
         self.coder = Coder()
         self._scheduler = scheduler
         self._bodies = oip.Bodies()
+        self.ended = False
+        self._waited: set[asyncio.Future[Result]] = set()
 
     def begin(self, model: str, version: str | None, json_bytes: str | None, body: Buffer) -> Call:
         """Have a call made. One that is not accepted has come to its end at once."""
@@ -92,6 +96,24 @@ class Inference:
         except Exception:  # the border: what one request meets must not end the connection
             log.exception("a request to model %s failed", model)
             return Call("", _failed(_fault()))
+
+    async def wait(self, calls: Collection[Call], timeout_s: float | None = None) -> None:
+        """Until all have come to their end, for so long at most; then nobody waits for them."""
+        waited = {one.answer for one in calls}
+        self._waited |= waited
+        try:
+            if waited:
+                await asyncio.wait(waited, timeout=timeout_s)
+        finally:
+            self._waited -= waited
+            for one in waited:
+                one.cancel()
+
+    def end(self) -> None:
+        """The agent is ending: what is waited for is answered so."""
+        self.ended = True
+        for one in self._waited:
+            one.cancel()
 
     def reply(self, call: Call) -> Reply:
         """To a call that has come to its end."""
@@ -126,6 +148,11 @@ def _fault() -> HoldfastError:
     return HoldfastError(
         "the agent met a fault of its own", "look at its log, and report what it says"
     )
+
+
+def ending() -> BusyError:
+    """To who cannot be answered any more."""
+    return BusyError("the agent is ending", "ask again when it is back", BACK_S)
 
 
 def refused(error: HoldfastError) -> Reply:
@@ -193,10 +220,9 @@ class InferenceDoors:
             most = oip.BODY_BYTES_MAX if length else oip_asked.JSON_BYTES_MAX
             body = await self._inference.coder.unpacked(body, coding, share, most)
         call = self._inference.begin(named["model"], named.get("version"), length, body)
-        try:
-            await asyncio.wait([call.answer])
-        finally:
-            call.answer.cancel()  # where it has not come, nobody waits for it any more
+        await self._inference.wait([call])
+        if call.answer.cancelled():
+            raise ending()
         reply = self._inference.reply(call)
         wanted = accepted(request.headers.get("Accept-Encoding"))
         packing = self._inference.packing(reply, wanted) if wanted else None
