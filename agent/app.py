@@ -101,13 +101,14 @@ class App:
                     # Waited for here, not in a task of the group: a task that ends the group while
                     # it is being left spoils all later timeouts under Python 3.11.2 (Debian 12).
                     await self._stop.wait()
+                    log.info("stopping: what is unfinished is kept")
                     self.watchdog.systemd.stopping()
                     # While everything still works: who has asked gets his answer.
                     inference.guests.part()
                     await doors.server.close()
                     raise Stopped
             except* Stopped:
-                log.info("stopping: what is unfinished is kept")
+                pass  # it was asked to
             with suppress(StoreError):  # then the last snapshot stays
                 await self.health.status.write()
         if self._status == 0:

@@ -201,6 +201,10 @@ EXAMPLES: dict[str, list[Example]] = {
         Example({"rate_bytes_per_s_max": 65536, "for_s": 60}),
         Example({"rate_bytes_per_s_max": None}),
     ],
+    "get_watchdog": ANY,
+    "get_watchdog_history": ANY,
+    # A part of it would stand still for the doors that come after: tests/e2e/test_watchdog.py.
+    "post_watchdog_test": [Example({"part": "nothing"}, status=404)],
     "get_bundle_key": ANY,
     "post_bundle_export": [Example({}, status=201), Example(status=201)],
     "get_bundle_export": [Example(found=an_export)],

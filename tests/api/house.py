@@ -107,7 +107,7 @@ class House:
     @property
     def places_free(self) -> int:
         """Of the TCP port."""
-        return self.server._doors[0].places_free
+        return self.server._doors[0].seats.free
 
     def said(self, name: str) -> Condition | None:
         """The condition of this name."""

@@ -62,6 +62,9 @@ class Recorder:
     def reply(self, _: Call) -> Reply:
         return Reply(200, "application/json", [b"{}"])
 
+    def end(self) -> None:
+        pass
+
     def packing(self, *_: Any) -> None:
         return None
 

@@ -20,12 +20,12 @@ from typing import Any, NamedTuple, Protocol, cast
 from aiohttp import web
 
 from agent.api.entry.pace import PAUSE_S, Pace
+from agent.api.entry.seats import STAYING, Seats, address
 from agent.api.entry.traffic import Gate
 from agent.api.entry.turns import Turns
 
 log = logging.getLogger("api")
 LINGER_NOT = struct.pack("ii", 1, 0)
-STAYING = 4  # so that whoever holds all he can get does not keep the others out
 DOUBT_S = 0.1  # a second look before an end; a timer so late: this process stood still
 
 
@@ -93,11 +93,11 @@ class Door:
         `tls` is asked at each new connection. `gate` counts them, where somebody looks at it.
         """
         self.inside = inside
-        self.places_free = places
         self.limits = limits
         self.lanes = lanes
         self.tls = tls
         self.gate = gate or Gate(places)
+        self.seats = Seats(places, self.gate)
         self._handshakes: set[asyncio.Task[None]] = set()
 
     def __call__(self) -> asyncio.Protocol:
@@ -105,23 +105,9 @@ class Door:
         context = self.tls()
         return Visitor(self) if context is None else Arrival(self, context)
 
-    def enter(self) -> bool:
-        """Take a place; whether there was one."""
-        if self.places_free == 0:
-            self.gate.turned_away += 1
-            return False
-        self.places_free -= 1
-        self.gate.connected += 1
-        return True
-
-    def leave(self) -> None:
-        """Give a place back."""
-        self.places_free += 1
-        self.gate.connected -= 1
-
-    def shake(self, sock: socket.socket, context: ssl.SSLContext) -> None:
+    def shake(self, sock: socket.socket, context: ssl.SSLContext, seat: str) -> None:
         """Begin with a handshake; whoever asked has a place, and it is the visitor's now."""
-        visitor = Visitor(self, placed=True)
+        visitor = Visitor(self, seat)
         task = asyncio.get_running_loop().create_task(self._shake(visitor, sock, context))
         self._handshakes.add(task)
 
@@ -167,12 +153,13 @@ class Arrival(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take a place, if there is one."""
-        if self._door.enter():
+        seat = address(transport)
+        if self._door.seats.take(seat):
             try:
-                self._door.shake(transport.get_extra_info("socket").dup(), self._context)
+                self._door.shake(transport.get_extra_info("socket").dup(), self._context, seat)
             except OSError as error:  # no descriptor is left
                 log.warning("a connection was turned away: %s", error)
-                self._door.leave()
+                self._door.seats.leave(seat)
         cast(asyncio.Transport, transport).abort()  # of its socket, the copy stays open
 
 
@@ -183,15 +170,15 @@ class Visitor(asyncio.Protocol):
     it asks; then aiohttp serves it, until it may go back (turns.py).
     """
 
-    def __init__(self, door: Door, *, placed: bool = False) -> None:
-        """`placed`: it has a place already."""
+    def __init__(self, door: Door, seat: str | None = None) -> None:
+        """`seat`: it has a place already, of this address."""
         self._door = door
         self._loop = asyncio.get_running_loop()
         self._lane: Lane | None = None
         self._serving: asyncio.Protocol | None = None
         self._turns = Turns()
         self._transport: asyncio.Transport | None = None
-        self._placed = placed
+        self._seat = seat
         self._task: asyncio.Task[Any] | None = None  # that ends when the visitor leaves
         self._due_s: float | None = None  # when it will have been silent for too long
         self._timer: asyncio.TimerHandle | None = None
@@ -205,8 +192,9 @@ class Visitor(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take a place, if there is one."""
         self._transport = cast(asyncio.Transport, transport)
-        self._placed = self._placed or self._door.enter()
-        if not self._placed:
+        if self._seat is None and self._door.seats.take(whose := address(transport)):
+            self._seat = whose
+        if self._seat is None:
             self._transport.abort()
             return
         self._wait(self._door.limits.first_request_s)
@@ -218,10 +206,10 @@ class Visitor(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Give the place back."""
-        if not self._placed:
+        if self._seat is None:
             return
-        self._placed = False
-        self._door.leave()
+        self._door.seats.leave(self._seat)
+        self._seat = None
         if self._timer:
             self._timer.cancel()
         if self._lane:
@@ -278,7 +266,7 @@ class Visitor(asyncio.Protocol):
     @property
     def others_find_room(self) -> bool:
         """Whether there are places beyond the last ones."""
-        return self._door.places_free >= self._door.gate.places // STAYING
+        return self._door.seats.free >= self._door.gate.places // STAYING
 
     @contextmanager
     def served(self) -> Iterator[None]:

@@ -28,6 +28,7 @@ from agent.errors import BusyError, HoldfastError
 
 log = logging.getLogger("api")
 KIND = "text/event-stream"
+LAST_S = 0.1  # for what was said just before the end
 RETRY_S = 2.0  # when a browser comes again after the end of a stream
 HEARTBEAT = b":\n\n"
 HEADERS = {
@@ -147,10 +148,10 @@ class _Stream:
         return transport is not None and transport.get_write_buffer_size() > 0
 
     def end(self) -> None:
-        """What is told is all."""
+        """What has been told by now is all; of that the last may be on its way."""
         self._ended = True
         if self._coming:
-            self._coming.cancel()
+            asyncio.get_running_loop().call_later(LAST_S, self._coming.cancel)
         if self.waits_for_reader and self._request.transport:
             self._request.transport.abort()  # or he would keep us waiting
 

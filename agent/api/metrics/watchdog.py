@@ -31,6 +31,6 @@ class WatchdogMetrics:
             "Remedies begun since the agent began.",
             labels=["part", "remedy"],
         )
-        for (part, remedy), count in self._watchdog.begun.items():
+        for (part, remedy), count in self._watchdog.begun().items():
             remedies.add_metric([part, remedy], count)
         yield remedies

@@ -112,7 +112,7 @@ class Watchdog:
         self._standings: dict[str, Standing] = {}
         self._rules: dict[str, Rule] = {}
         self._under_way: dict[str, str] = {}  # remedies by part
-        self.begun = Counter[tuple[str, str]]()  # parts and remedies, since the start
+        self._begun = Counter[tuple[str, str]]()  # parts and remedies, since the start
         self._ticked_s = 0.0  # by the clock
         self.now_s = 0.0  # of the axis on which only running time counts
         self.fed = False
@@ -173,6 +173,12 @@ class Watchdog:
             for name, one in self._standings.items()
         ]
 
+    def begun(self) -> dict[tuple[str, str], int]:
+        """How often each remedy of each part was begun since the start."""
+        rules = self._rules.items()
+        known = {(part, step.remedy): 0 for part, rule in rules for step in rule.steps}
+        return known | self._begun
+
     def hang(self, name: str) -> None:
         """Have a part stand still for real: what comes of it is what would come of a fault.
 
@@ -211,7 +217,7 @@ class Watchdog:
         why = f"the watchdog saw no progress of {part.name} for {still_s:.0f} s"
         log.warning("%s: %s", why, step.remedy)
         self._under_way[part.name] = step.remedy
-        self.begun[part.name, step.remedy] += 1
+        self._begun[part.name, step.remedy] += 1
         self._crew.begin(self._remedy(part, step, why))
 
     async def _remedy(self, part: Part, step: Step, why: str) -> None:
