@@ -82,6 +82,7 @@ class Guest:
         self.listener = listener
         self.task = task
         self.turn = asyncio.Lock()  # of who brings sound
+        self.posts = 0  # that have it, or wait for it
         self.news = asyncio.Event()  # set, and replaced, after each commit of the listener
         listener.followers.append(self._told)
 
@@ -180,7 +181,7 @@ class Guests:
 
     def _is_busy(self, source: str) -> bool:
         guest = self._guests.get(source)
-        return source in self._talking or bool(guest and guest.turn.locked())
+        return source in self._talking or bool(guest and guest.posts)
 
     async def post(self, source: str, name: str, path: Path, digest: str) -> Take:
         """Take in a recording of this content, unless it is; its take, ended.
@@ -192,16 +193,20 @@ class Guests:
         length_s = await self._length_s(path)
         await self.admit(source)
         guest = self._guest(source)
-        async with guest.turn:
-            self._check(source)
-            take = await self._kept.spool.begin(source, name, POSTED + digest)
-            wanted_bytes = 2 * (int(length_s * RATE_HZ) - take.samples)
-            if wanted_bytes > await self._kept.room():
-                raise StoreFull(
-                    f"the store has no room for {length_s:.1f} s of sound",
-                    "let the link drain it, or raise store.bytes_max",
-                )
-            return await self._take_in(guest, take, path)
+        guest.posts += 1
+        try:
+            async with guest.turn:
+                self._check(source)
+                take = await self._kept.spool.begin(source, name, POSTED + digest)
+                wanted_bytes = 2 * (int(length_s * RATE_HZ) - take.samples)
+                if wanted_bytes > await self._kept.room():
+                    raise StoreFull(
+                        f"the store has no room for {length_s:.1f} s of sound",
+                        "let the link drain it, or raise store.bytes_max",
+                    )
+                return await self._take_in(guest, take, path)
+        finally:
+            guest.posts -= 1
 
     async def _length_s(self, path: Path) -> float:
         """Of a recording that may come in. Raises RequestError, TooLarge for one that is too long.
@@ -290,7 +295,7 @@ class Guests:
         if len(self._talks) >= TALKS_MAX:
             raise BusyError(f"{TALKS_MAX} streams are open", "close some", RETRY_S)
         keeping, guest = None, self._guest(source) if keep else None
-        if guest and guest.turn.locked():
+        if guest and guest.posts:
             raise NotNow(f"a recording of source {source!r} comes in", "use another name")
         self._talking.add(source)
         if guest:

@@ -172,7 +172,7 @@ async def browsers(site: Site, tokens: dict[tuple[Any, ...], str]) -> list[Guest
     """Who comes with a cookie."""
     own = ("Origin", site.visitor.origin)
     fetched = ("Sec-Fetch-Site", "same-origin")
-    near = ("Sec-Fetch-Site", "same-site")
+    near = [("Sec-Fetch-Site", "same-site"), ("Sec-Fetch-Mode", "navigate")]
     found = []
     for scopes in (("read",), ("read", "infer"), ("admin",), SCOPES):
         cookie, held = ("Cookie", site.begun(tokens[scopes])), frozenset(scopes)
@@ -180,7 +180,7 @@ async def browsers(site: Site, tokens: dict[tuple[Any, ...], str]) -> list[Guest
             Guest(f"a session for {scopes}", held, [cookie, own]),
             Guest(f"a session for {scopes}, fetched", held, [cookie, fetched]),
             Guest(f"a session for {scopes}, of an unknown page", held, [cookie], acts=False),
-            Guest(f"a session for {scopes}, of another port", held, [cookie, near], acts=False),
+            Guest(f"a session for {scopes}, of another port", held, [cookie, *near], acts=False),
         ]
     last = site.begun(tokens[SCOPES])
     sessions = site.app.doors.server._guard.access.sessions

@@ -216,6 +216,19 @@ async def test_a_page_of_another_port_changes_nothing(site: Entrance, method: st
     assert (await site.visitor.ask("GET", STATUS, held)).status == 200
 
 
+@pytest.mark.parametrize("where", ["same-site", "cross-site"])
+@pytest.mark.parametrize("mode", ["no-cors", "cors", "websocket", None])
+async def test_a_page_of_others_loads_nothing_but_a_link_to_here_may_be_followed(
+    site: Entrance, where: str, mode: str | None
+) -> None:
+    """It could not read it; but keep streams open, as many as the caller that it rides on."""
+    said = {"Sec-Fetch-Site": where, **({"Sec-Fetch-Mode": mode} if mode else {})}
+    held = await site.login(await site.token("read"))
+    assert (await site.visitor.ask("GET", STATUS, {**held, **said})).status == 403
+    said["Sec-Fetch-Mode"] = "navigate"
+    assert (await site.visitor.ask("GET", STATUS, {**held, **said})).status == 200
+
+
 @pytest.mark.parametrize(
     ("origin", "secure", "own"),
     [

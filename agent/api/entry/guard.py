@@ -158,6 +158,8 @@ class Guard:
         if len(origins) > 1 or not all(_is_own(one, host, request.secure) for one in origins):
             named = ", ".join(map(repr, origins))
             return refusal(403, f"pages of {named} may not talk to this agent", "use its own page")
+        if _is_built_in(request.headers):
+            return refusal(403, "another page may not load from this agent", "use its own page")
         if wait_s := self.wait_s(caller, request.transport):
             return too_many("more requests came than api.rate_per_s_max lets in", wait_s)
         route = self.routes.get(request.match_info.route)
@@ -278,6 +280,15 @@ def _is_own(origin: str, host: str, secure: bool) -> bool:
     """Whether a page is this agent's own: of this host and port, and no less protected."""
     scheme, _, where = origin.partition("://")
     return where == host and scheme in SCHEMES and (scheme == "https" or not secure)
+
+
+def _is_built_in(headers: Mapping[str, str]) -> bool:
+    """Whether a page of others has its browser load this, which it could not read, but keep open.
+
+    To follow a link to here is another matter.
+    """
+    where = ("cross-site", "same-site")
+    return headers.get("Sec-Fetch-Site") in where and headers.get("Sec-Fetch-Mode") != "navigate"
 
 
 def _may_be_foreign(request: web.Request) -> bool:
