@@ -29,6 +29,7 @@ from agent.store.store import Store
 STREAM = "watchdog"
 LATE_S, DEAD_S = 10.0, 24.0  # with a tick of 2 s, the first remedy comes within 30 s
 BEYOND_S = 4.0  # how much longer than a part's own bound
+KEPT_S = 2.0  # for a disk that writes at all
 SILENT = 1.5  # intervals of the keep-alive after which the link ends a connection
 INSTANCE = Step("instance", 3, 600.0, 5.0)
 DOMAIN = Step("domain", 2, 1800.0, 20.0)
@@ -150,9 +151,16 @@ class WatchdogParts:
         return Part("uplink", read, _rule(bound_s, AGENT), {"agent": self._end})
 
     async def _end(self, why: str) -> str:
+        self._ending = asyncio.get_running_loop().create_task(self._part(why))
+        return "the agent ends, to be started again"
+
+    async def _part(self, why: str) -> None:
+        """Once it stands written down why: the end itself may hang."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(KEPT_S):
+                await self.chronicle.kept()
         self._restart(why)
         self.watchdog.part()
-        return "the agent ends, to be started again"
 
 
 def _rule(bound_s: float, *steps: Step) -> Rule:

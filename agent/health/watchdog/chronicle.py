@@ -47,6 +47,7 @@ class Chronicle:
         self._last = deque[Noted](_read(path), LAST_MAX)
         self._waiting = deque[bytes](maxlen=WAITING_MAX)
         self._fresh = asyncio.Event()
+        self._kept = asyncio.Event()
         self._unsent = asyncio.Event()
 
     async def __aenter__(self) -> Self:
@@ -62,7 +63,12 @@ class Chronicle:
         self._last.append(noted)
         self._waiting.append(msgspec.json.encode(noted))
         self._fresh.set()
+        self._kept.clear()
         self._unsent.set()
+
+    async def kept(self) -> None:
+        """Return when what was noted is on the disk, while it runs."""
+        await self._kept.wait()
 
     def last(self) -> list[Noted]:
         """The newest first."""
@@ -86,6 +92,8 @@ class Chronicle:
             await asyncio.to_thread(_replace, self._path, content)
         except OSError as error:  # snapshot_unwritable says it of this folder
             log.warning("%s: %s", self._path, error.strerror)
+        if not self._fresh.is_set():
+            self._kept.set()
 
     async def _send(self) -> None:
         while True:
