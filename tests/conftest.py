@@ -24,7 +24,14 @@ hypothesis.settings.load_profile("holdfast")
 
 # The files that take longest begin first, so that at the end no other process waits for one.
 LONGEST = [
-    *("cli/test_run.py", "api/test_fuzz.py", "net/test_matrix.py", "cli/test_bundle.py"),
+    *(
+        "appliance/test_unit.py",
+        "e2e/test_watchdog.py",
+        "cli/test_run.py",
+        "api/test_fuzz.py",
+        "net/test_matrix.py",
+        "cli/test_bundle.py",
+    ),
     *("store/faults/test_crash_points.py", "sync/test_poison.py", "e2e/test_path.py"),
     *("e2e/test_stick.py", "api/test_attacks.py", "cli/test_sync.py", "fleet/test_ingest.py"),
     *("cli/test_outbox.py", "store/faults/test_lost_writes.py", "page/test_page.py"),
