@@ -41,6 +41,7 @@ from agent.store.arrivals import Limits
 from agent.store.store import Store
 
 log = logging.getLogger("holdfast")
+AGAIN = 80  # the exit status of an agent that its own watchdog ended
 
 
 class Stopped(Exception):
@@ -142,7 +143,7 @@ class App:
     def _restart(self, why: str) -> None:
         """The watchdog's last remedy inside this process: systemd starts it again."""
         log.error("ending to be started again: %s", why)
-        self._status = os.EX_TEMPFAIL
+        self._status = AGAIN
         self._stop.set()
 
     def _read_again(self) -> None:
