@@ -157,9 +157,9 @@ class Listener:
         while True:
             self._arrived.clear()
             rows = await self._spool.waiting(self.source, seq, READ_RECORDS)
+            self.hears = bool(rows)
             if not rows and not await self._retry():
                 await self._arrived.wait()
-            self.hears = bool(rows)
             for row in rows:
                 passage = await self._hear(passage, row)
                 seq = row[0] + 1

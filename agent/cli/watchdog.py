@@ -42,14 +42,15 @@ def history(config: Config = DEFAULT, as_json: Json = False) -> None:
 @app.command("test")
 def test(
     part: Annotated[
-        str, typer.Argument(metavar="PART", help="As `status` names it, or `loop`.")
-    ] = "store",
+        str,
+        typer.Argument(metavar="PART", help="As `status` names it, or `loop`."),
+    ],
     config: Config = DEFAULT,
 ) -> None:
     """Have a part stand still for real, and watch it come back.
 
-    Calls under way may fail for it; what was accepted as durable stays. Exit code 5 when it is not
-    back in time.
+    `store` and `loop` end the agent: only as a service is it started again. Calls under way may
+    fail; what was accepted as durable stays. Exit code 5: it was not back in time.
     """
     from agent.cli.client import Client
     from agent.cli.watchdog_view import Watching

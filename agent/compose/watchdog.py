@@ -144,8 +144,11 @@ class WatchdogParts:
         link, settings = self._link.link, self._core.settings.link
 
         def read() -> Reading:
-            why = "it waits before it tries again" if link.rests else ""
-            return Reading(link.turns, not link.rests, why)
+            if link.connected_since is not None:  # a bad network is no fault of this agent's
+                return Reading(link.turns, owed=False, why="its keep-alive sees to a connection")
+            if link.rests or not link.turns:
+                return Reading(link.turns, owed=False, why="it waits before it tries")
+            return Reading(link.turns, owed=True)
 
         bound_s = max(SILENT * settings.keepalive_s, settings.connect_timeout_s)
         return Part("uplink", read, _rule(bound_s, AGENT), {"agent": self._end})

@@ -53,7 +53,7 @@ class Link:
     ) -> None:
         """`version` is Holdfast's; `url` is the broker's, the embedded one's if none is named."""
         self.connected_since: float | None = None  # monotonic
-        self.turns = 0  # connections tried, and heartbeats told
+        self.turns = 0  # connections tried
         self.rests = False  # it waits before it tries again
         self._settings = settings
         self._device = device
@@ -240,7 +240,6 @@ class Link:
     async def _beat(self, connection: Connection) -> None:
         while True:
             beat = msgspec.json.encode(await self._heartbeat())
-            self.turns += 1
             try:
                 await connection.publish(self._topics.heartbeat, beat)
             except TooLarge as error:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,8 @@ from typing import Any
 import pytest
 
 from agent.errors import HoldfastError
-from tests.outside import Checked, Device, running, until
+from tests.cli.inbox import heard, inbox
+from tests.outside import ROOT, Checked, Device, running, until
 
 LONG_S = 90.0  # for what takes up to 30 s by its nature, on a busy machine
 
@@ -61,6 +63,20 @@ def test_a_domain_that_hangs_is_back_and_nothing_else_notices(device: Device) ->
     until(lambda: device.status()["domains"]["audio"]["pid"] not in (pid, None), "another", LONG_S)
     until(lambda: device.status()["domains"]["audio"]["ready"], "the domain is ready")
     assert not device.dead()
+
+
+def test_a_source_that_has_heard_all_owes_nothing(tmp_path: Path) -> None:
+    device = Device(tmp_path, inbox(tmp_path))
+    shutil.copy(ROOT / "samples" / "fan.flac", tmp_path / "inbox")
+    with running(device):
+        until(lambda: heard(device), "it is heard")
+
+        def idle() -> bool:
+            parts = {one["part"]: one for one in seen(device)["parts"]}
+            source = parts.get("source inbox", {"done": 0, "why": ""})
+            return source["done"] > 0 and source["why"] == "nothing waits to be heard"
+
+        until(idle, "it says so")
 
 
 def test_what_is_no_part_is_refused(device: Device) -> None:
