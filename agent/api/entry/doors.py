@@ -378,24 +378,30 @@ class Visitor(asyncio.Protocol):
         self._timer = self._loop.call_at(when_s, self._look)
 
 
+def _visitor(request: web.Request) -> Visitor | None:
+    """The connection that a request came by, while it is there."""
+    found = request.transport.get_protocol() if request.transport else None
+    return found if isinstance(found, Visitor) else None
+
+
 def served(request: web.Request) -> AbstractContextManager[None]:
     """The time in which a request is worked on, for the connection it came by."""
-    visitor = request.transport.get_protocol() if request.transport else None
-    return visitor.served() if isinstance(visitor, Visitor) else nullcontext()
+    visitor = _visitor(request)
+    return visitor.served() if visitor else nullcontext()
 
 
 def receiving(
     request: web.Request, whole_s: float | None, slow: Callable[[], None]
 ) -> AbstractContextManager[None]:
     """The time in which a request's body comes, for the connection it comes by."""
-    visitor = request.transport.get_protocol() if request.transport else None
-    return visitor.receiving(whole_s, slow) if isinstance(visitor, Visitor) else nullcontext()
+    visitor = _visitor(request)
+    return visitor.receiving(whole_s, slow) if visitor else nullcontext()
 
 
 def abandonable(request: web.Request) -> AbstractContextManager[None]:
     """What of a request's work ends when its client leaves."""
-    visitor = request.transport.get_protocol() if request.transport else None
-    return visitor.abandonable() if isinstance(visitor, Visitor) else nullcontext()
+    visitor = _visitor(request)
+    return visitor.abandonable() if visitor else nullcontext()
 
 
 def may_stay(request: web.Request) -> bool:
@@ -403,5 +409,5 @@ def may_stay(request: web.Request) -> bool:
 
     The last places, one in STAYING, are for those who come and go.
     """
-    visitor = request.transport.get_protocol() if request.transport else None
-    return not isinstance(visitor, Visitor) or visitor.others_find_room
+    visitor = _visitor(request)
+    return visitor is None or visitor.others_find_room

@@ -111,7 +111,7 @@ class Watchdog:
         self._hung_s = HUNG_S
         self._standings: dict[str, Standing] = {}
         self._rules: dict[str, Rule] = {}
-        self._under_way: dict[str, str] = {}  # remedies by part
+        self._under_way = set[str]()  # parts whose remedy is at work
         self._begun = Counter[tuple[str, str]]()  # parts and remedies, since the start
         self._ticked_s = 0.0  # by the clock
         self.now_s = 0.0  # of the axis on which only running time counts
@@ -216,7 +216,7 @@ class Watchdog:
     def _begin(self, part: Part, step: Step, still_s: float) -> None:
         why = f"the watchdog saw no progress of {part.name} for {still_s:.0f} s"
         log.warning("%s: %s", why, step.remedy)
-        self._under_way[part.name] = step.remedy
+        self._under_way.add(part.name)
         self._begun[part.name, step.remedy] += 1
         self._crew.begin(self._remedy(part, step, why))
 
@@ -229,7 +229,7 @@ class Watchdog:
         except HoldfastError as error:
             outcome = f"it failed: {error}"
         finally:
-            del self._under_way[part.name]
+            self._under_way.discard(part.name)
         log.warning("%s: %s: %s", part.name, step.remedy, outcome)
         self._note(Event(part.name, step.remedy, why, outcome))
 
