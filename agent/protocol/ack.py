@@ -1,7 +1,7 @@
 """The acknowledgement: what the far side's database holds of a device.
 
-It is whole and cumulative, so the last one counts and none is missed; it is published retained, so
-a device that comes back reads it at once.
+It is whole and cumulative, so none is missed, and an older one behind a newer takes nothing back; it
+is published retained, so a device that comes back reads it at once.
 """
 
 from typing import Annotated

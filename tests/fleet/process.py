@@ -137,9 +137,15 @@ class Line:
 
     def acked(self) -> StreamAck:
         """The last word on the stream, but for the digest of the record at the mark."""
-        streams = self.acks[-1].epochs.get(self.sender.epoch, {}) if self.acks else {}
+        return self._said(self.acks[-1]) if self.acks else StreamAck()
+
+    def _said(self, word: Ack) -> StreamAck:
+        streams = word.epochs.get(self.sender.epoch, {})
         return msgspec.structs.replace(streams.get(self.sender.stream, StreamAck()), tail=None)
 
     def marked(self, mark: int) -> None:
-        """Wait for this mark."""
-        until(lambda: self.acked().mark >= mark, f"the ack of #{mark}")
+        """Wait for this mark; of two ingests the slower may send a lower one behind it."""
+        until(
+            lambda: any(self._said(word).mark >= mark for word in reversed(self.acks)),
+            f"the ack of #{mark}",
+        )

@@ -273,6 +273,16 @@ async def test_an_ack_of_another_epoch_does_not_displace_the_right_one(
         await emptied(rig)
 
 
+async def test_an_ack_that_another_ingest_read_earlier_and_sent_later_takes_nothing_back(
+    tmp_path: Path, broker: Mosquitto, listener: Listener
+) -> None:
+    async with linked(Rig(tmp_path, broker.url)) as rig:
+        await rig.fill(3)
+        for streams in ({"x.segments": ack.StreamAck(3)}, {"x.segments": ack.StreamAck(1)}, {}):
+            rig.uplink.heard(ack.encode(ack.Ack({rig.store.epoch: streams})))
+        await emptied(rig)
+
+
 async def test_more_dropped_ranges_than_a_payload_holds_go_out_in_several_batches(
     tmp_path: Path, broker: Mosquitto
 ) -> None:

@@ -59,7 +59,11 @@ class Hearing:
         self._strange: set[Name] = set()
 
     def heard(self, payload: bytes) -> None:
-        """An ack came. What it says of an epoch is whole, so the newest of each is enough."""
+        """An ack came. What it says of a stream is whole, so one of each is enough: the newest.
+
+        Of several ingests, one may have been slow to send what it read, behind what another read
+        later: a lower mark takes nothing back, but where it speaks of a part alone.
+        """
         try:
             word = ack.decode(payload)
         except ProtocolError as error:
@@ -69,7 +73,12 @@ class Hearing:
         self._word_bytes = (self._word_bytes if before else 0) + len(payload)
         if self._word_bytes > WORD_BYTES_MAX:  # of epochs without end; this one comes again
             before, self._word_bytes = {}, len(payload)
-        self._word = ack.Ack({**before, **word.epochs})
+        for epoch, streams in word.epochs.items():
+            waiting = before.setdefault(epoch, {})
+            for name, of in streams.items():
+                if of.listed or of.mark >= waiting.get(name, of).mark:
+                    waiting[name] = of
+        self._word = ack.Ack(before)
         self._told.set()
 
     async def run(self) -> None:
