@@ -1,6 +1,6 @@
 """The acknowledgement: what the far side's database holds of a device.
 
-It is whole and cumulative, so none is missed, and an older one behind a newer takes nothing back; it
+It is whole and cumulative: none is missed, and an older one behind a newer takes nothing back. It
 is published retained, so a device that comes back reads it at once.
 """
 

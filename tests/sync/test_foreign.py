@@ -98,8 +98,11 @@ async def test_acks_that_nobody_takes_do_not_pile_up(tmp_path: Path) -> None:
     uplink: Uplink = Rig(tmp_path, "mqtt://127.0.0.1:1").uplink
     for number in range(20):
         uplink.heard(ack.encode(ack.Ack({f"{number}{LONG}": {}})))
-    assert uplink._hearing._word
-    assert [epoch[:4] for epoch in uplink._hearing._word.epochs] == ["16nn", "17nn", "18nn", "19nn"]
+    said = [epoch[:4] for word, _ in uplink._hearing._words for epoch in word.epochs]
+    assert said == ["16nn", "17nn", "18nn", "19nn"]
+    for _ in range(1000):
+        uplink.heard(ack.encode(ack.Ack({})))
+    assert len(uplink._hearing._words) == 64
 
 
 def test_a_reason_is_told_in_few_words() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Iterable, Sequence
 
 from agent.clock import Clock
@@ -19,7 +20,7 @@ from agent.sync.up.waits import Waits
 
 log = logging.getLogger("link")
 ALL = Range(1, SEQ_MAX)
-WORD_BYTES_MAX = 4 * ack.BYTES_MAX  # of acks that wait to be taken
+WORDS_MAX, WORDS_BYTES_MAX = 64, 4 * ack.BYTES_MAX  # acks that wait to be taken
 DOTTED = (
     "; if the broker is RabbitMQ, set a device_id without dots: it makes slashes of them, and the "
     "ingest does not get what is published there"
@@ -52,33 +53,22 @@ class Hearing:
         self._suspects = suspects
         self._parts = parts
         self._dotted = DOTTED if "." in device else ""
-        self._word: ack.Ack | None = None  # the newest of the ingest, until it is taken
-        self._word_bytes = 0  # of all that is in it
+        self._words: deque[tuple[ack.Ack, int]] = deque(maxlen=WORDS_MAX)  # and their bytes
         self._told = asyncio.Event()
         # Streams that live twice: sent, they would fill the line for nothing, again and again.
         self._strange: set[Name] = set()
 
     def heard(self, payload: bytes) -> None:
-        """An ack came. What it says of a stream is whole, so one of each is enough: the newest.
-
-        Of several ingests, one may have been slow to send what it read, behind what another read
-        later: a lower mark takes nothing back, but where it speaks of a part alone.
-        """
+        """An ack came; each is taken, in the order they came, since of several ingests one may be
+        slow to send what it read: the last is not always the newest."""
         try:
             word = ack.decode(payload)
         except ProtocolError as error:
             self._refuse(error)
             return
-        before = self._word.epochs if self._word else {}
-        self._word_bytes = (self._word_bytes if before else 0) + len(payload)
-        if self._word_bytes > WORD_BYTES_MAX:  # of epochs without end; this one comes again
-            before, self._word_bytes = {}, len(payload)
-        for epoch, streams in word.epochs.items():
-            waiting = before.setdefault(epoch, {})
-            for name, of in streams.items():
-                if of.listed or of.mark >= waiting.get(name, of).mark:
-                    waiting[name] = of
-        self._word = ack.Ack(before)
+        self._words.append((word, len(payload)))
+        while sum(size for _, size in self._words) > WORDS_BYTES_MAX:  # the oldest comes again
+            self._words.popleft()
         self._told.set()
 
     async def run(self) -> None:
@@ -86,25 +76,22 @@ class Hearing:
         while True:
             await self._told.wait()
             self._told.clear()
-            word, self._word = self._word, None
-            if word is None:
-                continue
-            streams = {
-                (epoch, stream): of
-                for epoch, streams in word.epochs.items()
-                for stream, of in streams.items()
-            }
-            self._parts.learn(
-                {
-                    (name, seq): size
-                    for name, of in streams.items()
-                    for seq, size in of.parts.items()
-                }
-            )
-            if self._settings.ack_from == "ingest":
-                await self._take(streams)
-            self.begun.set()
-            self._outbox.more.set()
+            while self._words:
+                await self._taken(self._words.popleft()[0])
+
+    async def _taken(self, word: ack.Ack) -> None:
+        streams = {
+            (epoch, stream): of
+            for epoch, streams in word.epochs.items()
+            for stream, of in streams.items()
+        }
+        self._parts.learn(
+            {(name, seq): size for name, of in streams.items() for seq, size in of.parts.items()}
+        )
+        if self._settings.ack_from == "ingest":
+            await self._take(streams)
+        self.begun.set()
+        self._outbox.more.set()
 
     async def _take(self, streams: dict[Name, ack.StreamAck]) -> None:
         wrong: ProtocolError | None = None
