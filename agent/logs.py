@@ -22,12 +22,12 @@ from logging.handlers import QueueHandler
 from msgspec import Struct
 
 from agent.changes import Changes
+from agent.words import quoted
 
 COLOURS = {logging.WARNING: "\033[33m", logging.ERROR: "\033[31m", logging.CRITICAL: "\033[31m"}
 PARTS = {"heard": "\033[32m", "link": "\033[36m"}
 PLAIN = "\033[0m"
 LINES_MAX = 1000
-QUOTED_CHARS_MAX = 200
 KEPT_LINES_MAX = 2000
 KEPT_BYTES_MAX = 512 << 10
 KEPT_CHARS_MAX = 2000
@@ -189,18 +189,6 @@ def _write(lines: "queue.Queue[logging.LogRecord]") -> None:
         with suppress(OSError):  # nobody is there to be told
             os.write(2, line.encode(errors="replace"))
         lines.task_done()
-
-
-def printable(text: str) -> str:
-    """Text from outside as text that can be stored, sent and printed on one line."""
-    text = text.encode(errors="surrogateescape").decode(errors="replace")
-    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
-
-
-def quoted(text: str, chars_max: int = QUOTED_CHARS_MAX) -> str:
-    """As `printable`, and no longer than that: what the other side says may be of any length."""
-    said = printable(text[: chars_max + 1])
-    return said if len(said) <= chars_max else f"{said[: chars_max - 3]}..."
 
 
 RECENT = Recent()

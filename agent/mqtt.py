@@ -11,7 +11,7 @@ from typing import Any
 
 import paho.mqtt.client as mqtt
 
-from agent.logs import quoted
+from agent.words import quoted
 
 READS_MAX = 100  # in one turn of the loop: a broker that never ends must not hold up the rest
 

@@ -16,9 +16,8 @@ import typer
 
 from agent.clock import Clock
 from agent.errors import BundleError
-from agent.logs import printable
 from agent.protocol import signing
-from agent.words import counted
+from agent.words import counted, printable
 from fleet.options import SQLITE, Database, Json
 from fleet.stick import stick
 from fleet.stick.bundle import Imported, Sticks

@@ -6,8 +6,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from agent.logs import printable
-from agent.words import counted
+from agent.words import counted, printable
 from fleet.store.gaps import Conflict, Device, Report
 
 _PRESENCE = {True: "[green]online[/]", False: "[red]offline[/]", None: "[dim]unknown[/]"}

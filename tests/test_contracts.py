@@ -74,6 +74,15 @@ def test_the_command_loads_no_part_of_the_agent() -> None:
     assert not {m for m in modules if m.startswith(heavy)}
 
 
+def test_a_command_reads_none_of_the_others() -> None:
+    modules = loaded_by("agent.cli.command")
+    assert {m for m in modules if m.startswith("agent.cli.")} == {
+        *("agent.cli.command", "agent.cli.options")
+    }
+    assert not modules & {"asyncio", "pydantic", "http.client", "rich.console", "yaml"}
+    assert "asyncio" not in loaded_by("agent.cli.client, agent.cli.status, agent.cli.domains_view")
+
+
 def test_reading_a_store_without_an_agent_loads_the_store_alone() -> None:
     modules = loaded_by("agent.cli.offline")
     heavy = ("numpy", "aiohttp", "paho", "soundfile", "agent.app", "agent.api", "agent.audio")

@@ -15,10 +15,11 @@ import msgspec
 from aiohttp import web
 
 from agent.api.entry.access import Access
-from agent.api.entry.doors import LIMITS, Door, Limits
+from agent.api.entry.doors import Door
 from agent.api.entry.exposure import NoTokens, Tokens, checked, exposure, loopback, names
 from agent.api.entry.guard import Guard
 from agent.api.entry.http import Handler, unasked
+from agent.api.entry.limits import LIMITS, Limits
 from agent.api.entry.listening import Port, on_socket
 from agent.api.entry.tls import Certificate
 from agent.api.entry.traffic import Traffic

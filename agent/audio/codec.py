@@ -14,8 +14,8 @@ import soxr
 from numpy.typing import NDArray
 
 from agent.errors import AudioError
-from agent.logs import printable
 from agent.records import RATE_HZ
+from agent.words import printable
 
 Pcm = NDArray[np.int16]
 READ_SAMPLES = 1 << 17

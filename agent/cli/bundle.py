@@ -18,8 +18,7 @@ import typer
 from agent import plain_file
 from agent.cli.options import DEFAULT, Config, Json
 from agent.errors import BundleError, BundleUnfinished, HoldfastError
-from agent.logs import printable
-from agent.words import counted
+from agent.words import counted, printable
 
 if TYPE_CHECKING:  # what a command needs, it loads itself: `--help` needs none of it
     from agent.cli.client import Client

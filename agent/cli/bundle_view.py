@@ -8,8 +8,7 @@ from rich.text import Text
 
 from agent.cli.screen import Console
 from agent.cli.units import size
-from agent.logs import printable
-from agent.words import counted
+from agent.words import counted, printable
 
 WORDS = {"taken": "green", "nothing_new": "green", "whole": "green"}
 

@@ -10,7 +10,7 @@ from typing import IO, Any, Self
 
 from agent import config_file
 from agent.errors import AgentSilent, AgentUnreachable, HoldfastError
-from agent.logs import printable
+from agent.words import printable
 
 STREAM_TIMEOUT_S = 60.0  # for each step of a long answer: its disk may be slow
 TIMEOUT_S = 10.0  # for each step: to be let in, and to be answered

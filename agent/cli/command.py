@@ -7,29 +7,43 @@ signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends a command, without a
 
 import os
 import sys
-from typing import Annotated
+from importlib import import_module
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
+from typer.main import get_command
 
-from agent.cli import audio, bundle, domains, jobs, models, outbox, sync, tokens, watchdog
 from agent.cli.options import DEFAULT, Config, Json
 from agent.errors import HoldfastError
 
+# Groups of commands, each a module beside this one.
+GROUPS = ("domains", "outbox", "sync", "jobs", "bundle", "audio", "models", "tokens", "watchdog")
+
+
+class Commands(TyperGroup):
+    """Reads a group of commands when it is asked for: on a small board each takes a while."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """All there are, those of this module first."""
+        return [*super().list_commands(ctx), *GROUPS]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """One of them, None where there is none of that name."""
+        if cmd_name in GROUPS and cmd_name not in self.commands:
+            group = import_module(f"agent.cli.{cmd_name}")
+            self.commands[cmd_name] = get_command(group.app)
+            self.commands[cmd_name].name = cmd_name
+        return super().get_command(ctx, cmd_name)
+
+
 app = typer.Typer(
     name="holdfast",
+    cls=Commands,
     help="Keeps an unattended machine useful: hears, keeps, delivers, gets up again.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-app.add_typer(domains.app, name="domains")
-app.add_typer(outbox.app, name="outbox")
-app.add_typer(sync.app, name="sync")
-app.add_typer(jobs.app, name="jobs")
-app.add_typer(bundle.app, name="bundle")
-app.add_typer(audio.app, name="audio")
-app.add_typer(models.app, name="models")
-app.add_typer(tokens.app, name="tokens")
-app.add_typer(watchdog.app, name="watchdog")
 settings = typer.Typer(help="The configuration file.", no_args_is_help=True)
 app.add_typer(settings, name="config")
 

@@ -6,7 +6,7 @@ from rich import console
 from rich.console import ConsoleOptions, RenderableType
 from rich.segment import Segment
 
-from agent.logs import printable
+from agent.words import printable
 
 
 class Console(console.Console):

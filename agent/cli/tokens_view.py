@@ -7,7 +7,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from agent.cli.screen import Console
-from agent.logs import printable
+from agent.words import printable
 
 NEAR = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # all addresses are no name that the agent has
 

@@ -8,7 +8,7 @@ from msgspec import Struct
 from agent.changes import Changes
 from agent.clock import Clock
 from agent.health.names import Name
-from agent.logs import quoted
+from agent.words import quoted
 
 log = logging.getLogger("condition")
 TEXT_CHARS_MAX = 600  # of a cause, and of a remedy: all that hold go out in each heartbeat

@@ -10,9 +10,9 @@ import msgspec
 from msgspec import Meta, Struct
 
 from agent.errors import ProtocolError
-from agent.logs import quoted
 from agent.protocol.envelope import from_json
 from agent.records import Range
+from agent.words import quoted
 
 BYTES_MAX = 1 << 20
 STREAMS_MAX = 1000

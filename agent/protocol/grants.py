@@ -13,9 +13,9 @@ import msgspec
 from msgspec import Meta, Struct
 
 from agent.errors import ProtocolError
-from agent.logs import quoted
 from agent.protocol.envelope import from_json
 from agent.records import SEQ_MAX
+from agent.words import quoted
 
 BYTES_MAX = 16 << 10  # of an ask or a grant; a URL with a session token takes some 2 KiB
 HEADERS_MAX = 20

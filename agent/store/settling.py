@@ -8,11 +8,11 @@ Recovery: one transaction; a row leaves only in the one that counts it as delive
 import sqlite3
 
 from agent.errors import ProtocolError
-from agent.logs import quoted
 from agent.records import Range
 from agent.store import streams
 from agent.store.choice import UNSETTLED
 from agent.store.leases import Name, Spans
+from agent.words import quoted
 
 ANOTHER_LIFE = (
     "the store was put back from a copy, or two devices have one; all of it stays held: drop none "

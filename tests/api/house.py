@@ -9,8 +9,8 @@ from typing import Any, Self
 
 from cryptography import x509
 
-from agent.api.entry.doors import Limits
 from agent.api.entry.exposure import NoTokens
+from agent.api.entry.limits import Limits
 from agent.api.form.route import Route
 from agent.api.routes.inference import Inference
 from agent.api.server import Server

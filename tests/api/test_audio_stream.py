@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import yaml
 
-from agent.api.entry.doors import LIMITS
+from agent.api.entry.limits import LIMITS
 from agent.inference.catalog import Catalog
 from agent.inference.engines.speech import Engine
 from agent.inference.wire import Part

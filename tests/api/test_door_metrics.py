@@ -11,7 +11,7 @@ import pytest
 from aiohttp import web
 from prometheus_client import CollectorRegistry, Metric
 
-from agent.api.entry.doors import Limits
+from agent.api.entry.limits import Limits
 from agent.api.entry.traffic import WINDOW_S, Traffic
 from agent.api.form.answers import document
 from agent.api.form.route import BYTES, Media, Route, get, post

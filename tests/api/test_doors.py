@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import msgspec
 import pytest
 
-from agent.api.entry.doors import Limits
+from agent.api.entry.limits import Limits
 from agent.api.server import Server
 from agent.clock import Clock
 from agent.config import Api

@@ -7,7 +7,7 @@ import tracemalloc
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import hypothesis.strategies as st
 import msgspec
@@ -16,8 +16,10 @@ import uvloop
 from hypothesis import example, given, settings
 
 from agent.api.entry.access import Access
-from agent.api.entry.doors import Door, Limits, Visitor
+from agent.api.entry.doors import Door
 from agent.api.entry.guard import Guard
+from agent.api.entry.limits import Limits
+from agent.api.entry.patience import Patience, Waited
 from agent.api.entry.rates import Rate
 from agent.api.entry.room import SMALL_BYTES, Room
 from agent.api.entry.sessions import Sessions
@@ -664,7 +666,19 @@ async def test_a_body_of_unsaid_length_has_room_as_it_grows(tmp_path: Path) -> N
 
 
 class Sleeper:
-    """The loop as a visitor knows it, of a process that can stand still."""
+    """The loop as a connection's patience knows it, of a process that can stand still."""
+
+    @classmethod
+    def for_all(cls, monkeypatch: pytest.MonkeyPatch) -> Self:
+        """For all connections that come."""
+        sleeper, born = cls(), Patience.__init__
+
+        def begin(patience: Patience, whose: Waited, limits: Limits) -> None:
+            born(patience, whose, limits)
+            patience._loop = sleeper  # type: ignore[assignment]
+
+        monkeypatch.setattr(Patience, "__init__", begin)
+        return sleeper
 
     def __init__(self) -> None:
         self.now_s = 0.0
@@ -692,13 +706,7 @@ class Sleeper:
 async def test_the_time_in_which_this_process_stood_still_is_not_the_clients(
     tmp_path: Path, way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sleeper, born = Sleeper(), Visitor.__init__
-
-    def begin(visitor: Visitor, door: Door) -> None:
-        born(visitor, door)
-        visitor._loop = sleeper  # type: ignore[assignment]
-
-    monkeypatch.setattr(Visitor, "__init__", begin)
+    sleeper = Sleeper.for_all(monkeypatch)
     whole = infer(b"abcd" * 1000, "tiny", way)
     async with opened(tmp_path) as house, connected(house, whole) as client:
         lanes = house.server._express._lanes
@@ -719,13 +727,7 @@ async def test_the_time_in_which_this_process_stood_still_is_not_the_clients(
 async def test_a_body_that_nobody_reads_is_not_slow(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sleeper, born = Sleeper(), Visitor.__init__
-
-    def begin(visitor: Visitor, door: Door) -> None:
-        born(visitor, door)
-        visitor._loop = sleeper  # type: ignore[assignment]
-
-    monkeypatch.setattr(Visitor, "__init__", begin)
+    sleeper = Sleeper.for_all(monkeypatch)
     async with opened(tmp_path) as house:
         transport = Transport()
         transport.protocol = protocol = house.door(lane=True)()

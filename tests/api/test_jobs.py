@@ -11,7 +11,7 @@ import aiohttp
 import numpy as np
 import pytest
 
-from agent.api.entry.doors import LIMITS
+from agent.api.entry.limits import LIMITS
 from agent.api.entry.room import SMALL_BYTES
 from agent.api.form.events import Listeners
 from agent.api.routes.jobs import JobDoors

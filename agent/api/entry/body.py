@@ -13,10 +13,11 @@ from typing import NamedTuple
 
 from aiohttp import HttpVersion11, web
 
-from agent.api.entry.doors import LIMITS, receiving
 from agent.api.entry.http import Handler
+from agent.api.entry.limits import LIMITS
 from agent.api.entry.pace import BYTES_PER_S
 from agent.api.entry.room import Share
+from agent.api.entry.visiting import receiving
 from agent.errors import TooLarge, TooSlow
 from agent.inference.wire import Buffer
 

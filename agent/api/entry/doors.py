@@ -2,7 +2,7 @@
 
 aiohttp limits neither: connections that bring no request would, one by one, take every file
 descriptor that the store and the domains need. So each of its protocols stands behind a Visitor,
-which takes a place and watches the clock.
+which takes a place, and a Patience, which watches the clock (patience.py).
 
 Where there is TLS, the place is taken before the handshake, and given back if that comes to
 nothing.
@@ -14,35 +14,17 @@ import socket
 import ssl
 import struct
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, NamedTuple, Protocol, cast
+from contextlib import contextmanager
+from typing import Any, Protocol, cast
 
-from aiohttp import web
-
-from agent.api.entry.pace import PAUSE_S, Pace
+from agent.api.entry.limits import Limits
+from agent.api.entry.patience import Patience
 from agent.api.entry.seats import STAYING, Seats, address
 from agent.api.entry.traffic import Gate
 from agent.api.entry.turns import Turns
 
 log = logging.getLogger("api")
 LINGER_NOT = struct.pack("ii", 1, 0)
-DOUBT_S = 0.1  # a second look before an end; a timer so late: this process stood still
-
-
-class Limits(NamedTuple):
-    """What the doors allow; seconds count until a whole request header is there."""
-
-    tcp_places: int = 128  # the server has those of the settings; a descriptor each
-    socket_places: int = 16  # its own, so that the command gets in however full the other door is
-    first_request_s: float = 10.0  # from this machine a request takes milliseconds
-    next_request_s: float = 15.0  # from the last answer on, which has to be taken within it too
-    body_s: float = 60.0  # from the header of a request to the end of its body
-    pause_s: float = PAUSE_S  # of a body that has not kept its pace; pace.py
-    handshake_s: float = 10.0  # a slow network needs four round trips, a small board 50 ms
-    taking_s: float = 60.0  # of a long answer, what fills the buffers: some 64 KiB
-
-
-LIMITS = Limits()
 
 
 class Lane(Protocol):
@@ -173,21 +155,13 @@ class Visitor(asyncio.Protocol):
     def __init__(self, door: Door, seat: str | None = None) -> None:
         """`seat`: it has a place already, of this address."""
         self._door = door
-        self._loop = asyncio.get_running_loop()
+        self._patience = Patience(self, door.limits)
         self._lane: Lane | None = None
         self._serving: asyncio.Protocol | None = None
         self._turns = Turns()
         self._transport: asyncio.Transport | None = None
         self._seat = seat
         self._task: asyncio.Task[Any] | None = None  # that ends when the visitor leaves
-        self._due_s: float | None = None  # when it will have been silent for too long
-        self._timer: asyncio.TimerHandle | None = None
-        self._look_s = 0.0  # when it comes; uvloop's own does not say so where it comes at once
-        self._limit_s = 0.0  # that is due then
-        self._doubted = False  # it was due at the last look too
-        self._stuck = False  # it is due because the client does not take its answer
-        self._pace: Pace | None = None  # of the body that comes
-        self._slow: Callable[[], None] | None = None  # who is told, where its pace is not kept
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take a place, if there is one."""
@@ -197,8 +171,7 @@ class Visitor(asyncio.Protocol):
         if self._seat is None:
             self._transport.abort()
             return
-        self._wait(self._door.limits.first_request_s)
-        self._look()
+        self._patience.begin()
         if self._door.lanes:
             self._lane = self._door.lanes(self._transport, self)
         else:
@@ -210,8 +183,7 @@ class Visitor(asyncio.Protocol):
             return
         self._door.seats.leave(self._seat)
         self._seat = None
-        if self._timer:
-            self._timer.cancel()
+        self._patience.end()
         if self._lane:
             self._lane.close()
             self._lane = None
@@ -229,8 +201,7 @@ class Visitor(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Hand on."""
         self._door.gate.received_bytes += len(data)
-        if self._pace:
-            self._came(self._pace, len(data))
+        self._patience.came(len(data))
         if self._lane:
             self._lane.feed(data)
         elif self._serving and self._door.lanes and self._turns.back(self._serving, data):
@@ -245,10 +216,8 @@ class Visitor(asyncio.Protocol):
         return self._serving.eof_received() if self._serving else None
 
     def pause_writing(self) -> None:
-        """Hand on. An answer that is made as it is taken must be taken."""
-        if self._due_s is None:
-            self._wait(self._door.limits.taking_s)
-            self._stuck = True
+        """Hand on."""
+        self._patience.stick()
         if self._lane:
             self._lane.pause()
         elif self._serving:
@@ -256,12 +225,21 @@ class Visitor(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         """Hand on."""
-        if self._stuck:
-            self._stuck, self._due_s = False, None
+        self._patience.flow()
         if self._lane:
             self._lane.resume()
         elif self._serving:
             self._serving.resume_writing()
+
+    @property
+    def busy(self) -> bool:
+        """Whether it waits for us, as far as the lane knows."""
+        return self._lane is not None and self._lane.busy
+
+    @property
+    def read(self) -> bool:
+        """Whether what it sends is read now."""
+        return self._transport is not None and self._transport.is_reading()
 
     @property
     def others_find_room(self) -> bool:
@@ -271,7 +249,7 @@ class Visitor(asyncio.Protocol):
     @contextmanager
     def served(self) -> Iterator[None]:
         """No limit while a request is being worked on; a new one from then on."""
-        self._free()
+        self._patience.free()
         try:
             yield
         finally:
@@ -281,19 +259,15 @@ class Visitor(asyncio.Protocol):
     def receiving(self, whole_s: float | None, slow: Callable[[], None]) -> Iterator[None]:
         """The limits for a body, which is to be here in `whole_s`; `slow` is told once it is not,
         or does not keep its pace."""
-        self.receive(whole_s)
-        self._slow = slow
+        self._patience.receive(whole_s, slow)
         try:
             yield
         finally:
-            self._free()
+            self._patience.free()
 
-    def receive(self, whole_s: float | None = None) -> None:
+    def receive(self) -> None:
         """The limits for a body, which end with a call or an answer."""
-        now_s, limits = self._loop.time(), self._door.limits
-        pace = Pace(now_s, whole_s or limits.body_s, limits.pause_s)
-        self._wait(pace.due_s - now_s)
-        self._pace = pace
+        self._patience.receive(None)
 
     @contextmanager
     def abandonable(self) -> Iterator[None]:
@@ -320,51 +294,9 @@ class Visitor(asyncio.Protocol):
 
     def rest(self) -> None:
         """A new limit, for the next request."""
-        self._wait(self._door.limits.next_request_s)
+        self._patience.rest()
 
-    def _came(self, pace: Pace, size_bytes: int) -> None:
-        """So much of a body."""
-        now_s = self._loop.time()
-        pace.came(size_bytes, now_s)
-        self._due_s = pace.due_s
-        self._doubted = self._doubted and pace.due_s <= now_s  # a byte is no reason to hope
-
-    def _free(self) -> None:
-        """No limit."""
-        self._due_s, self._stuck, self._pace, self._slow = None, False, None, None
-
-    def _wait(self, seconds: float) -> None:
-        self._free()
-        self._limit_s, self._doubted = seconds, False
-        self._due_s = self._loop.time() + seconds
-        if self._timer and self._look_s > self._due_s:
-            self._timer.cancel()
-            self._look_at(self._due_s)
-
-    def _look(self) -> None:
-        """Whether it is due. One timer at a time, for a request must not cost one."""
-        assert self._transport is not None
-        now_s, limits = self._loop.time(), self._door.limits
-        if self._pace and not self._transport.is_reading():
-            self._pace.excuse(now_s)
-            self._due_s = self._pace.due_s
-        busy = self._due_s is None or (self._lane is not None and self._lane.busy)
-        due_s = now_s + limits.next_request_s if busy or self._due_s is None else self._due_s
-        if due_s > now_s:
-            self._look_at(due_s)
-        elif not self._doubted:  # what it said may lie in the socket, or come as soon as we read
-            self._doubted = True
-            stood_still = now_s - self._look_s > DOUBT_S
-            self._look_at(now_s + (self._limit_s if stood_still else DOUBT_S))
-        elif self._slow:
-            slow = self._slow
-            self._free()
-            self._look_at(now_s + limits.next_request_s)
-            slow()
-        else:
-            self._turn_out()
-
-    def _turn_out(self) -> None:
+    def turn_out(self) -> None:
         """End the connection. Not closed: a client that does not read would keep its place until it
         did; and reset, or the kernel would keep what was written for it, and it would not know."""
         assert self._transport is not None
@@ -372,42 +304,3 @@ class Visitor(asyncio.Protocol):
         if sock is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_NOT)
         self._transport.abort()
-
-    def _look_at(self, when_s: float) -> None:
-        self._look_s = when_s
-        self._timer = self._loop.call_at(when_s, self._look)
-
-
-def _visitor(request: web.Request) -> Visitor | None:
-    """The connection that a request came by, while it is there."""
-    found = request.transport.get_protocol() if request.transport else None
-    return found if isinstance(found, Visitor) else None
-
-
-def served(request: web.Request) -> AbstractContextManager[None]:
-    """The time in which a request is worked on, for the connection it came by."""
-    visitor = _visitor(request)
-    return visitor.served() if visitor else nullcontext()
-
-
-def receiving(
-    request: web.Request, whole_s: float | None, slow: Callable[[], None]
-) -> AbstractContextManager[None]:
-    """The time in which a request's body comes, for the connection it comes by."""
-    visitor = _visitor(request)
-    return visitor.receiving(whole_s, slow) if visitor else nullcontext()
-
-
-def abandonable(request: web.Request) -> AbstractContextManager[None]:
-    """What of a request's work ends when its client leaves."""
-    visitor = _visitor(request)
-    return visitor.abandonable() if visitor else nullcontext()
-
-
-def may_stay(request: web.Request) -> bool:
-    """Whether a connection may be held for as long as its client likes.
-
-    The last places, one in STAYING, are for those who come and go.
-    """
-    visitor = _visitor(request)
-    return visitor is None or visitor.others_find_room

@@ -30,10 +30,10 @@ from agent import logs
 from agent.api.entry.access import IMPOSTOR, NOBODY, Access, Caller, Headers, address_of
 from agent.api.entry.astray import astray
 from agent.api.entry.coding import KNOWN, WINDOW, coding_of
-from agent.api.entry.doors import served
 from agent.api.entry.inside import Inside
 from agent.api.entry.rates import Rate
 from agent.api.entry.refusals import SERVER, Refusals, refusal, too_many
+from agent.api.entry.visiting import served
 from agent.api.form.route import Handler, Route
 from agent.clock import Clock
 from agent.errors import (

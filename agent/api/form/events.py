@@ -20,9 +20,9 @@ from typing import Any, NamedTuple
 import msgspec
 from aiohttp import web
 
-from agent.api.entry.doors import abandonable
 from agent.api.entry.guard import caller_of
 from agent.api.entry.refusals import refusal
+from agent.api.entry.visiting import abandonable
 from agent.api.form.route import Media
 from agent.errors import BusyError, HoldfastError
 

@@ -26,10 +26,10 @@ from agent.api.routes.audio_body import received
 from agent.api.routes.handing_in import wants_later
 from agent.errors import NotThere, RequestError, StoreError, StoreFull
 from agent.forms import Name
-from agent.logs import printable
 from agent.records import RATE_HZ, Segment, Take
 from agent.store.shelf import PIECE_BYTES, Shelf, Standing
 from agent.store.streams import SEQ_MAX
+from agent.words import printable
 
 log = logging.getLogger("api")
 AUDIO = "/api/v1/audio"

@@ -19,15 +19,15 @@ import msgspec
 from aiohttp import WSCloseCode, WSMsgType, web
 from msgspec import Meta, Struct
 
-from agent.api.entry.doors import may_stay
 from agent.api.entry.refusals import refusal
+from agent.api.entry.visiting import may_stay
 from agent.api.form.asked import query_of
 from agent.api.form.route import Route
 from agent.errors import BusyError, HoldfastError, NotNow, RequestError
 from agent.forms import Name
-from agent.logs import printable
 from agent.records import RATE_HZ
 from agent.talk_events import End, Ready, SegmentKept, SpeechBegin, SpeechEnd, Trouble
+from agent.words import printable
 
 log = logging.getLogger("api")
 STREAM = "/api/v1/audio/stream"

@@ -14,9 +14,9 @@ from aiohttp import web
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from agent.api.entry.body import body_of
-from agent.api.entry.doors import abandonable
 from agent.api.entry.guard import key_of
 from agent.api.entry.room import Share
+from agent.api.entry.visiting import abandonable
 from agent.api.form.answers import document
 from agent.api.form.asked import JSON, NoQuery, query_of
 from agent.api.form.route import Route, post

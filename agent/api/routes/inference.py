@@ -15,9 +15,9 @@ from aiohttp import web
 
 from agent.api.entry.body import body_of
 from agent.api.entry.coding import Coder, accepted, coding_of
-from agent.api.entry.doors import abandonable
 from agent.api.entry.guard import key_of
 from agent.api.entry.room import Room, Share
+from agent.api.entry.visiting import abandonable
 from agent.api.form.asked import bound_of
 from agent.api.form.route import BYTES, Handler, Route
 from agent.api.routes.handing_in import Accepted, wants_later

@@ -4,8 +4,8 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 from agent.errors import LinkError
-from agent.logs import quoted
 from agent.sync.mqtt.faults import PATIENCE, BadClientId, NoRetain, Refused
+from agent.words import quoted
 
 NOBODY = 16  # "No matching subscribers"
 VERSION, CLIENT_ID, RETAIN, QOS, TAKEN_OVER, USE_ANOTHER, MOVED = 132, 133, 154, 155, 142, 156, 157

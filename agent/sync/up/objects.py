@@ -19,10 +19,10 @@ from yarl import URL
 
 from agent.config import Link as Settings
 from agent.errors import LinkError
-from agent.logs import quoted
 from agent.sync.budget.pace import Pace
 from agent.sync.budget.progress import Progress
 from agent.threads import apart
+from agent.words import quoted
 
 STEP_BYTES = 8 * 1024  # sent at once: at the lowest rate that can be set, in 8 s
 ANSWER_BYTES_MAX = 4096  # of what a store says when it refuses

@@ -22,7 +22,6 @@ from agent.clock import Clock
 from agent.config import Link as Settings
 from agent.errors import LinkError, ProtocolError
 from agent.health.conditions import Conditions
-from agent.logs import quoted
 from agent.protocol import grants
 from agent.protocol.grants import Ask, Grant
 from agent.protocol.topics import Topics
@@ -32,6 +31,7 @@ from agent.sync.budget.pace import Pace
 from agent.sync.budget.progress import Progress
 from agent.sync.mqtt.connection import Connection
 from agent.sync.up.objects import Body, Objects, Stalled, Unsafe
+from agent.words import quoted
 
 log = logging.getLogger("link")
 TRIES_MAX = 3
