@@ -18,7 +18,10 @@ sys.dont_write_bytecode = False
 
 # No test asserts a duration; outside of CI, hypothesis would.
 hypothesis.settings.register_profile(
-    "holdfast", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+    "holdfast",
+    deadline=None,
+    max_examples=400 if os.environ.get("HOLDFAST_LONG") == "1" else 40,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
 hypothesis.settings.load_profile("holdfast")
 

@@ -254,7 +254,7 @@ class Mixture:
             part.kill()
 
 
-@pytest.mark.parametrize("seed", range(SEED, SEED + (20 if LONG else 2)))
+@pytest.mark.parametrize("seed", range(SEED, SEED + (20 if LONG else 1)))
 def test_a_mixture(tmp_path: Path, seed: int) -> None:
     persistent = PERSISTENT.format(tmp_path) if seed % 2 else ""
     with Site(tmp_path, seed=seed, broker=Mosquitto(tmp_path, extra=persistent)) as site:

@@ -23,7 +23,7 @@ from tests.store.faults.disk import Disk, needs_fuse
 from tests.store.faults.judge import Promises
 from tests.store.faults.producer import Body, digest
 
-MOMENTS = 500 if LONG else 15
+MOMENTS = 500 if LONG else 8
 SKIPPED_MAX = 24
 LIVES = 10  # on one store, before the next begins empty
 OPENING = [p for p in tripwire.POINTS if p.startswith(("open", "pragma", "migrat"))]

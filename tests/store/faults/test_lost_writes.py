@@ -21,7 +21,7 @@ from tests.store.faults.child import LONG, SEED, Producer
 from tests.store.faults.disk import Disk, needs_fuse
 from tests.store.faults.judge import Promises
 
-CUTS = 100 if LONG else 5
+CUTS = 100 if LONG else 3
 CONTROL_CUTS_MAX = 20
 LIVES = 10  # on one disk, before the next begins empty
 
