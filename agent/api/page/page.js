@@ -10,6 +10,7 @@ import * as session from "./session.js";
 import * as status from "./status.js";
 import * as store from "./store.js";
 import * as trial from "./trial.js";
+import * as watchdog from "./watchdog.js";
 import { translate, turn } from "./words.js";
 
 const SLOW_MS = 10_000; // what is asked for beside the stream
@@ -72,6 +73,7 @@ async function lookAround() {
     }
     await domains.measure(Object.keys(latest.domains));
     await listen.look();
+    await watchdog.look();
   } catch (error) {
     if (!(error instanceof session.Unreachable)) throw error; // the stream says so, too
   }
@@ -120,6 +122,7 @@ function speak() {
   status.speak();
   render();
   listen.render();
+  watchdog.render();
   trial.speak();
 }
 

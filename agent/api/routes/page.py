@@ -32,6 +32,7 @@ FILES: Mapping[str, str] = {  # by path; no other file is ever read
             "store.js",
             "trial.js",
             "units.js",
+            "watchdog.js",
             "words.js",
         )
     },

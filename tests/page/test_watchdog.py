@@ -1,0 +1,48 @@
+"""What must move, and what was done where it did not, as a person sees it."""
+
+import time
+from typing import Any
+
+from playwright.sync_api import Browser, expect
+
+from agent.cli.client import Client
+from tests.page.window import Site, window
+
+PART: dict[str, Any] = {
+    "part": "domain vision",
+    "verdict": "dead",
+    "still_s": 31.0,
+    "done": 7,
+    "why": "",
+    "remedies": 1,
+}
+EVENT = {
+    "part": "domain vision",
+    "remedy": "instance",
+    "cause": "the watchdog saw no progress of domain vision for 24 s",
+    "outcome": "1 processes killed, <b>their</b> calls are made again",
+}
+
+
+def test_what_must_move_is_shown(browser: Browser, site: Site) -> None:
+    with window(browser, site) as seen:
+        page = seen.opened()
+        expect(page.locator("#watchdog-brief")).to_have_text("All moves")
+        expect(page.locator("#parts")).to_contain_text("store")
+        expect(page.locator("#parts")).to_contain_text("uplink")
+        assert not seen.complaints()
+
+
+def test_a_part_that_stands_still_and_what_was_done_is_shown(browser: Browser, site: Site) -> None:
+    with window(browser, site) as seen:
+        fine = {**PART, "part": "store", "verdict": "fine", "why": "any"}
+        watched = Client(site.device.socket).get("/api/v1/watchdog")
+        seen.instead("/api/v1/watchdog", {**watched, "parts": [fine, PART]})
+        noted = {"at_us": int(time.time() * 1e6), "boot": "b", "event": EVENT}
+        seen.instead("/api/v1/watchdog/history", {"events": [noted]})
+        page = seen.opened()
+        expect(page.locator("#watchdog-brief")).to_have_text("1 part stands still")
+        expect(page.locator("#parts .critical")).to_have_text("Stands still for 31 s")
+        expect(page.locator("#remedies")).to_contain_text("<b>their</b> calls are made again")
+        page.locator("#language").click()
+        expect(page.locator("#watchdog-brief")).to_have_text("1 个部分停滞")
