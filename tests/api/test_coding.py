@@ -204,6 +204,9 @@ async def test_a_compressed_body_goes_where_it_is_taken(door: Door) -> None:
     found = await door.post("tiny4", BODY, {"Content-Encoding": "br"})
     assert (found.status, found.headers["Accept-Encoding"]) == (415, "gzip, deflate")
     assert "'br'" in found.said["error"]
+    for body in (BODY, b""):
+        found = await door.post("tiny4", body, {"Content-Encoding": "gzip, gzip"})
+        assert found.status == 415
     url = f"http://127.0.0.1:{door.server.port}/api/v1/health"
     async with door.session.get(
         url, data=gzip.compress(b"x"), headers={"Content-Encoding": "gzip"}

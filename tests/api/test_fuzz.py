@@ -76,7 +76,7 @@ def test_no_question_brings_a_door_to_fall(tmp_path: Path) -> None:
         found = re.search(r"health +http://127\.0\.0\.1:(\d+)/", device.log.read_text())
         assert found is not None
         phases = "examples,coverage,fuzzing" + (",stateful" if LONG else "")
-        bounds = ("--max-time", str(RUN_S)) if LONG else ("--max-examples", "6")
+        bounds = ("--max-time", str(RUN_S)) if LONG else ("--max-examples", "4")
         done = knock(tmp_path, int(found[1]), "--phases", phases, *bounds)
         assert done.returncode == 0, done.stdout + done.stderr
         assert not device.dead(), device.log.read_text()

@@ -210,7 +210,7 @@ class Guard:
 def _coded(request: web.Request, route: Route) -> web.Response | None:
     """A refusal, where the body comes in a form that nobody here takes apart."""
     coding = coding_of(request.headers.get("Content-Encoding"))
-    if coding is None or not request.body_exists or (route.unpacks and coding in WINDOW):
+    if coding is None or (coding in WINDOW if route.unpacks else not request.body_exists):
         return None
     known = KNOWN if route.unpacks else "identity"
     answer = refusal(415, f"Content-Encoding: {coding[:80]!r} is not taken here", f"known: {known}")
