@@ -122,6 +122,7 @@ class App:
         health, doors = self.health, self.doors
         loops = [store.run, store.salvage.run, health.scrub, health.storage.run]
         loops += [health.letters.run, health.flash.run, health.clockwork.run, health.status.run]
+        loops += [health.accelerators.run]
         loops += [inference.domains.run, inference.runner.run, inference.reload.run]
         loops += [inference.guests.run, link.run, link.control.run]
         loops += [self.watchdog.watchdog.run, self.watchdog.chronicle.run]

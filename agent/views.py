@@ -7,6 +7,7 @@ from msgspec import UNSET, Struct, UnsetType
 
 from agent.audio.recordings import Folder
 from agent.audio.source import Source
+from agent.health.accelerators import AcceleratorsShown
 from agent.health.flash import Flash, FlashShown
 from agent.health.status import Short
 from agent.host.disk import disk
@@ -50,6 +51,7 @@ class State(Short):
     models: dict[str, ModelShown]
     store: StoreShown
     sources: dict[str, SourceShown]
+    accelerators: AcceleratorsShown
 
 
 class Sections(NamedTuple):
@@ -60,6 +62,7 @@ class Sections(NamedTuple):
     models: Callable[[], Awaitable[dict[str, ModelShown]]]
     store: Callable[[], Awaitable[StoreShown]]
     sources: Callable[[], Awaitable[dict[str, SourceShown]]]
+    accelerators: Callable[[], Awaitable[AcceleratorsShown]]
 
 
 class Views:

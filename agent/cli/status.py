@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from agent import config_file
-from agent.cli import sync_view
+from agent.cli import accelerators_view, sync_view
 from agent.cli.client import TIMEOUT_S, Client
 from agent.cli.screen import Console
 from agent.cli.units import size as _size
@@ -132,6 +132,8 @@ def _rows(table: Table, document: dict[str, Any]) -> None:
         )
         if domain["model"]:
             table.add_row("model", domain["model"])
+    for line in accelerators_view.lines(document.get("accelerators")):
+        table.add_row("gpu", line)
     store = document["store"]
     table.add_row(
         "store",

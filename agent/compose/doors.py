@@ -14,6 +14,7 @@ from agent.api.entry.tokens import Tokens
 from agent.api.entry.traffic import Traffic
 from agent.api.form.events import Listeners
 from agent.api.form.route import Route
+from agent.api.routes.accelerators import AcceleratorDoors
 from agent.api.routes.audio import AudioDoors
 from agent.api.routes.audio_stream import AudioStream
 from agent.api.routes.batch import BatchDoors
@@ -118,6 +119,7 @@ class DoorParts:
             BatchDoors(self._calls),
             PageDoors(),
             WatchdogDoors(self._watchdog.watchdog, self._watchdog.chronicle),
+            AcceleratorDoors(self._health.accelerators.shown),
             AudioDoors(parts.guests, store.shelf),
             AudioStream(parts.guests),
         ]
@@ -130,6 +132,7 @@ class DoorParts:
         return await self._scraped(accept)
 
     def _make_metrics(self) -> Callable[[str], Awaitable[tuple[bytes, str]]]:
+        from agent.api.metrics.accelerators import AcceleratorMetrics
         from agent.api.metrics.doors import DoorMetrics
         from agent.api.metrics.metrics import Metrics
         from agent.api.metrics.models import ModelMetrics
@@ -143,4 +146,5 @@ class DoorParts:
             ModelMetrics(domains, self._inference.scheduler).collect,
             ProcessMetrics(domains.all).collect,
             WatchdogMetrics(self._watchdog.watchdog).collect,
+            AcceleratorMetrics(health.accelerators.shown).collect,
         ).text

@@ -4,16 +4,18 @@ from agent import VERSION
 from agent.compose.core import Core
 from agent.compose.inference import InferenceParts
 from agent.compose.link import LinkParts
+from agent.health.accelerators import AcceleratorWatch
 from agent.health.clockwork import Clockwork
 from agent.health.flash import Flash
 from agent.health.letters import Letters
 from agent.health.status import Status
 from agent.health.storage import Storage
+from agent.host.accelerators.found import found
 from agent.views import Sections, State, Views
 
 
 class HealthParts:
-    """Watches over store, disk and clock; the status of all."""
+    """Watches over store, disk, clock and accelerators; the status of all."""
 
     def __init__(self, core: Core, inference: InferenceParts, link: LinkParts) -> None:
         store, conditions, clock = core.store, core.conditions, core.clock
@@ -22,12 +24,14 @@ class HealthParts:
         self.letters = Letters(store.outbox.buried, store.outbox.more_buried, conditions)
         self.flash = Flash(core.settings.store, store.wear, conditions, clock)
         self.clockwork = Clockwork(store.bindings.bind, conditions, clock)
+        self.accelerators = AcceleratorWatch(found(), conditions, clock)
         self.views = Views(
             inference.domains, inference.scheduler, store, self.flash, inference.ears.sources
         )
         shown = self.views
         sections = Sections(
-            link.report.state, shown.domains, shown.models, shown.store, shown.sources
+            *(link.report.state, shown.domains, shown.models, shown.store, shown.sources),
+            self.accelerators.state,
         )
         self.status = Status(
             lambda: {"device": core.device, "version": VERSION},

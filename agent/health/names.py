@@ -7,6 +7,10 @@ a name stays what it is, for others ask for it.
 from typing import Literal
 
 Name = Literal[
+    "accelerator_errors",
+    "accelerator_lost",
+    "accelerator_mute",
+    "accelerator_slowed",
     "ack_missing",
     "ack_refused",
     "api_certificate",

@@ -201,6 +201,7 @@ EXAMPLES: dict[str, list[Example]] = {
         Example({"rate_bytes_per_s_max": 65536, "for_s": 60}),
         Example({"rate_bytes_per_s_max": None}),
     ],
+    "get_accelerators": ANY,
     "get_watchdog": ANY,
     "get_watchdog_history": ANY,
     # A part of it would stand still for the doors that come after: tests/e2e/test_watchdog.py.

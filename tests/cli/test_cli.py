@@ -76,6 +76,9 @@ def test_status_shows_what_a_technician_asks_first(agent: Device) -> None:
     assert "GiB free" in " ".join(text.split()) or "TiB free" in " ".join(text.split())
     assert document["store"]["epoch"] in " ".join(text.split())
     assert "inbox (folder)" in lines["sources"]
+    assert (lines["gpu"].split() == ["gpu", "none"]) is (
+        document["accelerators"]["backend"] == "none"
+    )
     balance = document["ledger"]["inbox.segments"]
     row = [balance[k] for k in ("produced", "delivered", "held")]
     assert lines["inbox.segments"].split()[1:4] == [str(n) for n in row]

@@ -2,6 +2,10 @@
 // the agent itself says what to do, with names and numbers; what it says is shown as it is.
 
 const EN = {
+  accelerator_errors: "The GPU reports errors",
+  accelerator_lost: "The GPU is not there",
+  accelerator_mute: "The GPU does not answer",
+  accelerator_slowed: "The GPU is slowed down",
   ack_missing: "No acks come",
   ack_refused: "An ack makes no sense",
   api_certificate: "The certificate needs care",
@@ -49,6 +53,10 @@ const EN = {
 };
 
 const ZH = {
+  accelerator_errors: ["GPU 报告错误", "重启设备；若再次出现，请更换硬件。"],
+  accelerator_lost: ["找不到 GPU", "模型在 CPU 上运行。请按设备原文重启，或检查显卡、电源和驱动。"],
+  accelerator_mute: ["GPU 没有应答", "设备会继续等待；若一直如此，请重启。"],
+  accelerator_slowed: ["GPU 被降速", "检查风扇、灰尘、环境温度和电源。"],
   ack_missing: ["收不到确认", "检查接收端（ingest）是否在运行并发送确认，或核对 link.ack_from。"],
   ack_refused: ["确认消息无效", "数据仍在本机，不会丢失。请按设备原文检查接收端和数据库。"],
   api_certificate: ["证书需要处理", "把新的证书和私钥写入 api.tls 指定的文件，无需重启。"],
