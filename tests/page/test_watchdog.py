@@ -33,6 +33,23 @@ def test_what_must_move_is_shown(browser: Browser, site: Site) -> None:
         assert not seen.complaints()
 
 
+def test_an_accelerator_is_shown_where_there_is_one(browser: Browser, site: Site) -> None:
+    reading = {"id": "gpu", "name": "Orin Nano", "present": True, "utilisation_ratio": 0.42}
+    told = {"memory_used_bytes": 3 << 30, "memory_total_bytes": 8 << 30, "temperature_c": 61.5}
+    lost = {**reading, "name": "T4", "present": False}
+    boards = [{**reading, **told, "power_w": 12.34, "mode": "15W"}, lost]
+    state = site.device.status()
+    assert state["accelerators"]["backend"] == "none", "for this test, a machine without one"
+    with window(browser, site) as seen:
+        expect(seen.opened().locator("#accelerators")).to_be_hidden()
+    state["accelerators"] = {**state["accelerators"], "backend": "jetson", "accelerators": boards}
+    with window(browser, site) as seen:
+        seen.told(state)
+        rows = seen.opened().locator("#accelerators dd")
+        expect(rows.nth(0)).to_have_text("42 % busy · 3 GiB of 8 GiB used · 62 °C · 12.3 W · 15W")
+        expect(rows.nth(1)).to_have_text("Not there any more")
+
+
 def test_a_part_that_stands_still_and_what_was_done_is_shown(browser: Browser, site: Site) -> None:
     with window(browser, site) as seen:
         fine = {**PART, "part": "store", "verdict": "fine", "why": "any"}

@@ -1,5 +1,6 @@
 // The page as a whole: it listens while somebody looks, and says how old it is when it cannot.
 
+import * as accelerators from "./accelerators.js";
 import * as domains from "./domains.js";
 import { byId, show, unfold } from "./dom.js";
 import * as ledger from "./ledger.js";
@@ -56,6 +57,7 @@ function render() {
   status.render(latest);
   link.render(latest.link);
   ledger.render(latest.ledger);
+  accelerators.render(latest);
   domains.render(latest);
   store.render(latest);
   trial.render(latest.models);

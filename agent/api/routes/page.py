@@ -19,6 +19,7 @@ FILES: Mapping[str, str] = {  # by path; no other file is ever read
         f"/page/{name}": name
         for name in (
             "style.css",
+            "accelerators.js",
             "conditions.js",
             "dom.js",
             "domains.js",
