@@ -49,10 +49,10 @@ nightly: $(VENV)/dev.installed
 	@seed=$$(date +%s); echo "HOLDFAST_LONG=1 HOLDFAST_SEED=$$seed"; \
 	HOLDFAST_LONG=1 HOLDFAST_SEED=$$seed $(BIN)/python -m pytest -o faulthandler_timeout=0 \
 		tests/store tests/sync tests/net tests/fleet tests/sim tests/jobs tests/audio tests/inference tests/api tests/health \
-		tests/e2e/test_stick.py
+		tests/e2e/test_stick.py tests/e2e/test_faults.py
 
 bench: $(VENV)/dev.installed
-	@for b in memory hops streams live serving door isolation recovery ipc store outage damage sync ingest reconnect crowd; do $(BIN)/python -m bench.$$b || exit 1; done
+	@for b in memory hops streams live serving door isolation recovery ipc store outage damage faults sync ingest reconnect crowd; do $(BIN)/python -m bench.$$b || exit 1; done
 
 clean:
 	rm -rf $(VENV) var

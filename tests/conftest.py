@@ -30,6 +30,7 @@ LONGEST = [
     *(
         "appliance/test_unit.py",
         "e2e/test_watchdog.py",
+        "e2e/test_faults.py",
         "cli/test_run.py",
         "api/test_fuzz.py",
         "net/test_matrix.py",

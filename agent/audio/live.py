@@ -10,7 +10,7 @@ import numpy as np
 from agent import config
 from agent.audio import codec
 from agent.audio.recorder import Recorder
-from agent.audio.source import REST_S, blocks, hold_unreadable
+from agent.audio.source import REST_S, Disk, hold_unreadable
 from agent.clock import Clock
 from agent.errors import AudioError
 from agent.health.conditions import Conditions
@@ -19,6 +19,7 @@ from agent.records import RATE_HZ
 log = logging.getLogger("source")
 ROUND_S_MIN = 1.0  # a folder of nearly no sound must not keep the machine busy
 WORDS_BYTES_MAX = 500  # of what a failed arecord said
+KILLED_S = 5.0  # an arecord that is still there then sits in its driver
 CALM_S = 60.0  # without an overrun, after which it is over
 
 
@@ -38,6 +39,7 @@ class Loop:
         self._chunk = int(chunk_s * RATE_HZ)
         self._recorder = recorder
         self._conditions = conditions
+        self._disk = Disk(self.name, conditions)
         self._clock = clock
 
     async def run(self) -> None:
@@ -46,7 +48,8 @@ class Loop:
             began = self._clock.monotonic()
             trouble: list[AudioError | OSError | None]
             try:
-                trouble = [await self._tried(path) for path in self._recordings()]
+                paths = await self._disk.ask(self._path, self._recordings)
+                trouble = [await self._tried(path) for path in paths]
             except (AudioError, OSError) as error:
                 trouble = [error]
             found = next((error for error in trouble if error), None)
@@ -77,7 +80,7 @@ class Loop:
         log.info("%s: playing %s", self.name, name)
         due = self._clock.monotonic()
         try:
-            async for block in blocks(path, self._chunk):
+            async for block in self._disk.blocks(path, self._chunk):
                 due += len(block) / RATE_HZ  # a microphone has a sound when it is over
                 await asyncio.sleep(due - self._clock.monotonic())
                 await self._recorder.accept_live(name, block)
@@ -142,9 +145,22 @@ class Microphone:
         finally:
             if process.returncode is None:
                 process.kill()
-            await process.stdout.read()  # to the end, which closes the pipe
-            await said
-            await process.wait()
+            await self._gone(asyncio.gather(process.stdout.read(), said, process.wait()))
+
+    async def _gone(self, end: "asyncio.Future[tuple[bytes, str, int]]") -> None:
+        """Wait for the end of arecord and of its pipes; say so where it does not come.
+
+        Another one would meet the same driver, so there is none before that.
+        """
+        await asyncio.wait([end], timeout=KILLED_S)
+        if not end.done():
+            await self._recorder.end_live()
+            self._conditions.hold(
+                *("source_unreadable", self.name, "warning"),
+                "arecord was killed, and is still there: it sits in its driver",
+                "unplug the device, or restart the machine; it is waited for",
+            )
+        await end
 
     async def _hear(self, stdout: asyncio.StreamReader) -> None:
         """Chunk after chunk until the end of the stream."""

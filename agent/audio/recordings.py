@@ -5,6 +5,7 @@ import itertools
 import logging
 import os
 import stat
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -13,11 +14,10 @@ import numpy as np
 from agent import config
 from agent.audio import codec
 from agent.audio.recorder import Recorder
-from agent.audio.source import REST_S, blocks, hold_unreadable
+from agent.audio.source import REST_S, Disk, hold_unreadable
 from agent.errors import AudioError
 from agent.health.conditions import Conditions
 from agent.records import RATE_HZ, Take
-from agent.threads import apart
 
 log = logging.getLogger("source")
 BLOCK_SAMPLES = 32_000  # of a recording in one raw record: two seconds, 62.5 KiB
@@ -36,21 +36,21 @@ def key(path: Path) -> tuple[str, str]:
     return codec.label(path), f"{status.st_size}:{status.st_mtime_ns}"
 
 
-async def take_in(path: Path, recorder: Recorder) -> Take:
+async def take_in(path: Path, recorder: Recorder, disk: Disk) -> Take:
     """One recording into the store, on from where it was; the take, ended.
 
     Raises AudioError when the recording cannot be read to its end, Changed when it is another one
     by then; what was taken of it stays.
     """
-    begun = key(path)
-    await apart(lambda: codec.check(path))
+    begun = await disk.ask(path, lambda: key(path))
+    await disk.ask(path, lambda: codec.check(path))
     take = await recorder.begin(*begun)
     if take.ended:
         return take
     try:
-        async for block in blocks(path, BLOCK_SAMPLES, skip=take.samples):
+        async for block in disk.blocks(path, BLOCK_SAMPLES, skip=take.samples):
             take = await recorder.accept(take, block)
-        if key(path) != begun:
+        if await disk.ask(path, lambda: key(path)) != begun:
             raise Changed(f"{take.name}: was changed while it was read", "write it, then move it")
     except (AudioError, OSError):
         await recorder.break_off(take)
@@ -68,13 +68,15 @@ class File:
         self._path = Path(settings.path)
         self._recorder = recorder
         self._conditions = conditions
+        self._disk = Disk(self.name, conditions)
 
     async def run(self) -> None:
         """Take it in; look again while it cannot be read."""
         while True:
             try:
-                await self._recorder.end_absent([key(self._path)])
-                await take_in(self._path, self._recorder)
+                found = await self._disk.ask(self._path, lambda: key(self._path))
+                await self._recorder.end_absent([found])
+                await take_in(self._path, self._recorder, self._disk)
             except (AudioError, OSError) as error:
                 hold_unreadable(self._conditions, self.name, error)
                 await asyncio.sleep(REST_S)
@@ -93,6 +95,7 @@ class Folder:
         self._settle_s = settings.settle_s
         self._recorder = recorder
         self._conditions = conditions
+        self._disk = Disk(self.name, conditions)
         self.rejected = 0  # files in rejected/ when the agent started, and since
         self._looked = False
         self._seen: dict[str, tuple[int, int, float]] = {}  # size, mtime, since (monotonic)
@@ -101,10 +104,8 @@ class Folder:
         """Look every `poll_s`; take in what has settled, oldest first."""
         while True:
             try:
-                for below in ("done", "rejected"):
-                    (self._path / below).mkdir(parents=True, exist_ok=True)
                 await self._look_first()
-                settled, trouble = self._settled()
+                settled, trouble = await self._disk.ask(self._path, self._settled)
                 trouble += [await self._tried(path) for path in settled]
             except OSError as error:
                 trouble = [error]
@@ -127,15 +128,26 @@ class Folder:
         """What was rejected before; which recordings were taken away while the agent was down."""
         if self._looked:
             return
-        present = [key(path) for path in self._path.iterdir() if path.is_file()]
+        present, rejected = await self._disk.ask(self._path, self._first)
         await self._recorder.end_absent(present)
-        found = (self._path / "rejected").iterdir()
-        self.rejected += sum(not path.name.endswith(REASON) for path in found)
+        self.rejected += rejected
         self._looked = True
+
+    def _first(self) -> tuple[list[tuple[str, str]], int]:
+        """The recordings that are there, and how many were rejected."""
+        self._make()
+        present = [key(path) for path in self._path.iterdir() if path.is_file()]
+        found = (self._path / "rejected").iterdir()
+        return present, sum(not path.name.endswith(REASON) for path in found)
+
+    def _make(self) -> None:
+        for below in ("done", "rejected"):
+            (self._path / below).mkdir(parents=True, exist_ok=True)
 
     def _settled(self) -> tuple[list[Path], list[OSError | None]]:
         """Files whose size and time have not changed for `settle_s`; what cannot be looked at."""
-        now = asyncio.get_running_loop().time()
+        self._make()
+        now = time.monotonic()
         found: dict[str, tuple[int, int, float]] = {}
         trouble: list[OSError | None] = []
         for entry in sorted(os.scandir(self._path), key=lambda e: e.name):
@@ -159,7 +171,7 @@ class Folder:
 
     async def _one(self, path: Path) -> None:
         try:
-            take = await take_in(path, self._recorder)
+            take = await take_in(path, self._recorder, self._disk)
         except FileNotFoundError:
             return  # taken away while we looked
         except PermissionError as error:
@@ -169,23 +181,29 @@ class Folder:
         except Changed as error:
             log.warning("%s: %s; it is read again once it rests", self.name, error)
         except AudioError as error:
-            if path.exists():
+            if await self._disk.ask(path, path.exists):
                 await self._reject(path, error)
         else:
             with suppress(FileNotFoundError):  # taken away when it was done
-                await apart(lambda: _move(path, self._path / "done"))
+                await self._disk.ask(path, lambda: _move(path, self._path / "done"))
             await self._recorder.forget(take)
 
     async def _reject(self, path: Path, error: AudioError) -> None:
         """Out of the way, with the reason beside it."""
-        target = await apart(lambda: _move(path, self._path / "rejected"))
+        reason = f"{error}\n{error.hint}\n"
+
+        def put_aside() -> Path:
+            target = _move(path, self._path / "rejected")
+            beside = _fitting(target.with_name(target.name + REASON))
+            beside.write_text(reason, encoding="utf-8")
+            return target
+
+        target = await self._disk.ask(path, put_aside)
         self.rejected += 1
         log.warning(
             *("%s: refused %s; %s. Moved to rejected/%s", self.name, error, error.hint),
             codec.label(target),
         )
-        reason = f"{error}\n{error.hint}\n"
-        _fitting(target.with_name(target.name + REASON)).write_text(reason, encoding="utf-8")
 
 
 def _move(path: Path, folder: Path) -> Path:

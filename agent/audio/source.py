@@ -4,16 +4,19 @@ A source never stops because of what it is given: what cannot be read is refused
 reason and what to do, and the source goes on.
 """
 
-from collections.abc import AsyncIterator, Iterator
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from agent.audio import codec
 from agent.errors import AudioError
 from agent.health.conditions import Conditions
 from agent.threads import apart
 
+T = TypeVar("T")
 REST_S = 5.0  # between two looks at something that cannot be read
+SILENT_S = 15.0  # a disk that has not answered by then is told of, and still waited for
 
 
 class Source(Protocol):
@@ -24,6 +27,38 @@ class Source(Protocol):
     async def run(self) -> None:
         """Hear, for ever or to the end."""
         ...
+
+
+class Disk:
+    """What a source is read from. A disk may hang: a thread waits for it, never the loop, and one
+    alone, for the source asks for one thing after the other.
+    """
+
+    def __init__(self, source: str, conditions: Conditions) -> None:
+        self._source = source
+        self._conditions = conditions
+
+    async def ask(self, path: Path, call: Callable[[], T]) -> T:
+        """What `call` returns or raises; if that takes long, a condition says so meanwhile.
+
+        Whoever asks clears it with what he finds at last.
+        """
+        answer = asyncio.ensure_future(apart(call))
+        try:
+            done, _ = await asyncio.wait([answer], timeout=SILENT_S)
+            if not done:
+                cause = f"{codec.label(path)}: its disk has not answered for {SILENT_S:.0f} s"
+                remedy = "check the disk, or the server that it is of; it is waited for"
+                self._conditions.hold("source_unreadable", self._source, "warning", cause, remedy)
+            return await answer
+        finally:
+            answer.cancel()
+
+    async def blocks(self, path: Path, samples: int, skip: int = 0) -> AsyncIterator[codec.Pcm]:
+        """As `blocks` below."""
+        decoded: Iterator[codec.Pcm] = codec.decode(path, samples, skip)
+        while (block := await self.ask(path, lambda: next(decoded, None))) is not None:
+            yield block
 
 
 async def blocks(path: Path, samples: int, skip: int = 0) -> AsyncIterator[codec.Pcm]:

@@ -15,6 +15,7 @@ from agent.compose.core import Core
 from agent.compose.inference import InferenceParts
 from agent.compose.link import LinkParts
 from agent.errors import StoreError
+from agent.health.checks.bounds import AGENT_BYTES_MAX, own_bytes
 from agent.health.watchdog.chronicle import Chronicle
 from agent.health.watchdog.hardware import Hardware
 from agent.health.watchdog.policy import Reading, Rule, Step
@@ -37,18 +38,29 @@ AGENT = Step("agent", 2, 3600.0, 30.0)
 
 
 class Turns:
-    """Whether the store's thread comes round: it is asked for nothing, again and again."""
+    """Whether the store's thread comes round: it is asked for nothing, again and again.
+
+    A commit that ends is a step as well: on a slow disk many may be before what was asked.
+    """
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._done = 0
         self._asked: asyncio.Task[None] | None = None
+        self._unanswered = 0  # readings in a row
+
+    @property
+    def stands(self) -> bool:
+        """Whether it has kept whoever asks waiting from one reading to the next."""
+        return self._unanswered > 1
 
     def read(self) -> Reading:
         """To be called in the loop."""
+        self._unanswered += 1
         if self._asked is None or self._asked.done():
             self._asked = asyncio.get_running_loop().create_task(self._ask())
-        return Reading(self._done, owed=True)
+            self._unanswered = 0
+        return Reading(self._done + self._store.commits.count, owed=True)
 
     def hang(self) -> None:
         """Have the thread stand still."""
@@ -109,6 +121,8 @@ class WatchdogParts:
         agent = {"agent": self._end}
         rule = Rule(LATE_S, DEAD_S, (AGENT,))
         yield Part("store", self._turns.read, rule, agent, self._turns.hang)
+        bound = f"is above {AGENT_BYTES_MAX >> 20} MiB in the agent's own process, and stays there"
+        yield Part("memory", _memory, rule, agent, trouble=bound)
         for domain in self._inference.domains.all():
             yield self._domain(domain)
         for listener in (*self._inference.ears.listeners, *self._inference.ears.guests):
@@ -130,6 +144,8 @@ class WatchdogParts:
         def read() -> Reading:
             if not domain.ready.is_set():
                 return Reading(listener.heard_rows, owed=False, why=domain.cause)
+            if self._turns.stands:  # what is heard is kept there
+                return Reading(listener.heard_rows, owed=False, why="the store stands still")
             why = "" if listener.hears else "nothing waits to be heard"
             return Reading(listener.heard_rows, listener.hears, why)
 
@@ -169,6 +185,11 @@ class WatchdogParts:
 def _rule(bound_s: float, *steps: Step) -> Rule:
     """For a part that itself sees to what takes longer than `bound_s`."""
     return Rule(max(LATE_S, bound_s), max(DEAD_S, bound_s + BEYOND_S), steps)
+
+
+def _memory() -> Reading:
+    """What leaks comes back with a new process alone."""
+    return Reading(0, owed=own_bytes() > AGENT_BYTES_MAX, why="it is below its bound")
 
 
 def _calls(domain: Domain) -> Reading:

@@ -18,6 +18,7 @@ import soundfile
 from agent import config
 from agent.audio.listener import Listener
 from agent.audio.recordings import take_in
+from agent.audio.source import Disk
 from agent.config import Segments
 from agent.forms import Keep
 from agent.inference.admission import Admission
@@ -110,7 +111,7 @@ async def feed(bed: Bed, take: Take, sound: np.ndarray, *, end: bool = True) -> 
 
 @pytest.mark.parametrize("path", SAMPLES, ids=lambda path: path.stem)
 async def test_a_recording_becomes_segments(bed: Bed, speech: Speech, path: Path) -> None:
-    await take_in(path, bed.recorder)
+    await take_in(path, bed.recorder, Disk(SOURCE, bed.conditions))
     async with running(listener(bed, speech)):
         await soon(lambda: all_is_heard(bed), "all is heard")
     found = await segments(bed)

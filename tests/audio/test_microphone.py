@@ -11,10 +11,11 @@ import psutil
 import pytest
 
 from agent import config
-from agent.audio import codec
+from agent.audio import codec, live
 from agent.audio.live import Microphone
 from agent.records import RATE_HZ
 from tests.audio.bed import SOURCE, Bed, running, soon
+from tests.host.grouped import freezing, needs_group
 from tests.outside import program
 
 SYSTEM = Path("/usr/share/alsa/alsa.conf")
@@ -190,3 +191,20 @@ async def test_an_overrun_is_counted_in_the_ledger_and_a_new_take_begins(
 
 async def two_takes(bed: Bed) -> bool:
     return len({raw.take for _, raw, _, _ in await bed.raw()}) == 2
+
+
+async def test_an_arecord_that_sits_in_its_driver_is_told_of_until_it_ends(
+    bed: Bed, alsa: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No signal reaches it; another one would meet the same driver, and is not started."""
+    needs_group("freezer")
+    monkeypatch.setattr(live, "KILLED_S", 0.2)
+    alsa("known", noise(RATE_HZ))
+    async with running(microphone(bed, "known")):
+        await soon(lambda: heard(bed, RATE_HZ // 2), "it is heard")
+        (stuck,) = arecords()
+        with freezing(stuck.pid):
+            held = await soon(lambda: bed.condition("source_unreadable"), "it is told")
+            assert "it sits in its driver" in held.cause
+            assert arecords() == [stuck]
+        await soon(lambda: bed.condition("source_unreadable") is None, "another one is heard")

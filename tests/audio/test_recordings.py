@@ -11,10 +11,11 @@ import pytest
 import soundfile
 
 from agent import config
-from agent.audio import codec
+from agent.audio import codec, source
 from agent.audio.recordings import File, take_in
 from agent.records import RATE_HZ
-from tests.audio.bed import Bed, running, soon
+from tests.audio.bed import SOURCE, Bed, running, soon
+from tests.store.faults.disk import Disk, needs_fuse
 
 
 def noise(seed: int, seconds: float) -> np.ndarray:
@@ -206,7 +207,8 @@ async def test_a_recording_that_was_taken_in_but_not_yet_moved_is_not_taken_in_a
     bed: Bed,
 ) -> None:
     sound = put(bed.inbox / "a.wav")
-    await take_in(bed.inbox / "a.wav", bed.recorder)  # and here the power fails
+    disk = source.Disk(SOURCE, bed.conditions)
+    await take_in(bed.inbox / "a.wav", bed.recorder, disk)  # and here the power fails
     async with running(bed.watch()):
         await gone(bed, "a.wav")
     assert np.array_equal(await bed.sound(), sound)
@@ -385,3 +387,22 @@ async def test_a_recording_that_grows_while_it_is_read_is_read_again_whole(bed: 
     rows = await bed.raw()
     last = [row for row in rows if row[1].take == rows[-1][1].take]
     assert np.array_equal(np.concatenate([np.frombuffer(r[3], "<i2") for r in last]), sound)
+
+
+async def test_a_disk_that_does_not_answer_is_told_of_and_holds_up_nobody_else(
+    bed: Bed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who looks into the folder waits in the kernel: the loop goes on, or this test would not."""
+    needs_fuse()
+    monkeypatch.setattr(source, "SILENT_S", 0.2)
+    with Disk(bed.folder / "disk") as disk:
+        bed.inbox = disk.mount
+        sound = await asyncio.to_thread(put, bed.inbox / "a.wav")
+        disk.rule("*", ["getattr"], delay_s=3600.0)
+        async with running(bed.watch()):
+            held = await soon(lambda: bed.condition("source_unreadable"), "it is told")
+            assert "its disk has not answered" in held.cause
+            disk.clear()
+            await soon(lambda: bed.condition("source_unreadable") is None, "it answers again")
+            await gone(bed, "a.wav")
+    assert np.array_equal(await bed.sound(), sound)

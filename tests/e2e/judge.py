@@ -73,9 +73,9 @@ class Judge:
         door = message.topic.removeprefix(self._root).split("/")[1]
         with self._lock:
             if door == "up":
-                epoch = self._store_batch(message.payload)
+                epoch = self._store_batch(bytes(message.payload))
             elif door == "blob":
-                epoch = self._store_piece(message.payload)
+                epoch = self._store_piece(bytes(message.payload))
             else:
                 self._db.execute("INSERT INTO heard VALUES (?, ?)", (door, message.payload))
                 self._db.commit()
@@ -122,11 +122,12 @@ class Judge:
 
     def _begun(self, key: tuple[str, str, int]) -> int:
         """Bytes of a blob from its start that are there."""
-        return self._db.execute(
+        (size,) = self._db.execute(
             "SELECT coalesce(sum(length(data)), 0) FROM pieces"
             " WHERE epoch = ? AND stream = ? AND seq = ?",
             key,
-        ).fetchone()[0]
+        ).fetchone()
+        return int(size)
 
     def _ack(self, epoch: str) -> dict[str, ack.StreamAck]:
         names = self._db.execute(
@@ -142,7 +143,7 @@ class Judge:
         spans += self._db.execute(
             "SELECT first, last FROM drops WHERE epoch = ? AND stream = ?", (epoch, stream)
         ).fetchall()
-        mark, ranges = 0, []
+        mark, ranges = 0, list[Range]()
         for first, last in sorted(spans):
             if first <= mark + 1:
                 mark = max(mark, last)

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import mmap
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -268,3 +269,14 @@ async def test_the_gravest_decides(model: Model) -> None:
     assert await word(refuses_records, held) == "unhealthy"
     assert gravest([]) == "healthy"
     assert Check("store", "store", "pass", "a", "b").remedy == ""
+
+
+def test_what_is_shared_with_others_is_not_the_agents_own_memory() -> None:
+    size = 64 << 20
+    before = bounds.own_bytes()
+    with mmap.mmap(-1, size) as shared:
+        shared.write(bytes(size))
+        assert bounds.own_bytes() - before < size // 2
+    held = bytearray(size)
+    held[::4096] = b"x" * len(held[::4096])
+    assert bounds.own_bytes() - before > size // 2

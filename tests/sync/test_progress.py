@@ -101,3 +101,12 @@ def test_what_was_given_up_does_not_come_in_negative_numbers() -> None:
     line.run(30, 100, -50_000)
     assert line.rates.arriving_bytes_per_s == 0
     assert line.eta_s == pytest.approx(line.backlog_bytes / 100)
+
+
+def test_a_store_that_is_seldom_looked_at_has_a_rate_all_the_same() -> None:
+    """One whose disk is slow: the last look may be the only one of the last seconds."""
+    line = Line(10_000)
+    line.progress.mark(10_000)
+    line.clock.pass_s(WINDOW_S / 2)
+    line.progress.mark(10_000 + 500 * int(WINDOW_S / 2))
+    assert line.rates.arriving_bytes_per_s == pytest.approx(500)

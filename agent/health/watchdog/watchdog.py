@@ -47,7 +47,8 @@ Remedy = Callable[[str], Awaitable[str]]  # gets why; says what it did. Raises H
 class Part(NamedTuple):
     """What has to move. `remedies` are by the names that its rule's steps have.
 
-    `hang` has it stand still for real, for a test of the watchdog (None: there is no way to).
+    `hang` has it stand still for real, for a test of the watchdog (None: there is no way to);
+    `trouble` is what people are told while it stands still.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Part(NamedTuple):
     rule: Rule
     remedies: Mapping[str, Remedy]
     hang: Callable[[], None] | None = None
+    trouble: str = "owes work and makes no progress"
 
 
 class Event(Struct, frozen=True):
@@ -242,8 +244,8 @@ class Watchdog:
         taken = [one.remedy for one in standing.taken]
         tried = f"; tried: {', '.join(taken)}" if taken else ""
         cause = {
-            Verdict.LATE: f"{part.name} owes work and makes no progress",
-            Verdict.DEAD: f"{part.name} owes work and has stood still{tried}",
+            Verdict.LATE: f"{part.name} {part.trouble}",
+            Verdict.DEAD: f"{part.name} {part.trouble}, for too long{tried}",
             Verdict.FLAPPING: f"{part.name} moves, but stood still again and again{tried}",
         }[verdict]
         self._conditions.hold(

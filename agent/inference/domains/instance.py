@@ -2,7 +2,8 @@
 
 Limits  : what is under way is bounded by who sends (dispatch.py); a call that is not answered
           within `call_timeout_s` of its turn, or a start that takes `start_timeout_s`, ends the
-          process, and so does silence while it has no call (watch.py).
+          process, and so does silence while it has no call (watch.py). One that cannot be ended,
+          since it sits in the kernel, is left behind (zygote.py).
 Recovery: when the process ends, all calls it had are handed back, and its shared memory is gone.
 """
 
@@ -94,6 +95,7 @@ class Instance:
         self._blame = ""  # why it was ended, where that is known better than by its status
         self._hello: asyncio.Future[wire.Hello] = asyncio.get_running_loop().create_future()
         self._closed = asyncio.Event()  # its socket
+        self._killed = asyncio.Event()
         self._senseless = False  # what it says
         self._batches = 0
         self._decoder = msgspec.msgpack.Decoder(Message)
@@ -150,6 +152,10 @@ class Instance:
         process.send(self._setup)
         early = "" if await self._greeted() else " before it was ready"
         status = await self._end_of(process)
+        if status is None:
+            return (
+                f"{self._blame or 'it hung up'}; killed, it is still there: it sits in the kernel"
+            )
         said = f"its process ended with {named(status)}{early}"
         return self._blame or await self._cell.died() or said
 
@@ -168,15 +174,15 @@ class Instance:
         self._owner.came(self)
         return True
 
-    async def _end_of(self, process: Process) -> int:
-        """Its exit status, once all that it said is heard."""
-        ends = [asyncio.ensure_future(one) for one in (process.ended(), self._closed.wait())]
+    async def _end_of(self, process: Process) -> int | None:
+        """Its exit status, once all that it said is heard; none: it does not end."""
+        signs = (process.ended(), self._closed.wait(), self._killed.wait())
+        ends = [asyncio.ensure_future(one) for one in signs]
         try:
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
             self._unready()
-            await asyncio.wait(ends, timeout=LAST_WORDS_S)
-            process.kill()
-            return await process.ended()
+            await asyncio.wait(ends[:2], timeout=LAST_WORDS_S)
+            return await process.gone()
         finally:
             for one in ends:
                 one.cancel()
@@ -213,6 +219,7 @@ class Instance:
         self._unready()
         if self._process:
             self._process.kill()
+            self._killed.set()
 
     def _heard(self, head: bytes, body: memoryview) -> None:
         """A message came."""

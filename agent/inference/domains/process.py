@@ -135,18 +135,21 @@ class Process:
         """Its exit status; negative: the signal that ended it."""
         return await self._child.ended()
 
+    async def gone(self) -> int | None:
+        """Kill it; its exit status, or none: it sits in the kernel, and is left behind."""
+        return await self._child.gone()
+
     async def end(self) -> None:
         """Close the socket, which ends a healthy worker; kill one that does not follow.
 
-        Then nothing is left of it, and the agent holds nothing of it either.
+        Then nothing is left of it, or it sits in the kernel; and the agent holds nothing of it.
         """
         self._frames.transport.close()
         try:
-            async with asyncio.timeout(STOP_TIMEOUT_S):
+            async with asyncio.timeout(0 if self._child.stuck else STOP_TIMEOUT_S):
                 await self._child.ended()
         except TimeoutError:
-            self._child.kill()
-            await self._child.ended()
+            await self._child.gone()
         self._frames.transport.abort()  # what it never read is not kept for it
         os.close(self._pipe)
         self._pipe = -1
@@ -178,8 +181,7 @@ async def spawned(
             loop = asyncio.get_running_loop()
             _, frames = await loop.create_unix_connection(lambda: Frames(heard, ended), sock=near)
         except (OSError, asyncio.CancelledError):
-            child.kill()
-            await through(child.ended())
+            await through(child.gone())
             raise
         ours.pop_all()
     return Process(child, frames, write, arena)

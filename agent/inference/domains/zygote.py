@@ -1,7 +1,10 @@
 """The agent's side of the process that workers are forked from, and of each child's end.
 
-Limits  : one zygote, one fork at a time; it answers within FORK_TIMEOUT_S, or is killed.
-Recovery: a zygote that ended is replaced when the next worker is wanted; its workers go on.
+Limits  : one zygote, one fork at a time; it answers within FORK_TIMEOUT_S, or is killed. A child
+          that is killed and does not end within KILLED_S sits in the kernel, in a read that a disk
+          or a driver does not answer: it is left behind. Where STUCK_MAX are, none is forked.
+Recovery: a zygote that ended is replaced when the next worker is wanted; its workers go on. What
+          was left behind is reaped when the kernel lets go of it.
 """
 
 import asyncio
@@ -27,6 +30,8 @@ ZYGOTE = (sys.executable, "-P", "-m", "agent.inference.zygote")
 # NumPy puts tensors together, no more: a pool of threads for its algebra is memory for nothing.
 ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1"}
 FORK_TIMEOUT_S = 30.0
+KILLED_S = 5.0  # to give back what it has: a GPU's memory may take a while
+STUCK_MAX = 8
 
 
 class Child:
@@ -35,6 +40,7 @@ class Child:
     def __init__(self, pid: int, reap: Callable[[], int]) -> None:
         """`reap` gives the exit status of one that has ended, once. Raises OSError."""
         self.pid = pid
+        self.stuck = False  # it was killed, and is left behind
         self._reap = reap
         self._loop = asyncio.get_running_loop()
         self._status: asyncio.Future[int] = self._loop.create_future()
@@ -50,6 +56,17 @@ class Child:
         """End it now; nothing happens if it has ended."""
         if not self._status.done():
             signal.pidfd_send_signal(self._fd, signal.SIGKILL)
+
+    async def gone(self) -> int | None:
+        """Kill it; its exit status, or none: it is still there, and left behind."""
+        self.kill()
+        if not self.stuck:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(KILLED_S):
+                    return await self.ended()
+            self.stuck = True
+            log.error("process %s was killed, and is still there: it sits in the kernel", self.pid)
+        return None
 
     def waited_s(self) -> float:
         """How long its main thread has been ready to run, and had no processor."""
@@ -76,7 +93,7 @@ class Zygote:
         self._worker = worker
         self._turn = asyncio.Lock()
         self._process: Child | None = None
-        self._workers: set[int] = set()  # those that are told of, and not reaped
+        self._workers: dict[int, Child] = {}  # those that are told of, and not reaped
         self._socket: socket.socket
 
     async def __aenter__(self) -> Self:
@@ -97,6 +114,10 @@ class Zygote:
 
         Cancelled, it leaves none.
         """
+        if sum(one.stuck for one in self._workers.values()) >= STUCK_MAX:
+            raise OSError(
+                f"{STUCK_MAX} processes were killed, and are still there: restart the machine"
+            )
         forking = asyncio.ensure_future(self._forked(fds, environment))
         try:
             return await asyncio.shield(forking)
@@ -118,13 +139,13 @@ class Zygote:
 
     def _child(self, pid: int) -> Child:
         """Raises OSError."""
-        self._workers.add(pid)
 
         def reap() -> int:
-            self._workers.discard(pid)
+            self._workers.pop(pid, None)
             return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
-        return Child(pid, reap)
+        found = self._workers[pid] = Child(pid, reap)
+        return found
 
     async def _asked(self, content: bytes, fds: Sequence[int]) -> bytes:
         """The answer; nothing when the zygote is at its end. Raises OSError."""
@@ -153,7 +174,7 @@ class Zygote:
                 pid, name, _, parent = stat.read_text(errors="replace").split()[:4]
                 ours = parent == str(os.getpid()) and int(pid) not in self._workers
                 if ours and name == f"({wire.WORKER})":
-                    await _gone(self._child(int(pid)))
+                    await self._child(int(pid)).gone()
 
     def _begin(self) -> None:
         """Start it. Raises OSError."""
@@ -178,14 +199,8 @@ class Zygote:
         if process := self._process:
             self._process = None
             self._socket.close()
-            process.kill()
-            await process.ended()
+            await process.gone()
 
 
 async def _unwanted(forking: asyncio.Future[Child]) -> None:
-    await _gone(await forking)
-
-
-async def _gone(found: Child) -> None:
-    found.kill()
-    await found.ended()
+    await (await forking).gone()

@@ -117,7 +117,7 @@ def eta_s(backlog_bytes: int, rates: Rates) -> float | None:
 
 def _arriving(marks: list[_Mark], newest: float) -> float | None:
     """What came from the first look at the backlog to the last: how it grew, and what left it; or,
-    if it is less, what came since the first look after `newest`.
+    if it is less, what came since the first look after `newest` (or the one before the last).
 
     What is given up unsent makes it less, never below nothing.
     """
@@ -125,5 +125,6 @@ def _arriving(marks: list[_Mark], newest: float) -> float | None:
     if not seen or seen[-1][0] - seen[0][0] < KNOWN_AFTER_S:
         return None
     ended, after = seen[-1]
-    begins = seen[0], next(one for one in seen if one[0] >= min(newest, ended - KNOWN_AFTER_S))
+    lately = min(newest, ended - KNOWN_AFTER_S)
+    begins = seen[0], next((one for one in seen[:-1] if one[0] >= lately), seen[-2])
     return max(0.0, min((after - before) / (ended - begun) for begun, before in begins))

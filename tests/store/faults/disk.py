@@ -59,14 +59,14 @@ class Disk:
             else:
                 place.mkdir(parents=True)
         self.mount.mkdir(parents=True)
-        self._process = subprocess.Popen(
+        process = self._process = subprocess.Popen(
             [PYTHON, str(SERVER), str(self.live), str(self.safe), str(self.mount)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
         try:
-            until(lambda: self.mount.is_mount() or self._process.poll() is not None, "a mount")
+            until(lambda: self.mount.is_mount() or process.poll() is not None, "a mount")
             assert self.mount.is_mount(), "the filesystem's process has ended"
         except BaseException:
             self.__exit__()
@@ -74,6 +74,9 @@ class Disk:
         return self
 
     def __exit__(self, *_: object) -> None:
+        assert self._process
+        assert self._process.stdin
+        assert self._process.stdout
         with contextlib.suppress(OSError):
             self._process.stdin.close()  # it unmounts and ends
         try:
@@ -89,12 +92,12 @@ class Disk:
         self._ask("rule", match=match, on=on, **how)
 
     def clear(self) -> int:
-        """No rules any more; how often they struck."""
-        return self._ask("clear")["hits"]
+        """No rules any more, and nobody waits for one; how often they struck."""
+        return int(self._ask("clear")["hits"])
 
     def hits(self) -> int:
         """How often the rules struck."""
-        return self._ask("hits")["hits"]
+        return int(self._ask("hits")["hits"])
 
     def cut(self, seed: int = 0, keep: float = 0.0) -> Path:
         """The power fails. Of what was not fsynced, each sector survives by this chance."""
@@ -102,9 +105,13 @@ class Disk:
         return self.safe
 
     def _ask(self, do: str, **how: Any) -> dict[str, Any]:
+        assert self._process
+        assert self._process.stdin
+        assert self._process.stdout
         self._process.stdin.write(json.dumps({"do": do, **how}) + "\n")
         self._process.stdin.flush()
-        return json.loads(self._process.stdout.readline())
+        answer: dict[str, Any] = json.loads(self._process.stdout.readline())
+        return answer
 
 
 @contextlib.contextmanager

@@ -20,7 +20,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +48,7 @@ class Rule:
         self.errno, self.delay_s, self.kill, self.lose = errno, delay_s, kill, lose
         self.first, self.beyond = skip, None if times is None else skip + times
         self.met = self.hits = 0
+        self.over = threading.Event()  # nobody it delays waits any longer
 
     def strikes(self, operation: str, name: str) -> bool:
         """Whether it befalls this one."""
@@ -87,7 +87,7 @@ class Passthrough(Operations):
                 if rule.lose:
                     self.unsynced.pop(path, None)
         for rule in struck:
-            time.sleep(rule.delay_s)
+            rule.over.wait(rule.delay_s)
         for rule in struck:
             if rule.errno or rule.kill:
                 raise FuseOSError(rule.errno or errno.EIO)
@@ -207,6 +207,8 @@ class Passthrough(Operations):
             if do == "rule":
                 self.rules.append(Rule(**how))
             elif do == "clear":
+                for rule in self.rules:
+                    rule.over.set()
                 self.rules = []
         return {"hits": hits}
 

@@ -1,0 +1,60 @@
+"""What the parts say of themselves: the store on a disk that is slow, and one that hangs."""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from agent.clock import Clock
+from agent.compose.watchdog import Turns
+from agent.config import Store as Settings
+from agent.records import RecordType
+from agent.store.intake import New
+from agent.store.store import Store
+from tests.outside import DEADLINE_S
+from tests.store.faults.disk import Disk, needs_fuse
+
+SOME = [New(RecordType.SEGMENT, b"{}")]
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Disk]:
+    needs_fuse()
+    with Disk(tmp_path / "disk") as made:
+        yield made
+
+
+def opened(disk: Disk) -> Store:
+    return Store(Settings(path=str(disk.mount / "s.db")), Clock())
+
+
+async def reached(question: Callable[[], object]) -> None:
+    async with asyncio.timeout(DEADLINE_S):
+        while not question():
+            await asyncio.sleep(0.01)
+
+
+async def test_each_commit_is_a_step_and_not_only_what_was_asked(disk: Disk) -> None:
+    """On a slow disk whoever asks waits for all commits before him: each of those is progress."""
+    async with opened(disk) as store:
+        turns = Turns(store)
+        first = turns.read().done
+        for _ in range(3):
+            await store.intake.append("a", SOME)
+        assert turns.read().done - first >= 3, "it was asked once"
+
+
+async def test_a_store_that_hangs_stands_until_it_goes_on(disk: Disk) -> None:
+    async with opened(disk) as store:
+        turns = Turns(store)
+        disk.rule("s.db-wal", ["fsync"], delay_s=3600.0)
+        append = asyncio.create_task(store.intake.append("a", SOME))
+        await reached(disk.hits)
+        readings = [turns.read() for _ in range(4)]
+        assert turns.stands
+        assert len(set(readings)) == 1
+        assert readings[0].owed
+        disk.clear()
+        await append
+        await reached(lambda: (turns.read(), not turns.stands)[1])
