@@ -84,6 +84,7 @@ class App:
             await parts.enter_async_context(self.store)
             # Left before the store, whose end may hang, and be what there is to write down.
             await parts.enter_async_context(self.watchdog.chronicle)
+            await parts.enter_async_context(self.watchdog.budgets)
             await parts.enter_async_context(self.health.flash)
             await parts.enter_async_context(link.control)
             if link.puts:
@@ -126,6 +127,9 @@ class App:
         loops += [inference.domains.run, inference.runner.run, inference.reload.run]
         loops += [inference.guests.run, link.run, link.control.run]
         loops += [self.watchdog.watchdog.run, self.watchdog.chronicle.run]
+        loops += [self.watchdog.budgets.run, self.watchdog.tell]
+        if self.core.settings.watchdog.root_socket:
+            loops.append(self.watchdog.look)
         loops += [doors.outbox.run, doors.traffic.run, doors.server.run]
         if link.broker:
             loops.append(link.broker.run)

@@ -29,6 +29,8 @@ hypothesis.settings.load_profile("holdfast")
 LONGEST = [
     *(
         "appliance/test_unit.py",
+        "appliance/test_root.py",
+        "test_install.py",
         "e2e/test_watchdog.py",
         "e2e/test_faults.py",
         "cli/test_run.py",

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import psutil
 import pytest
@@ -264,8 +264,15 @@ class Brake:
             os.kill(pid, signal.SIGCONT)
 
 
+class Runs(Protocol):
+    """A process of a test."""
+
+    def start(self) -> None: ...
+    def kill(self) -> None: ...
+
+
 @contextlib.contextmanager
-def running(*things: "Device | Mosquitto") -> Iterator[None]:
+def running(*things: Runs) -> Iterator[None]:
     """Start them in order; whatever happens, none is left behind."""
     try:
         for thing in things:

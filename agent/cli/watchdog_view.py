@@ -23,6 +23,10 @@ def parts(document: dict[str, Any]) -> None:
     console = Console(highlight=False)
     fed = "fed" if document["fed"] else "[red]not fed: whoever resets this machine will[/]"
     console.print(f"whoever watches over the agent is {fed}")
+    if document["disarmed_s"] is not None:
+        console.print(
+            f"[yellow]disarmed[/] for {span(document['disarmed_s'])} yet: it does nothing"
+        )
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for column in ("part", "is", "for", "steps done", "remedies", ""):
         table.add_column(column, overflow="fold")
@@ -49,6 +53,19 @@ def events(document: dict[str, Any]) -> None:
         event = one["event"]
         what = f"{event['part']}: {event['remedy']}: {event['outcome']}"
         console.print(f"{at}  [bold]{escape(what)}[/]\n    why: {escape(event['cause'])}")
+
+
+def hooks(document: dict[str, Any]) -> None:
+    """`test reset --dry-run`."""
+    console = Console(highlight=False, soft_wrap=True)
+    if not document["hooks"]:
+        console.print("nothing resets this machine: no hook is configured (docs/watchdog.md)")
+    for number, one in enumerate(document["hooks"], 1):
+        if one["trouble"]:
+            console.print(f"{number}. {escape(one['hook'])}: [red]{escape(one['trouble'])}[/]")
+            console.print(f"   try: {escape(one['remedy'])}")
+        else:
+            console.print(f"{number}. {escape(one['hook'])}: {escape(one['would'])}")
 
 
 class Watching:

@@ -118,7 +118,9 @@ class DoorParts:
             LogDoors(logs.RECENT, self._listeners),
             BatchDoors(self._calls),
             PageDoors(),
-            WatchdogDoors(self._watchdog.watchdog, self._watchdog.chronicle),
+            WatchdogDoors(
+                self._watchdog.watchdog, self._watchdog.chronicle, self._watchdog.resets.seen
+            ),
             AcceleratorDoors(self._health.accelerators.shown),
             AudioDoors(parts.guests, store.shelf),
             AudioStream(parts.guests),

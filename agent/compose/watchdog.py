@@ -10,16 +10,23 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from agent.audio.listener import Listener
 from agent.compose.core import Core
 from agent.compose.inference import InferenceParts
 from agent.compose.link import LinkParts
-from agent.errors import StoreError
+from agent.errors import HoldfastError, StoreError
 from agent.health.checks.bounds import AGENT_BYTES_MAX, own_bytes
+from agent.health.watchdog.budgets import Budgets
 from agent.health.watchdog.chronicle import Chronicle
+from agent.health.watchdog.disarmed import Disarmed
 from agent.health.watchdog.hardware import Hardware
 from agent.health.watchdog.policy import Reading, Rule, Step
-from agent.health.watchdog.watchdog import HANG_S, Part, Remedy, Watchdog
+from agent.health.watchdog.watchdog import HANG_S, Event, Part, Remedy, Watchdog
+from agent.host.resets.resets import Resets
+from agent.host.root.client import Root
+from agent.host.root.forms import Reboot, Reset
 from agent.host.systemd import Systemd
 from agent.host.wdt import HardwareWatchdog
 from agent.inference.domains.domain import Domain
@@ -35,6 +42,10 @@ SILENT = 1.5  # intervals of the keep-alive after which the link ends a connecti
 INSTANCE = Step("instance", 3, 600.0, 5.0)
 DOMAIN = Step("domain", 2, 1800.0, 20.0)
 AGENT = Step("agent", 2, 3600.0, 30.0)
+# In 120 s systemd ends all units, or kills them; what hangs then, RebootWatchdogSec sees to.
+REBOOT = Step("reboot", 1, 6 * 3600.0, 120.0, 30.0, resets=True)
+RESET = Step("reset", 2, 24 * 3600.0, 30.0, resets=True)
+LOOK_S = 600.0  # whether the root daemon is there
 
 
 class Turns:
@@ -81,15 +92,26 @@ class WatchdogParts:
         inference: InferenceParts,
         link: LinkParts,
         restart: Callable[[str], None],
+        may_reset: Callable[[], bool] = lambda: True,
     ) -> None:
-        """`restart` ends the agent, so that it is started again, and says why."""
+        """`restart` ends the agent, so that it is started again, and says why.
+
+        `may_reset` says whether the machine may be rebooted or reset once more.
+        """
         self._inference = inference
         self._link = link
         self._restart = restart
         self._core = core
         self._turns = Turns(core.store)
+        settings = core.settings.watchdog
+        self.root = Root(Path(settings.root_socket) if settings.root_socket else None)
+        self.resets = Resets(settings, self.root)
+        reset = replace(RESET, time_s=self.resets.time_s_max + KEPT_S)
+        self._last_steps = (AGENT, REBOOT, reset)
         self.systemd = Systemd()
+        self.disarmed = Disarmed(core.conditions, core.clock)
         self.hardware = self._hardware()
+        self.budgets = Budgets(core.beside("ladder.json"), core.clock)
         self.chronicle = Chronicle(core.beside("watchdog.json"), self._append, core.clock)
         self.watchdog = Watchdog(
             lambda: [*self._parts()],
@@ -98,6 +120,9 @@ class WatchdogParts:
             core.conditions,
             core.clock,
             core.beside("hung.txt"),
+            self.disarmed,
+            self.budgets,
+            may_reset,
         )
 
     def _hardware(self) -> Hardware | None:
@@ -106,7 +131,7 @@ class WatchdogParts:
             return None
         device = HardwareWatchdog(Path(settings.device))
         parts = (settings.timeout_s, core.conditions, core.clock)
-        return Hardware(device, settings.device, *parts)
+        return Hardware(device, settings.device, *parts, self.disarmed)
 
     def close(self) -> None:
         """The agent has ended in order, because it was told to."""
@@ -117,12 +142,34 @@ class WatchdogParts:
         new = [New(RecordType.WATCHDOG, body) for body in bodies]
         await self._core.store.intake.append(STREAM, new)
 
+    async def tell(self) -> None:
+        """Tell systemd what holds, for `systemctl status`, at each change, for ever."""
+        conditions = self._core.conditions
+        while True:
+            number = conditions.changes.number
+            held = ", ".join(f"{one.name} {one.subject}" for one in conditions.all())
+            self.systemd.status(f"{conditions.status()}{': ' if held else ''}{held}")
+            await conditions.changes.after(number)
+
+    async def look(self) -> None:
+        """See that the root daemon is there before it is needed, for ever."""
+        where = self._core.settings.watchdog.root_socket
+        assert where, "else there is nothing to look for"
+        while True:
+            try:
+                await self.root.ask(Reset(dry_run=True))
+            except HoldfastError as error:
+                why = f"this agent could neither reboot nor reset this machine: {error}"
+                self._core.conditions.hold("root_unready", where, "warning", why, error.hint)
+            else:
+                self._core.conditions.clear("root_unready", where)
+            await asyncio.sleep(LOOK_S)
+
     def _parts(self) -> Iterator[Part]:
-        agent = {"agent": self._end}
-        rule = Rule(LATE_S, DEAD_S, (AGENT,))
-        yield Part("store", self._turns.read, rule, agent, self._turns.hang)
+        rule, remedies = Rule(LATE_S, DEAD_S, self._last_steps), self._last_remedies("store")
+        yield Part("store", self._turns.read, rule, remedies, self._turns.hang)
         bound = f"is above {AGENT_BYTES_MAX >> 20} MiB in the agent's own process, and stays there"
-        yield Part("memory", _memory, rule, agent, trouble=bound)
+        yield Part("memory", _memory, rule, self._last_remedies("memory"), trouble=bound)
         for domain in self._inference.domains.all():
             yield self._domain(domain)
         for listener in (*self._inference.ears.listeners, *self._inference.ears.guests):
@@ -130,13 +177,14 @@ class WatchdogParts:
         yield self._uplink()
 
     def _domain(self, domain: Domain) -> Part:
-        rule = _rule(domain.settings.call_timeout_s, INSTANCE, DOMAIN, AGENT)
+        name = f"domain {domain.name}"
+        rule = _rule(domain.settings.call_timeout_s, INSTANCE, DOMAIN, *self._last_steps)
         remedies: dict[str, Remedy] = {
             "instance": partial(_kill, domain),
             "domain": partial(_begin_anew, domain),
-            "agent": self._end,
+            **self._last_remedies(name),
         }
-        return Part(f"domain {domain.name}", partial(_calls, domain), rule, remedies, domain.hang)
+        return Part(name, partial(_calls, domain), rule, remedies, domain.hang)
 
     def _hearing(self, listener: Listener) -> Part:
         domain = self._inference.domains.named(self._core.settings.audio.domain)
@@ -149,12 +197,13 @@ class WatchdogParts:
             why = "" if listener.hears else "nothing waits to be heard"
             return Reading(listener.heard_rows, listener.hears, why)
 
-        rule = _rule(domain.settings.call_timeout_s, DOMAIN, AGENT)
+        name = f"source {listener.source}"
+        rule = _rule(domain.settings.call_timeout_s, DOMAIN, *self._last_steps)
         remedies: dict[str, Remedy] = {
             "domain": partial(_begin_anew, domain),
-            "agent": self._end,
+            **self._last_remedies(name),
         }
-        return Part(f"source {listener.source}", read, rule, remedies)
+        return Part(name, read, rule, remedies)
 
     def _uplink(self) -> Part:
         link, settings = self._link.link, self._core.settings.link
@@ -167,7 +216,29 @@ class WatchdogParts:
             return Reading(link.turns, owed=True)
 
         bound_s = max(SILENT * settings.keepalive_s, settings.connect_timeout_s)
-        return Part("uplink", read, _rule(bound_s, AGENT), {"agent": self._end})
+        rule = _rule(bound_s, *self._last_steps)
+        return Part("uplink", read, rule, self._last_remedies("uplink"))
+
+    def _last_remedies(self, part: str) -> dict[str, Remedy]:
+        """What is left once nothing within the agent helps."""
+        return {
+            "agent": self._end,
+            "reboot": partial(self._reboot, part),
+            "reset": partial(self._reset, part),
+        }
+
+    async def _reboot(self, part: str, why: str) -> str:
+        await self._kept(Event(part, "reboot", why, "it begins"))
+        return await self.root.ask(Reboot())
+
+    async def _reset(self, part: str, why: str) -> str:
+        await self._kept(Event(part, "reset", why, "it begins"))
+        return await self.resets.reset(why)
+
+    async def _kept(self, event: Event) -> None:
+        """It stands written down before it is done: there may be no later."""
+        self.chronicle.note(event)
+        await self._all_kept()
 
     async def _end(self, why: str) -> str:
         self._ending = asyncio.get_running_loop().create_task(self._part(why))
@@ -175,11 +246,15 @@ class WatchdogParts:
 
     async def _part(self, why: str) -> None:
         """Once it stands written down why: the end itself may hang."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(KEPT_S):
-                await self.chronicle.kept()
+        await self._all_kept()
         self._restart(why)
         self.watchdog.part()
+
+    async def _all_kept(self) -> None:
+        with suppress(TimeoutError):  # a disk that hangs keeps nobody from it
+            async with asyncio.timeout(KEPT_S):
+                await self.chronicle.kept()
+                await self.budgets.kept()
 
 
 def _rule(bound_s: float, *steps: Step) -> Rule:

@@ -37,6 +37,7 @@ Name = Literal[
     "nobody_listens",
     "part_stands_still",
     "quota_reached",
+    "root_unready",
     "snapshot_unwritable",
     "sound_lost",
     "source_unreadable",
@@ -53,6 +54,7 @@ Name = Literal[
     "tokens_unreadable",
     "tokens_unwritten",
     "version_refused",
+    "watchdog_disarmed",
     "watchdog_short",
     "watchdog_unarmed",
 ]

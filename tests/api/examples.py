@@ -206,6 +206,9 @@ EXAMPLES: dict[str, list[Example]] = {
     "get_watchdog_history": ANY,
     # A part of it would stand still for the doors that come after: tests/e2e/test_watchdog.py.
     "post_watchdog_test": [Example({"part": "nothing"}, status=404)],
+    "get_watchdog_resets": ANY,
+    "post_watchdog_disarm": [Example({"for_s": 60}), Example({"for_s": 0}, status=400)],
+    "post_watchdog_arm": ANY,
     "get_bundle_key": ANY,
     "post_bundle_export": [Example({}, status=201), Example(status=201)],
     "get_bundle_export": [Example(found=an_export)],

@@ -8,11 +8,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
+from agent.clock import Clock
 from agent.errors import HoldfastError
+from agent.health.watchdog.budgets import Kept
+from agent.health.watchdog.policy import Taken
 from tests.cli.inbox import heard, inbox
-from tests.outside import ROOT, Checked, Device, running, until
+from tests.host.root.played import Played
+from tests.outside import ROOT, Checked, Device, holdfast, running, until
 
 LONG_S = 90.0  # for what takes up to 30 s by its nature, on a busy machine
 
@@ -55,6 +60,51 @@ def test_a_store_that_hangs_ends_the_agent(device: Device) -> None:
     device.start()
     told = history(device)
     assert told[:3] == [("agent", "end"), ("store", "agent"), ("store", "test")], "it had to"
+
+
+def test_one_that_was_restarted_for_it_already_has_the_machine_rebooted(tmp_path: Path) -> None:
+    """Two agents before this one ended because of the store: ladder.json says so."""
+    if os.geteuid() != 0:
+        pytest.skip("the root daemon needs root")
+    played = Played(tmp_path)
+    device = Device(tmp_path, {"watchdog": {"root_socket": str(played.socket)}})
+    device.store.parent.mkdir()
+    clock, taken = Clock(), [Taken("agent", 10.0), Taken("agent", 20.0)]
+    before = Kept(clock.boot, clock.monotonic(), 30.0, {"store": taken})
+    (device.store.parent / "ladder.json").write_bytes(msgspec.json.encode(before))
+    with running(played, device):
+        until(lambda: seen(device)["fed"], "the watchdog ticks")
+        hang(device, "store")
+        until(lambda: played.called() == ["reboot"], "the machine is rebooted", LONG_S)
+        told = until(lambda: history(device)[2:] and history(device), "it is told", LONG_S)
+        assert told == [("store", "reboot"), ("store", "reboot"), ("store", "test")]
+        assert not device.dead(), "it waits for the machine to go down"
+
+
+def test_a_reset_is_shown_and_the_watchdog_disarmed_by_the_command(tmp_path: Path) -> None:
+    program = tmp_path / "relay"
+    program.write_text("#!/bin/sh\necho pulled > pulled\n")
+    program.chmod(0o755)
+    settings = {"reset_command": [str(program), "off"], "root_socket": str(tmp_path / "none")}
+    device = Device(tmp_path, {"watchdog": settings})
+    config = ("--config", str(device.config))
+    with running(device):
+        shown = holdfast("watchdog", "test", "reset", "--dry-run", *config)
+        assert shown.returncode == 0, shown.stderr
+        assert f"1. command: would run {program}" in shown.stdout
+        assert "2. sysrq: no root daemon answers" in shown.stdout
+        assert holdfast("watchdog", "test", "reset", *config).returncode == 1, "not for real"
+        until(lambda: "root_unready" in conditions(device), "it says that it could not")
+        done = holdfast("watchdog", "disarm", "--for", "2h", *config)
+        assert "disarmed for 2.0 h yet" in done.stdout
+        assert "watchdog_disarmed" in conditions(device)
+        assert "disarmed" not in holdfast("watchdog", "arm", *config).stdout
+        assert "watchdog_disarmed" not in conditions(device)
+    assert not (tmp_path / "pulled").exists()
+
+
+def conditions(device: Device) -> set[str]:
+    return {one["name"] for one in device.status()["conditions"]}
 
 
 def test_a_domain_that_hangs_is_back_and_nothing_else_notices(device: Device) -> None:

@@ -14,7 +14,7 @@ _PR_SET_DUMPABLE = 4
 T = dict[str, object]
 
 
-def as_nobody(act: Callable[[], T]) -> T:
+def as_nobody(act: Callable[[], T], uid: int = NOBODY) -> T:
     """What `act` answers there. The process is forked: nobody may be unable to read Python."""
     if os.geteuid() != 0:
         pytest.skip("only root can become a user without rights")
@@ -22,7 +22,7 @@ def as_nobody(act: Callable[[], T]) -> T:
     pid = os.fork()
     if pid == 0:
         try:
-            _drop()
+            _drop(uid)
             os.write(writing, msgspec.json.encode(act()))
         except BaseException:  # noqa: BLE001 (a fork must not return into the test's frames)
             traceback.print_exc()
@@ -61,10 +61,10 @@ def take(size_bytes: int) -> int:
     return 0 if len(b"x" * size_bytes) == size_bytes else 1
 
 
-def _drop() -> None:
+def _drop(uid: int) -> None:
     os.setgroups([])
-    os.setresgid(NOBODY, NOBODY, NOBODY)
-    os.setresuid(NOBODY, NOBODY, NOBODY)
+    os.setresgid(uid, uid, uid)
+    os.setresuid(uid, uid, uid)
     # As of a process that was started by that user: its files in /proc are its own.
     ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0)
-    assert Path("/proc/self").stat().st_uid == NOBODY
+    assert Path("/proc/self").stat().st_uid == uid

@@ -32,6 +32,7 @@ const EN = {
   nobody_listens: "Nobody subscribes to the records",
   part_stands_still: "A part of the agent stands still",
   quota_reached: "The daily quota is used up",
+  root_unready: "The agent cannot reboot this machine",
   snapshot_unwritable: "The state cannot be saved",
   sound_lost: "Sound was lost",
   source_unreadable: "A source cannot be read",
@@ -48,6 +49,7 @@ const EN = {
   tokens_unreadable: "The tokens cannot be read",
   tokens_unwritten: "A revoked token was not written down",
   version_refused: "Another version of a model serves",
+  watchdog_disarmed: "The watchdog is disarmed",
   watchdog_short: "The hardware watchdog waits less than a restart takes",
   watchdog_unarmed: "The hardware watchdog is not armed",
 };
@@ -86,6 +88,7 @@ const ZH = {
   nobody_listens: ["无人订阅这些记录", "启动接收程序，或把 link.ack_from 设为 ingest。"],
   part_stands_still: ["设备的一个部分停滞", "看门狗会自动处理。查看处理记录：holdfast watchdog history"],
   quota_reached: ["今日流量已用完", "数据保存在本机，不会丢失。如有需要，提高 link.quota_bytes_per_day。"],
+  root_unready: ["设备无法自行重启", "检查服务：systemctl status holdfast-root.socket"],
   snapshot_unwritable: ["状态无法保存", "检查存储所在磁盘的空间和权限。"],
   sound_lost: ["有声音丢失", "设备过忙或磁盘过慢：见 holdfast status。"],
   source_unreadable: ["声音来源无法读取", "检查它是否存在、是否接好，以及是否有读写权限。"],
@@ -102,6 +105,7 @@ const ZH = {
   tokens_unreadable: ["令牌文件无法读取", "放回完好的文件并重启，或重新生成：holdfast tokens create"],
   tokens_unwritten: ["令牌的吊销未能写入磁盘", "排除磁盘故障后再次运行：holdfast tokens revoke"],
   version_refused: ["模型由其他版本代替", "修好该版本，然后运行：holdfast models load"],
+  watchdog_disarmed: ["看门狗已停用", "到时自动恢复；立即恢复：holdfast watchdog arm"],
   watchdog_short: ["硬件看门狗的时限短于重启所需", "提高 watchdog.timeout_s；若驱动不支持，请改用 watchdog.owner: systemd"],
   watchdog_unarmed: ["硬件看门狗未启用", "检查 watchdog.device 及其权限；只能有一个程序使用它。"],
 };

@@ -8,6 +8,7 @@ from typing import Protocol
 from agent.clock import Clock
 from agent.errors import HoldfastError
 from agent.health.conditions import Conditions
+from agent.health.watchdog.disarmed import Disarmed
 
 RETRY_S = 60.0
 # The longest way back that is no reset: a loop that hangs (26), or ends in order (26), and begins.
@@ -29,17 +30,28 @@ class Hardware:
     """A feeder; `close` it where the agent ends in order, and nowhere else."""
 
     def __init__(
-        self, device: Device, name: str, timeout_s: int, conditions: Conditions, clock: Clock
+        self,
+        device: Device,
+        name: str,
+        timeout_s: int,
+        conditions: Conditions,
+        clock: Clock,
+        disarmed: Disarmed | None = None,
     ) -> None:
+        """While `disarmed` says so, the device is left alone, where it can be."""
         self._device = device
         self._name = name
         self._timeout_s = timeout_s
         self._conditions = conditions
         self._clock = clock
         self._tried_s: float | None = None
+        self._disarmed = disarmed
+        self._stays = False  # its driver does not let go of it (nowayout)
 
     def feed(self) -> None:
         """All is well."""
+        if self._disarmed and self._disarmed.left_s is not None and self._rests():
+            return
         if not self._device.armed:
             self._arm()
             return
@@ -58,6 +70,13 @@ class Hardware:
                 f"{self._name} cannot be disarmed (nowayout): it resets the machine soon",
                 "start the agent again before that",
             )
+
+    def _rests(self) -> bool:
+        """Whether it is disarmed; one that cannot be has to be fed on, or resets the machine."""
+        if self._device.armed and not self._stays:
+            self._stays = not self._device.disarm()
+            self._tried_s = None
+        return not self._stays
 
     def _arm(self) -> None:
         now_s = self._clock.monotonic()

@@ -37,13 +37,16 @@ class Reading(NamedTuple):
 class Step(Struct, frozen=True):
     """One rung of a ladder: at most `tries` times in `within_s`, then the next one is due.
 
-    After it, nothing is done for `pause_s`, in which it may have its effect.
+    After it, nothing is done for `pause_s`, in which it may have its effect. What is not done
+    within `time_s` is given up. One that `resets` the machine is subject to the budget of the day.
     """
 
     remedy: str
     tries: int
     within_s: float
     pause_s: float
+    time_s: float = 20.0
+    resets: bool = False
 
 
 class Rule(Struct, frozen=True):
@@ -63,10 +66,11 @@ class Rule(Struct, frozen=True):
 
 
 class Taken(NamedTuple):
-    """A remedy that was begun."""
+    """A remedy that was begun; one that failed has no effect to wait for."""
 
     remedy: str
     at_s: float
+    failed: bool = False
 
 
 class Standing(NamedTuple):
@@ -120,9 +124,15 @@ def took(standing: Standing, step: Step, now_s: float) -> Standing:
     return standing._replace(taken=taken)
 
 
+def failed(standing: Standing) -> Standing:
+    """After the last remedy has failed."""
+    *former, last = standing.taken
+    return standing._replace(taken=(*former, last._replace(failed=True)))
+
+
 def _resting(rule: Rule, standing: Standing, now_s: float) -> bool:
     """Whether the last remedy may still have its effect."""
-    if not standing.taken:
+    if not standing.taken or standing.taken[-1].failed:
         return False
     last = standing.taken[-1]
     pauses = [step.pause_s for step in rule.steps if step.remedy == last.remedy]

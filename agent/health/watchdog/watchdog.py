@@ -28,6 +28,8 @@ from agent.clock import Clock
 from agent.errors import HoldfastError, NotNow, NotThere
 from agent.health.conditions import Conditions
 from agent.health.watchdog import policy
+from agent.health.watchdog.budgets import Budgets
+from agent.health.watchdog.disarmed import Disarmed
 from agent.health.watchdog.policy import Reading, Rule, Standing, Step, Verdict
 from agent.tasks import Crew
 
@@ -39,7 +41,6 @@ PARTING_S = 10.0
 LOOP = "loop"
 HANG_S = 3600  # longer than anybody waits
 HANG_AFTER_S = 0.5
-REMEDY_S = 20.0  # a remedy that is not done by then has failed
 
 Remedy = Callable[[str], Awaitable[str]]  # gets why; says what it did. Raises HoldfastError.
 
@@ -97,10 +98,15 @@ class Watchdog:
         conditions: Conditions,
         clock: Clock,
         hung: Path,
+        disarmed: Disarmed | None = None,
+        budgets: Budgets | None = None,
+        may_reset: Callable[[], bool] = lambda: True,
     ) -> None:
         """`parts` are asked for at each tick, for they come and go; `note` keeps an event.
 
-        `hung` is the file that the stacks of a hung loop are written to.
+        `hung` is the file that the stacks of a hung loop are written to. Without `budgets` what was
+        tried is forgotten with this process. While `may_reset` says no, the machine is neither
+        rebooted nor reset for a part, nor left to starve so that somebody else does it.
         """
         self._parts = parts
         self._feeders = feeders
@@ -116,8 +122,14 @@ class Watchdog:
         self._under_way = set[str]()  # parts whose remedy is at work
         self._begun = Counter[tuple[str, str]]()  # parts and remedies, since the start
         self._ticked_s = 0.0  # by the clock
-        self.now_s = 0.0  # of the axis on which only running time counts
+        self._budgets = budgets
+        self._may_reset = may_reset
+        self._withheld = set[str]()  # parts for which the machine is not reset
+        self.disarmed = disarmed or Disarmed(conditions, clock)
+        # Of the axis on which only running time counts; it goes on where the one before ended.
+        self.now_s = budgets.begun_s if budgets else 0.0
         self.fed = False
+        self._armed = True
 
     async def __aenter__(self) -> Self:
         return self
@@ -155,8 +167,11 @@ class Watchdog:
         for gone in self._standings.keys() - parts.keys():
             del self._standings[gone], self._rules[gone]
             self._conditions.clear("part_stands_still", gone)
+        self._armed = self.disarmed.left_s is None
         well = [self._look(part) for part in parts.values()]
         self.fed = all(well)
+        if self._budgets and self._budgets.due(self.now_s):
+            self._keep()
         if self.fed:
             for feeder in self._feeders:
                 feeder.feed()
@@ -198,6 +213,16 @@ class Watchdog:
         # A moment later: whoever asked is answered before it stands still.
         asyncio.get_running_loop().call_later(HANG_AFTER_S, hangs[name])
 
+    def disarm(self, for_s: float) -> None:
+        """Judge and tell, and do nothing, for so long; whoever resets is fed all the same."""
+        self.disarmed.disarm(for_s)
+        self._note(Event("watchdog", "disarm", "somebody asked for it", f"for {for_s:.0f} s"))
+
+    def arm(self) -> None:
+        """Nobody wants it disarmed any more."""
+        self.disarmed.arm()
+        self._note(Event("watchdog", "arm", "somebody asked for it", "it is armed"))
+
     def part(self) -> None:
         """The agent is to end because something in it hangs: it has PARTING_S for that."""
         self._hung_s = PARTING_S
@@ -206,30 +231,47 @@ class Watchdog:
     def _look(self, part: Part) -> bool:
         """Whether all is well with a part, or is being seen to."""
         now_s, rule = self.now_s, part.rule
-        standing = policy.seen(self._standings.get(part.name), part.read(), now_s)
+        before = self._standings.get(part.name)
+        standing = policy.seen(before, part.read(), now_s)
+        if before is None and self._budgets:
+            standing = standing._replace(taken=self._budgets.of(part.name))
         step = None if part.name in self._under_way else policy.due(rule, standing, now_s)
-        if step:
-            standing = policy.took(standing, step, now_s)
-            self._begin(part, step, now_s - standing.moved_s)
+        exhausted = policy.exhausted(rule, standing, now_s)
+        withheld = (exhausted or bool(step and step.resets)) and not self._may_reset()
+        (self._withheld.add if withheld else self._withheld.discard)(part.name)
+        begun = step if self._armed and not withheld else None
+        if begun:
+            standing = policy.took(standing, begun, now_s)
         self._standings[part.name], self._rules[part.name] = standing, rule
+        if begun:
+            self._begin(part, begun, now_s - standing.moved_s)
         self._tell(part, standing)
-        return part.name in self._under_way or not policy.exhausted(rule, standing, now_s)
+        return part.name in self._under_way or withheld or not (exhausted and self._armed)
 
     def _begin(self, part: Part, step: Step, still_s: float) -> None:
         why = f"the watchdog saw no progress of {part.name} for {still_s:.0f} s"
         log.warning("%s: %s", why, step.remedy)
         self._under_way.add(part.name)
         self._begun[part.name, step.remedy] += 1
+        self._keep()
         self._crew.begin(self._remedy(part, step, why))
+
+    def _keep(self) -> None:
+        """What was tried, for the next start."""
+        if self._budgets:
+            taken = {name: one.taken for name, one in self._standings.items()}
+            self._budgets.note(self.now_s, taken)
 
     async def _remedy(self, part: Part, step: Step, why: str) -> None:
         try:
-            async with asyncio.timeout(REMEDY_S):
+            async with asyncio.timeout(step.time_s):
                 outcome = await part.remedies[step.remedy](why)
         except TimeoutError:
-            outcome = f"it was not done within {REMEDY_S:.0f} s"
+            outcome = f"it was not done within {step.time_s:.0f} s"
         except HoldfastError as error:
             outcome = f"it failed: {error}"
+            if standing := self._standings.get(part.name):
+                self._standings[part.name] = policy.failed(standing)
         finally:
             self._under_way.discard(part.name)
         log.warning("%s: %s: %s", part.name, step.remedy, outcome)
@@ -243,6 +285,8 @@ class Watchdog:
             return
         taken = [one.remedy for one in standing.taken]
         tried = f"; tried: {', '.join(taken)}" if taken else ""
+        if part.name in self._withheld:
+            tried += "; this machine is not reset for it, for it was reset too often"
         cause = {
             Verdict.LATE: f"{part.name} {part.trouble}",
             Verdict.DEAD: f"{part.name} {part.trouble}, for too long{tried}",

@@ -4,6 +4,7 @@ import pytest
 
 from agent.errors import HoldfastError
 from agent.health.conditions import Conditions
+from agent.health.watchdog.disarmed import Disarmed
 from agent.health.watchdog.hardware import RETRY_S, Hardware
 from tests.health.watchdog.test_watchdog import Still
 
@@ -87,3 +88,22 @@ def test_one_that_goes_on_after_the_end_is_said(*, stays: bool) -> None:
     hardware.feed()
     hardware.close()
     assert held(conditions) == ["watchdog_unarmed"] * stays
+
+
+@pytest.mark.parametrize("stays", [True, False])
+def test_one_that_is_disarmed_is_left_alone_where_it_can_be(*, stays: bool) -> None:
+    device, clock = Device(), Still()
+    device.stays = stays
+    conditions = Conditions(clock)
+    disarmed = Disarmed(conditions, clock)
+    hardware = Hardware(device, "/dev/watchdog0", 90, conditions, clock, disarmed)
+    hardware.feed()
+    disarmed.disarm(60.0)
+    for _ in range(5):
+        hardware.feed()
+    assert device.armed == stays, "what its driver does not let go is fed on"
+    assert bool(device.fed) == stays
+    clock.now_s += 61.0
+    hardware.feed()
+    assert device.armed
+    assert not held(conditions)

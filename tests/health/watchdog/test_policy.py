@@ -1,5 +1,7 @@
 """The policy against what the watchdog promises, for any course of a part."""
 
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -77,6 +79,17 @@ def test_nothing_is_exhausted_while_a_remedy_may_still_help() -> None:
         assert not course.exhausted
     course.tick(8, owed=True)
     assert not course.exhausted, "it moves"
+
+
+def test_a_remedy_that_failed_has_no_effect_to_wait_for() -> None:
+    course = Course()
+    while len(course.taken) < 3:
+        course.tick(7, owed=True)
+        if course.taken:
+            assert course.standing
+            course.standing = policy.failed(course.standing)
+    assert [remedy for _, remedy in course.taken] == ["instance", "instance", "domain"]
+    assert [later - first for (first, _), (later, _) in pairwise(course.taken)] == [TICK_S, TICK_S]
 
 
 def test_who_dies_again_and_again_flaps_and_costs_dearer_remedies() -> None:

@@ -12,11 +12,21 @@ import pytest
 from agent.clock import Clock
 from agent.errors import HoldfastError
 from agent.health.conditions import Conditions
+from agent.health.watchdog.budgets import Budgets
+from agent.health.watchdog.disarmed import Disarmed
 from agent.health.watchdog.policy import Reading, Rule, Step
 from agent.health.watchdog.watchdog import TICK_S, Event, Part, Remedy, Watchdog
 from tests.outside import DEADLINE_S, ROOT
 
 RULE = Rule(10.0, 24.0, (Step("instance", 1, 600.0, 10.0), Step("agent", 1, 600.0, 10.0)))
+MACHINE = Rule(
+    *(10.0, 24.0),
+    (
+        Step("agent", 2, 3600.0, 10.0),
+        Step("reboot", 1, 21_600.0, 10.0, resets=True),
+        Step("reset", 1, 86_400.0, 10.0, resets=True),
+    ),
+)
 
 
 class Still(Clock):
@@ -41,7 +51,9 @@ class Fed:
 class Bench:
     """A watchdog, one part, and what became of them."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, rule: Rule = RULE) -> None:
+        self.rule = rule
+        self.may_reset = True
         self.clock, self.fed, self.events = Still(), Fed(), list[Event]()
         self.conditions = Conditions(self.clock)
         self.reading = Reading(0, owed=True)
@@ -51,11 +63,14 @@ class Bench:
         self.gate.set()
         self.fault: HoldfastError | None = None
         parts = (self._parts, [self.fed], self.events.append, self.conditions, self.clock)
-        self.watchdog = Watchdog(*parts, folder / "hung.txt")
+        self.budgets = Budgets(folder / "ladder.json", self.clock)
+        disarmed = Disarmed(self.conditions, self.clock)
+        more = (disarmed, self.budgets, lambda: self.may_reset)
+        self.watchdog = Watchdog(*parts, folder / "hung.txt", *more)
 
     def _parts(self) -> list[Part]:
-        remedies = {name: self._remedy(name) for name in ("instance", "agent")}
-        return [Part("domain d", lambda: self.reading, RULE, remedies)] if self.there else []
+        remedies = {step.remedy: self._remedy(step.remedy) for step in self.rule.steps}
+        return [Part("domain d", lambda: self.reading, self.rule, remedies)] if self.there else []
 
     def _remedy(self, name: str) -> Remedy:
         async def act(_: str) -> str:
@@ -80,11 +95,11 @@ class Bench:
 
 
 @asynccontextmanager
-async def bench(folder: Path) -> AsyncIterator[Bench]:
-    made = Bench(folder)
+async def bench(folder: Path, rule: Rule = RULE) -> AsyncIterator[Bench]:
+    made = Bench(folder, rule)
     made.watchdog._ticked_s = made.clock.now_s
     made.watchdog._dump = made.watchdog._opened()
-    async with made.watchdog:
+    async with made.watchdog, made.budgets:
         yield made
 
 
@@ -141,6 +156,66 @@ async def test_a_remedy_that_fails_is_an_event_and_the_next_one_comes(tmp_path: 
         await made.pass_s(60.0)
         assert [one.remedy for one in made.events] == ["instance", "agent"]
         assert made.events[0].outcome == "it failed: it does not end"
+
+
+async def test_who_is_dead_again_after_each_restart_gets_to_the_reboot_and_the_reset(
+    tmp_path: Path,
+) -> None:
+    """Each time another agent begins, and in it the part stands still once more."""
+    begun: list[str] = []
+    for start in range(5):
+        async with bench(tmp_path, MACHINE) as made:
+            made.clock.now_s = 1000.0 + 100.0 * start  # the axis goes on, in one boot
+            made.watchdog._ticked_s = made.clock.now_s
+            await made.pass_s(28.0)
+            begun += made.begun
+    assert begun == ["agent", "agent", "reboot", "reset"]
+
+
+async def test_a_machine_that_may_not_be_reset_is_neither_reset_nor_starved(
+    tmp_path: Path,
+) -> None:
+    async with bench(tmp_path, MACHINE) as made:
+        made.may_reset = False
+        await made.pass_s(120.0)
+        assert made.begun == ["agent", "agent"]
+        assert made.watchdog.fed
+        assert "reset too often" in made.held()["part_stands_still"]
+        made.may_reset = True
+        await made.pass_s(TICK_S)
+        assert made.begun == ["agent", "agent", "reboot"]
+        assert "reset too often" not in made.held()["part_stands_still"]
+        await made.pass_s(60.0)
+        assert made.begun[-1] == "reset"
+        assert not made.watchdog.fed, "nothing is left to try"
+        made.may_reset = False
+        await made.pass_s(TICK_S)
+        assert made.watchdog.fed, "who starves is reset by somebody else"
+
+
+async def test_disarmed_it_judges_and_tells_and_does_nothing_until_it_is_over(
+    tmp_path: Path,
+) -> None:
+    async with bench(tmp_path) as made:
+        made.watchdog.disarm(100.0)
+        await made.pass_s(90.0)
+        assert not made.begun
+        assert made.fed.times == 45
+        told = made.held()
+        assert told["part_stands_still"].startswith("critical")
+        assert "for 2 min" in told["watchdog_disarmed"]
+        await made.pass_s(14.0)
+        assert made.begun == ["instance"]
+        assert "watchdog_disarmed" not in made.held()
+        made.watchdog.disarm(100.0)
+        await made.pass_s(60.0)
+        assert made.watchdog.fed
+        assert made.begun == ["instance"]
+        made.watchdog.arm()
+        await made.pass_s(TICK_S)
+        assert made.begun == ["instance", "agent"]
+        orders = [one.remedy for one in made.events if one.part == "watchdog"]
+        assert orders == ["disarm", "disarm", "arm"]
 
 
 async def test_a_machine_that_slept_is_not_dead(tmp_path: Path) -> None:

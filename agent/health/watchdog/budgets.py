@@ -1,0 +1,139 @@
+"""What the watchdog has tried of late, kept over restarts of the agent and of the machine.
+
+So a part that is dead again after each restart climbs on, to the reboot and the reset.
+
+Limits  : TAKEN_MAX remedies of a part, none older than BUDGET_S_MAX; PARTS_MAX parts.
+Format  : a JSON object, Kept, written whole and fsynced beside the store: at each remedy, and while
+          one is remembered each KEEP_S.
+Recovery: a file that cannot be read is begun anew, with full budgets.
+
+Time counts while the machine runs. Within one boot the monotonic clock says how much has passed
+since the file was written; after another boot at least as much as the machine has been up.
+"""
+
+import asyncio
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Self
+
+import msgspec
+from msgspec import Meta, Struct
+
+from agent.clock import Clock
+from agent.health.watchdog.policy import Taken
+
+log = logging.getLogger("watchdog")
+BUDGET_S_MAX = 86_400.0  # no step of a ladder counts its tries for longer
+KEEP_S = 300.0
+PARTS_MAX = 1024
+FILE_BYTES_MAX = 1 << 20
+_Seconds = Annotated[float, Meta(ge=0, le=1e10)]  # so that adding to it counts
+
+
+class Kept(Struct, frozen=True):
+    """`now_s` of the watchdog's axis was `at_s` of the clock in the boot `boot`."""
+
+    boot: str
+    at_s: _Seconds
+    now_s: _Seconds
+    taken: Annotated[dict[str, list[Taken]], Meta(max_length=PARTS_MAX)]
+
+
+class Budgets:
+    """An async context manager; `run` writes what is noted."""
+
+    def __init__(self, path: Path, clock: Clock) -> None:
+        self._path = path
+        self._clock = clock
+        self._noted: Kept | None = None
+        self._fresh = asyncio.Event()
+        self._kept = asyncio.Event()
+        self._kept.set()
+        found = _read(path)
+        self.begun_s = self._now_s(found) if found else 0.0
+        self._taken = found.taken if found else {}
+        self._noted_s = self.begun_s
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._fresh.is_set():
+            await self._write()
+
+    def of(self, part: str) -> tuple[Taken, ...]:
+        """What was tried of a part before this start."""
+        lately = self.begun_s - BUDGET_S_MAX
+        taken = self._taken.get(part, [])
+        # A time to come is none: it would count for ever.
+        return tuple(
+            one._replace(at_s=min(one.at_s, self.begun_s)) for one in taken if one.at_s > lately
+        )
+
+    def note(self, now_s: float, taken: Mapping[str, tuple[Taken, ...]]) -> None:
+        """What is remembered of each part now."""
+        lately = now_s - BUDGET_S_MAX
+        fresh = {part: [one for one in all_ if one.at_s > lately] for part, all_ in taken.items()}
+        left = {part: some for part, some in fresh.items() if some}
+        self._noted = Kept(self._clock.boot, self._clock.monotonic(), now_s, left)
+        self._noted_s = now_s
+        self._fresh.set()
+        self._kept.clear()
+
+    def due(self, now_s: float) -> bool:
+        """Whether it is time to note that time has passed, for something that is remembered."""
+        remembered = self._noted.taken if self._noted else self._taken
+        return bool(remembered) and now_s - self._noted_s >= KEEP_S
+
+    async def kept(self) -> None:
+        """Return when what was noted is on the disk, while it runs."""
+        await self._kept.wait()
+
+    async def run(self) -> None:
+        """Write, for ever."""
+        while True:
+            await self._fresh.wait()
+            await self._write()
+
+    async def _write(self) -> None:
+        self._fresh.clear()
+        content = msgspec.json.encode(self._noted)
+        try:
+            await asyncio.to_thread(_replace, self._path, content)
+        except OSError as error:  # snapshot_unwritable says it of this folder
+            log.warning("%s: %s", self._path, error.strerror)
+        if not self._fresh.is_set():
+            self._kept.set()
+
+    def _now_s(self, found: Kept) -> float:
+        up_s = self._clock.monotonic()
+        passed_s = up_s - found.at_s if found.boot == self._clock.boot else up_s
+        return found.now_s + max(passed_s, 0.0)
+
+
+def _read(path: Path) -> Kept | None:
+    try:
+        with path.open("rb") as file:
+            return msgspec.json.decode(file.read(FILE_BYTES_MAX), type=Kept)
+    except FileNotFoundError:
+        return None
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
+        log.warning("%s: begun anew: %s", path, error)
+        return None
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Whole or not at all, and there after a reset: it may be the next thing that happens."""
+    fresh = path.with_suffix(".new")
+    with fresh.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

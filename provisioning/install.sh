@@ -1,0 +1,175 @@
+#!/bin/sh
+# Installs Holdfast as a service: user, /opt/holdfast, /etc/holdfast, units. Run it again to update.
+#
+#   install.sh [install|uninstall] [--root DIR] [--wheels DIR] [--enable] [--start] [--dry-run]
+#
+#   --root DIR    into the tree of an image instead of this machine, which is then not touched
+#   --wheels DIR  what is installed, all of it wheels; without it, this checkout with its locked
+#                 requirements (requirements/device.txt), from the network
+#   --enable      have it start with the machine
+#   --start       start it now, or start it again
+#   --dry-run     show what would be done
+#
+# It starts and enables nothing that it was not asked to. PYTHON names another Python (>= 3.11).
+set -eu
+
+PYTHON=${PYTHON:-python3}
+here=$(cd "$(dirname "$0")" && pwd)
+checkout=$(dirname "$here")
+what=install root= wheels= enable= start= dry=
+
+fail() { echo "install.sh: $1" >&2; exit "${2:-1}"; }
+
+run() {
+    echo "  $*"
+    [ -n "$dry" ] || "$@"
+}
+
+while [ $# -gt 0 ]; do
+    case $1 in
+        install | uninstall) what=$1 ;;
+        --root) [ $# -gt 1 ] || fail "--root needs a folder" 2; root=$2; shift ;;
+        --wheels) [ $# -gt 1 ] || fail "--wheels needs a folder" 2; wheels=$2; shift ;;
+        --enable) enable=yes ;;
+        --start) start=yes ;;
+        --dry-run) dry=yes ;;
+        -h | --help) sed -n '2,14s/^# \{0,1\}//p' "$0"; exit 0 ;;
+        *) fail "unknown: $1 (--help tells what there is)" 2 ;;
+    esac
+    shift
+done
+
+if [ -n "$root" ]; then
+    [ -d "$root" ] || fail "$root is no folder: make it first"
+    root=$(cd "$root" && pwd)
+    [ -z "$start" ] || fail "--start is for this machine, not for --root" 2
+fi
+root=${root%/}
+[ -z "$wheels" ] || wheels=$(cd "$wheels" && pwd) || fail "$wheels is no folder"
+[ -n "$dry" ] || [ -n "$root" ] || [ "$(id -u)" = 0 ] || fail "only root can: use sudo"
+
+opt=$root/opt/holdfast
+etc=$root/etc/holdfast
+units=$root/usr/lib/systemd/system
+sysusers=$root/usr/lib/sysusers.d/holdfast.conf
+rules=$root/usr/lib/udev/rules.d/60-holdfast.rules
+names="holdfast.service holdfast-root.service holdfast-root.socket"
+
+# systemd of this machine, where it runs it and this machine is meant.
+systemd_here() { [ -z "$root" ] && [ -d /run/systemd/system ]; }
+
+make_user() {
+    echo "user and group holdfast"
+    if [ -f "$root/etc/passwd" ] && grep -q '^holdfast:' "$root/etc/passwd"; then
+        return
+    elif command -v systemd-sysusers > /dev/null; then
+        run systemd-sysusers ${root:+"--root=$root"} "$sysusers"
+    elif [ -z "$root" ]; then
+        run useradd --system --user-group --no-create-home --home-dir /var/lib/holdfast \
+            --shell /usr/sbin/nologin holdfast
+    else
+        echo "  left to the image's first boot ($sysusers)"
+    fi
+}
+
+make_venv() {
+    echo "Python environment $opt/venv"
+    "$PYTHON" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' ||
+        fail "$PYTHON is not Python >= 3.11 with venv: apt-get install python3 python3-venv"
+    # A link to Python that no longer leads anywhere, after an upgrade of the system, is made anew.
+    [ -x "$opt/venv/bin/python" ] || run "$PYTHON" -m venv --clear "$opt/venv"
+    pip="$opt/venv/bin/python -m pip --disable-pip-version-check --no-cache-dir install --quiet"
+    if [ -n "$wheels" ]; then
+        # What carries the same version number may be newer all the same.
+        run $pip --no-index --no-deps --force-reinstall "$wheels"/*.whl
+    else
+        run $pip --require-hashes -r "$checkout/requirements/device.txt"
+        source=$(mktemp -d) # what builds it writes beside it
+        run cp -r "$checkout/agent" "$checkout/fleet" "$checkout/pyproject.toml" "$checkout/README.md" "$source"
+        run $pip --no-deps --no-build-isolation --force-reinstall "$source"
+        rm -rf "$source"
+    fi
+    [ -n "$dry" ] || [ -z "$root" ] || unstage
+}
+
+# Scripts name their Python by its path: in the image that is one without $root.
+unstage() {
+    for one in "$opt"/venv/bin/* "$opt/venv/pyvenv.cfg"; do
+        if [ -f "$one" ] && [ ! -L "$one" ] && grep -qI "$root" "$one"; then
+            sed -i "s|$root/|/|g" "$one"
+        fi
+    done
+}
+
+copy() { # FILE PLACE MODE
+    run install -D -m "$3" "$1" "$2"
+}
+
+install_files() {
+    echo "files"
+    run mkdir -p "$opt"
+    for folder in docs models; do
+        run rm -rf "$opt/$folder.new"
+        run cp -r "$checkout/$folder" "$opt/$folder.new"
+        run rm -rf "$opt/$folder"
+        run mv "$opt/$folder.new" "$opt/$folder"
+    done
+    for name in $names; do
+        copy "$here/systemd/$name" "$units/$name" 644
+    done
+    copy "$here/udev/60-holdfast.rules" "$rules" 644
+    run mkdir -p "$etc/reset.d"
+    if [ -e "$etc/config.yaml" ]; then
+        echo "  $etc/config.yaml is there, and stays as it is"
+    else
+        copy "$here/config.yaml" "$etc/config.yaml" 640
+    fi
+    group=$(sed -n 's/^holdfast:[^:]*:\([0-9]*\):.*/\1/p' "$root/etc/group" 2> /dev/null || true)
+    if [ -n "$group" ] && [ "$(id -u)" = 0 ]; then
+        run chgrp "$group" "$etc/config.yaml" # it may name passwords: not for everybody
+    fi
+    run mkdir -p "$root/var/lib/holdfast" # systemd gives it to the user at each start
+    if [ -z "$root" ]; then
+        run chown holdfast:holdfast /var/lib/holdfast
+        run chmod 750 /var/lib/holdfast
+    fi
+}
+
+enable_units() {
+    if systemd_here; then
+        run systemctl daemon-reload
+    fi
+    [ -z "$enable" ] || run systemctl ${root:+"--root=$root"} enable $names
+    [ -z "$start" ] || run systemctl restart holdfast-root.socket holdfast-root.service holdfast.service
+}
+
+do_install() {
+    echo "installing Holdfast${root:+ into $root}${dry:+ (dry run: nothing is done)}"
+    copy "$here/systemd/holdfast.sysusers" "$sysusers" 644
+    make_user
+    make_venv
+    install_files
+    enable_units
+    echo "done. Set link.broker_url in $etc/config.yaml, then: holdfast config check --config $etc/config.yaml"
+    [ -n "$start" ] || [ -n "$root" ] || echo "to start it: systemctl enable --now $names"
+}
+
+do_uninstall() {
+    echo "removing Holdfast${root:+ from $root}${dry:+ (dry run: nothing is done)}"
+    if systemd_here; then
+        run systemctl disable --now $names || true # they may never have been enabled
+    elif [ -n "$root" ]; then
+        run systemctl "--root=$root" disable $names || true
+    fi
+    for name in $names; do
+        run rm -f "$units/$name"
+    done
+    run rm -f "$rules" "$sysusers"
+    run rm -rf "$opt"
+    if systemd_here; then
+        run systemctl daemon-reload
+    fi
+    echo "left, for they are yours: $etc, $root/var/lib/holdfast (all that is not delivered yet), the user holdfast"
+}
+
+"do_$what"

@@ -1,0 +1,23 @@
+"""`python -m tests.host.root.harmless FOLDER [OPTIONS]`: holdfast-root that does no harm.
+
+Files of the folder stand for /proc/sysrq-trigger, the reboot and nvpmodel.
+"""
+
+import sys
+from pathlib import Path
+
+from agent.host.root import acts
+from agent.host.root.acts import Ways
+from agent.host.root.command import main
+
+
+def ways_of(folder: Path) -> Ways:
+    """Nothing of this machine."""
+    program = str(folder / "program")
+    return Ways(folder / "sysrq", (program, "reboot"), (program, "-m"))
+
+
+if __name__ == "__main__":
+    acts.PROGRAM_S_MAX = 1.0
+    acts.SYSRQ = tuple((letter, 0.01) for letter, _ in acts.SYSRQ)  # type: ignore[assignment]
+    sys.exit(main(ways_of(Path(sys.argv[1])), sys.argv[2:]))
