@@ -60,10 +60,10 @@ systemd_here() { [ -z "$root" ] && [ -d /run/systemd/system ]; }
 
 make_user() {
     echo "user and group holdfast"
-    if [ -f "$root/etc/passwd" ] && grep -q '^holdfast:' "$root/etc/passwd"; then
-        return
-    elif command -v systemd-sysusers > /dev/null; then
+    if command -v systemd-sysusers > /dev/null; then # it adds what is missing: the groups, too
         run systemd-sysusers ${root:+"--root=$root"} "$sysusers"
+    elif [ -f "$root/etc/passwd" ] && grep -q '^holdfast:' "$root/etc/passwd"; then
+        return
     elif [ -z "$root" ]; then
         run useradd --system --user-group --no-create-home --home-dir /var/lib/holdfast \
             --shell /usr/sbin/nologin holdfast
