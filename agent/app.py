@@ -1,7 +1,8 @@
 """The composition root: builds every part, and owns the order in which they begin and end.
 
     begin      end (in reverse)     why there
-    1 store    last                 everything is kept in it; its lock admits one agent
+    0 starts   last                 whatever ends the others is noted, and counted at the next start
+    1 store    before that          everything is kept in it; its lock admits one agent
     2 flash    before the store     it notes there what was written
     3 control  before the store     it notes there what the link has sent of its quota
     4 domain   after its callers    closing it ends the child process
@@ -36,6 +37,7 @@ from agent.compose.watchdog import WatchdogParts
 from agent.config import Config
 from agent.errors import ConfigError, StoreError
 from agent.health.conditions import Conditions
+from agent.health.starts.causes import Cause
 from agent.protocol.presence import Heartbeat
 from agent.store.arrivals import Limits
 from agent.store.store import Store
@@ -60,11 +62,13 @@ class App:
         self.core = Core(settings, path, settings.device, clock, conditions, self.store)
         self.inference = InferenceParts(self.core)
         self.link = LinkParts(self.core, self._heartbeat)
-        self.health = HealthParts(self.core, self.inference, self.link)
         self.watchdog = WatchdogParts(self.core, self.inference, self.link, self._restart)
+        self.starts = self.watchdog.starts
+        self.health = HealthParts(self.core, self.inference, self.link, self.starts)
         self.doors = DoorParts(self.core, self.inference, self.link, self.health, self.watchdog)
         self._stop = asyncio.Event()
         self._status = 0
+        self._why = ""
 
     async def run(self) -> int:
         """Begin, run until SIGTERM or SIGINT, or until the watchdog has it begin anew; end.
@@ -72,6 +76,8 @@ class App:
         The exit status.
         """
         inference, link, doors = self.inference, self.link, self.doors
+        if self.starts.verdict.cause is not Cause.ORDERED:  # who restarts it wants it tried anew
+            inference.remembered.restore()
         for domain in inference.domains.all():
             inference.told.changed(domain)  # it is down until it is ready
         loop = asyncio.get_running_loop()
@@ -80,6 +86,8 @@ class App:
         loop.add_signal_handler(signal.SIGHUP, self._read_again)
         async with AsyncExitStack() as parts:
             await parts.enter_async_context(self.watchdog.watchdog)  # left last: ends may hang
+            await parts.enter_async_context(self.starts)
+            await self._pause()
             await parts.enter_async_context(inference.zygote)  # it begins while the store is opened
             await parts.enter_async_context(self.store)
             # Left before the store, whose end may hang, and be what there is to write down.
@@ -105,6 +113,7 @@ class App:
                     await self._stop.wait()
                     log.info("stopping: what is unfinished is kept")
                     self.watchdog.systemd.stopping()
+                    await self.starts.ends("again" if self._status else "told", self._why)
                     # While everything still works: who has asked gets his answer.
                     inference.guests.part()
                     await doors.server.close()
@@ -125,8 +134,8 @@ class App:
         loops += [health.letters.run, health.flash.run, health.clockwork.run, health.status.run]
         loops += [health.accelerators.run]
         loops += [inference.domains.run, inference.runner.run, inference.reload.run]
-        loops += [inference.guests.run, link.run, link.control.run]
-        loops += [self.watchdog.watchdog.run, self.watchdog.chronicle.run]
+        loops += [inference.remembered.run, inference.guests.run, link.run, link.control.run]
+        loops += [self.watchdog.watchdog.run, self.watchdog.chronicle.run, self.starts.run]
         loops += [self.watchdog.budgets.run, self.watchdog.tell]
         if self.core.settings.watchdog.root_socket:
             loops.append(self.watchdog.look)
@@ -143,12 +152,21 @@ class App:
             status=self.core.conditions.status(),
             conditions=msgspec.to_builtins(self.core.conditions.all()),
             ledger=await self.store.ledger.by_epoch(),
+            start=self.starts.verdict.cause.value,
+            safe_mode=bool(self.starts.safe),
         )
+
+    async def _pause(self) -> None:
+        """Where nothing has helped so far, a start is not made at once."""
+        if pause_s := self.starts.pause_s:
+            log.warning("the budgets are spent, and it still crashes: begins in %.0f s", pause_s)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._stop.wait(), pause_s)
 
     def _restart(self, why: str) -> None:
         """The watchdog's last remedy inside this process: systemd starts it again."""
         log.error("ending to be started again: %s", why)
-        self._status = AGAIN
+        self._status, self._why = AGAIN, why
         self._stop.set()
 
     def _read_again(self) -> None:

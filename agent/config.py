@@ -372,6 +372,11 @@ class Watchdog(Part, frozen=True):
     `root_socket` is that of `holdfast-root`, which reboots and resets for the agent (none: nobody
     does). Before that, a reset is tried by the executables of the folder `reset_hooks`, by
     `reset_command` (a program and its words) and by `reset_gpio`; each has `reset_timeout_s`.
+    `device` is also asked what reset the machine.
+
+    After `resets_per_day_max` resets within a day of running, or `safe_mode_after` restarts by
+    crashes within `safe_mode_window_s`, no model runs (safe mode) until `safe_mode_s` have gone
+    well, doubling each time, or until somebody ends it.
     """
 
     owner: Literal["systemd", "agent", "none"] = "systemd"
@@ -382,6 +387,10 @@ class Watchdog(Part, frozen=True):
     reset_command: Annotated[list[str], Meta(min_length=1, max_length=16)] | None = None
     reset_gpio: Gpio | None = None
     reset_timeout_s: Annotated[float, Meta(ge=0.1, le=60)] = 10.0
+    resets_per_day_max: Annotated[int, Meta(ge=1, le=50)] = 6
+    safe_mode_after: Annotated[int, Meta(ge=2, le=100)] = 5
+    safe_mode_window_s: Seconds = 900.0
+    safe_mode_s: Seconds = 21_600.0
 
 
 class Config(Part, frozen=True, kw_only=True):

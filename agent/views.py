@@ -9,6 +9,7 @@ from agent.audio.recordings import Folder
 from agent.audio.source import Source
 from agent.health.accelerators import AcceleratorsShown
 from agent.health.flash import Flash, FlashShown
+from agent.health.starts.starts import StartShown
 from agent.health.status import Short
 from agent.host.disk import disk
 from agent.inference.domains import wishes
@@ -52,6 +53,7 @@ class State(Short):
     store: StoreShown
     sources: dict[str, SourceShown]
     accelerators: AcceleratorsShown
+    start: StartShown
 
 
 class Sections(NamedTuple):
@@ -63,6 +65,7 @@ class Sections(NamedTuple):
     store: Callable[[], Awaitable[StoreShown]]
     sources: Callable[[], Awaitable[dict[str, SourceShown]]]
     accelerators: Callable[[], Awaitable[AcceleratorsShown]]
+    start: Callable[[], Awaitable[StartShown]]
 
 
 class Views:

@@ -148,6 +148,10 @@ class Checked(Client):
         return status, body
 
 
+# Tests of other things than safe mode do not end in it; and no watchdog of this machine is asked.
+KILLED_OFTEN = {"safe_mode_after": 100, "device": "/dev/none"}
+
+
 class Device:
     """A real agent in a process of its own, on a configuration in a folder of its own."""
 
@@ -163,6 +167,7 @@ class Device:
             "store": {"path": str(self.store)},
             "api": {"port": 0, "socket": str(self.socket)},
             "link": {"broker_url": "mqtt://127.0.0.1:1", "ack_from": "ingest"},
+            "watchdog": KILLED_OFTEN,
             **settings,
         }
         self.config.write_text(yaml.safe_dump(whole))

@@ -16,6 +16,7 @@ from agent.cli.client import TIMEOUT_S, Client
 from agent.cli.screen import Console
 from agent.cli.units import size as _size
 from agent.cli.units import span as _span
+from agent.cli.watchdog_view import began
 from agent.errors import AgentSilent, AgentUnreachable
 from agent.records import Balance
 from agent.words import counted
@@ -143,6 +144,8 @@ def _rows(table: Table, document: dict[str, Any]) -> None:
     if flash := store.get("flash"):  # a snapshot may be of a former version
         table.add_row("flash", _flash(flash))
     table.add_row("epoch", store["epoch"])
+    if start := document.get("start"):
+        table.add_row("began", began(start))
     sources = ", ".join(
         f"{name} ({s['kind']}{', rejected ' + str(s['rejected']) if s.get('rejected') else ''})"
         for name, s in document["sources"].items()

@@ -1,4 +1,4 @@
-"""`holdfast watchdog`: what must move, what was done where it did not, and a test of it."""
+"""`holdfast watchdog`: what must move, what was done where it did not, a test, and safe mode."""
 
 import json
 from typing import Annotated
@@ -39,6 +39,20 @@ def history(config: Config = DEFAULT, as_json: Json = False) -> None:
     from agent.cli.watchdog_view import events
 
     events(document)
+
+
+@app.command("resume")
+def resume(config: Config = DEFAULT, as_json: Json = False) -> None:
+    """Leave safe mode: models run again, and all budgets of restarts and resets begin anew."""
+    from agent.cli.client import Client
+
+    document = Client.of(config).post(f"{WATCHDOG}/resume")
+    if as_json:
+        print(json.dumps(document))
+        return
+    from agent.cli.watchdog_view import start
+
+    start(document)
 
 
 @app.command("test")

@@ -27,6 +27,7 @@ def parts(document: dict[str, Any]) -> None:
         console.print(
             f"[yellow]disarmed[/] for {span(document['disarmed_s'])} yet: it does nothing"
         )
+    start(document)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for column in ("part", "is", "for", "steps done", "remedies", ""):
         table.add_column(column, overflow="fold")
@@ -41,6 +42,25 @@ def parts(document: dict[str, Any]) -> None:
             escape(one["why"]),
         )
     console.print(table)
+
+
+def start(document: dict[str, Any]) -> None:
+    """Why the agent began, and how often that may yet be."""
+    console, one = Console(highlight=False, soft_wrap=True), document["start"]
+    console.print(began(one))
+    if not one["safe_mode"]:
+        left, most = one["resets_left"], one["resets_per_day_max"]
+        console.print(f"{left} of {most} resets of the machine in a day of running are left")
+
+
+def began(one: dict[str, Any]) -> str:
+    """The start, in a line; in safe mode in two."""
+    at = datetime.fromtimestamp(one["at_us"] / 1e6).strftime("%Y-%m-%d %H:%M:%S")
+    said = f"{at}, [bold]{one['cause']}[/]: {escape(one['why'])}"
+    if safe := one["safe_mode"]:
+        said += f"\n[red]safe mode, no model runs: {escape(safe['why'])}[/]; it ends in "
+        said += f"{span(safe['leaves_in_s'])}, or by: holdfast watchdog resume"
+    return said
 
 
 def events(document: dict[str, Any]) -> None:

@@ -98,6 +98,7 @@ class DoorParts:
     def _routes(self) -> list[Route]:
         store, clock, conditions = self._core.store, self._core.clock, self._core.conditions
         parts, health, views = self._inference, self._health, self._health.views
+        watchdog = self._watchdog
         domains = parts.domains
         bundles = Bundles(
             self._core.device, self._core.settings.bundle, store.held, store.outbox, clock
@@ -119,7 +120,7 @@ class DoorParts:
             BatchDoors(self._calls),
             PageDoors(),
             WatchdogDoors(
-                self._watchdog.watchdog, self._watchdog.chronicle, self._watchdog.resets.seen
+                watchdog.watchdog, watchdog.chronicle, watchdog.resets.seen, watchdog.starts
             ),
             AcceleratorDoors(self._health.accelerators.shown),
             AudioDoors(parts.guests, store.shelf),
@@ -147,6 +148,6 @@ class DoorParts:
             DoorMetrics(self.traffic, lambda: self.server.active_requests).collect,
             ModelMetrics(domains, self._inference.scheduler).collect,
             ProcessMetrics(domains.all).collect,
-            WatchdogMetrics(self._watchdog.watchdog).collect,
+            WatchdogMetrics(self._watchdog.watchdog, self._watchdog.starts).collect,
             AcceleratorMetrics(health.accelerators.shown).collect,
         ).text

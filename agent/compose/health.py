@@ -8,6 +8,7 @@ from agent.health.accelerators import AcceleratorWatch
 from agent.health.clockwork import Clockwork
 from agent.health.flash import Flash
 from agent.health.letters import Letters
+from agent.health.starts.starts import Starts, StartShown
 from agent.health.status import Status
 from agent.health.storage import Storage
 from agent.host.accelerators.found import found
@@ -17,7 +18,9 @@ from agent.views import Sections, State, Views
 class HealthParts:
     """Watches over store, disk, clock and accelerators; the status of all."""
 
-    def __init__(self, core: Core, inference: InferenceParts, link: LinkParts) -> None:
+    def __init__(
+        self, core: Core, inference: InferenceParts, link: LinkParts, starts: Starts
+    ) -> None:
         store, conditions, clock = core.store, core.conditions, core.clock
         self._store = store
         self.storage = Storage(store.ledger.balances, store.salvage.reports, conditions, clock)
@@ -29,9 +32,14 @@ class HealthParts:
             inference.domains, inference.scheduler, store, self.flash, inference.ears.sources
         )
         shown = self.views
+
+        async def start() -> StartShown:
+            return starts.shown()
+
         sections = Sections(
             *(link.report.state, shown.domains, shown.models, shown.store, shown.sources),
             self.accelerators.state,
+            start,
         )
         self.status = Status(
             lambda: {"device": core.device, "version": VERSION},

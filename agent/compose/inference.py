@@ -8,11 +8,13 @@ from agent.audio.guests import Guests, Kept
 from agent.compose.core import Core
 from agent.confinement import Confinement
 from agent.domain_conditions import DomainConditions
+from agent.health.remembered import Remembered
 from agent.inference.admission import Admission
 from agent.inference.cache import Cache
 from agent.inference.catalog import Catalog
 from agent.inference.domains.choices import Choices
 from agent.inference.domains.domains import Domains
+from agent.inference.domains.hold import Hold
 from agent.inference.domains.zygote import Zygote
 from agent.inference.scheduler import Scheduler
 from agent.inference.sequences import Sequences
@@ -30,7 +32,7 @@ class InferenceParts:
         self._core = core
         settings = core.settings
         hears_with = settings.domains_all[settings.audio.domain].models[0]
-        self.zygote = Zygote()
+        self.zygote, self.hold = Zygote(), Hold()
         self.catalog = Catalog(Path(settings.models.path), settings.models.signed_by)
         self.domains = Domains(
             settings.domains_all,
@@ -42,11 +44,14 @@ class InferenceParts:
             Confinement(core.conditions),
             self.zygote,
             needed=hears_with,
+            hold=self.hold,
         )
         self.told = DomainConditions(self.domains, settings.audio.domain, core.conditions)
         self.reload = Reload(core.path, settings, self.domains, core.conditions)
         cache, sequences = Cache(settings.models.cache_bytes_max), Sequences(core.clock)
         self.scheduler = Scheduler(self.domains, cache, sequences, core.clock)
+        remembered = core.beside("remembered.json")
+        self.remembered = Remembered(remembered, self.scheduler, self.domains, core.clock)
         calls = Calls(self.scheduler, self.domains)
         self.runner = Runner(core.store.jobs, calls, calls.where, core.clock)
         self.jobs = Queue(core.store.jobs, self.runner, calls.where)

@@ -16,8 +16,10 @@ from agent.audio.listener import Listener
 from agent.compose.core import Core
 from agent.compose.inference import InferenceParts
 from agent.compose.link import LinkParts
+from agent.compose.starts import starts
 from agent.errors import HoldfastError, StoreError
 from agent.health.checks.bounds import AGENT_BYTES_MAX, own_bytes
+from agent.health.starts.causes import Cause
 from agent.health.watchdog.budgets import Budgets
 from agent.health.watchdog.chronicle import Chronicle
 from agent.health.watchdog.disarmed import Disarmed
@@ -92,12 +94,8 @@ class WatchdogParts:
         inference: InferenceParts,
         link: LinkParts,
         restart: Callable[[str], None],
-        may_reset: Callable[[], bool] = lambda: True,
     ) -> None:
-        """`restart` ends the agent, so that it is started again, and says why.
-
-        `may_reset` says whether the machine may be rebooted or reset once more.
-        """
+        """`restart` ends the agent, so that it is started again, and says why."""
         self._inference = inference
         self._link = link
         self._restart = restart
@@ -113,6 +111,7 @@ class WatchdogParts:
         self.hardware = self._hardware()
         self.budgets = Budgets(core.beside("ladder.json"), core.clock)
         self.chronicle = Chronicle(core.beside("watchdog.json"), self._append, core.clock)
+        self.starts = starts(core, inference.hold, self.chronicle.note)
         self.watchdog = Watchdog(
             lambda: [*self._parts()],
             [self.systemd, *([self.hardware] if self.hardware else ())],
@@ -122,7 +121,7 @@ class WatchdogParts:
             core.beside("hung.txt"),
             self.disarmed,
             self.budgets,
-            may_reset,
+            self.starts.may_reset,
         )
 
     def _hardware(self) -> Hardware | None:
@@ -228,16 +227,17 @@ class WatchdogParts:
         }
 
     async def _reboot(self, part: str, why: str) -> str:
-        await self._kept(Event(part, "reboot", why, "it begins"))
+        await self._marked(Event(part, "reboot", why, "it begins"))
         return await self.root.ask(Reboot())
 
     async def _reset(self, part: str, why: str) -> str:
-        await self._kept(Event(part, "reset", why, "it begins"))
+        await self._marked(Event(part, "reset", why, "it begins"))
         return await self.resets.reset(why)
 
-    async def _kept(self, event: Event) -> None:
+    async def _marked(self, event: Event) -> None:
         """It stands written down before it is done: there may be no later."""
         self.chronicle.note(event)
+        await self.starts.mark(Cause.WATCHDOG, event.cause)
         await self._all_kept()
 
     async def _end(self, why: str) -> str:

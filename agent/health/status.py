@@ -112,7 +112,10 @@ class Status:
 
         Raises StoreError when the ledger cannot be read.
         """
-        document = {**await self.document(), "at_us": int(self._clock.wall() * 1e6)}
+        # The next start learns from it how long this one lived (health/starts).
+        alive = {"boot": self._clock.boot, "mono_s": round(self._clock.monotonic(), 1)}
+        at_us = int(self._clock.wall() * 1e6)
+        document = {**await self.document(), "at_us": at_us, "alive": alive}
         fresh = self._snapshot.with_suffix(".new")
         try:
             fresh.write_bytes(msgspec.json.encode(document))

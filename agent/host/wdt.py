@@ -87,7 +87,7 @@ class HardwareWatchdog:
             return None
         status = self._number("bootstatus")
         causes = None
-        if status is not None:
+        if status is not None and (status or self._tells()):
             causes = tuple(sorted({name for bit, name in CAUSES.items() if status & bit}))
         return Found(
             self._text("identity"),
@@ -151,6 +151,13 @@ class HardwareWatchdog:
         finally:
             os.close(fd)
         return self._text("state") != "active"
+
+    def _tells(self) -> bool:
+        """Whether the driver would say that it reset the machine; older kernels do not say that."""
+        try:
+            return bool(int(self._text("options") or "0x20", 16) & CARD_RESET)
+        except ValueError:
+            return False
 
     def _text(self, name: str) -> str:
         try:

@@ -72,6 +72,10 @@ class Breaker:
         self._turn(now_s)
         return True
 
+    def reopen(self, now_s: float, for_s: float) -> None:
+        """It was open before this process, and is for so long yet."""
+        self._turn(now_s + min(for_s, OPEN_S) - OPEN_S)
+
     def _probed(self, now_s: float, erred: bool | None) -> bool:
         self._probing_until_s = 0.0
         if erred is None:

@@ -9,6 +9,7 @@ call -> cache -> circuit breaker -> (state of its sequence) -> domain: queue, ba
 import asyncio
 import logging
 import math
+from collections.abc import Mapping
 from functools import partial
 from typing import NamedTuple, Protocol
 
@@ -59,6 +60,7 @@ class Scheduler:
         self._domains = domains
         self._clock = clock
         self._breakers: dict[str, tuple[str, Breaker]] = {}  # by model, of its version
+        self._open_until_s: dict[str, float] = {}  # by version, of a process before this one
         self._encoder = msgspec.msgpack.Encoder()
         self._decoder = msgspec.msgpack.Decoder(Inferred)
 
@@ -104,7 +106,25 @@ class Scheduler:
         found = self._breakers.get(name)
         if found is None or found[0] != model.label:
             found = self._breakers[name] = (model.label, Breaker())
+            if (until_s := self._open_until_s.pop(model.label, None)) is not None:
+                now_s = self._clock.monotonic()
+                found[1].reopen(now_s, max(0.0, until_s - now_s))
         return found[1]
+
+    def open_breakers(self) -> dict[str, float]:
+        """The versions that erred too often, and in how many seconds a call may go through."""
+        now_s = self._clock.monotonic()
+        before = {label: max(0.0, end_s - now_s) for label, end_s in self._open_until_s.items()}
+        return before | {
+            label: breaker.retry_s(now_s)
+            for label, breaker in self._breakers.values()
+            if breaker.state(now_s) != "closed"
+        }
+
+    def reopen(self, left_s: Mapping[str, float]) -> None:
+        """Breakers that were open in a process before this one, and for how long yet."""
+        now_s = self._clock.monotonic()
+        self._open_until_s = {label: now_s + seconds for label, seconds in left_s.items()}
 
     def breaker_state(self, model: Model) -> BreakerState:
         """What the breaker of a version does now."""

@@ -76,6 +76,7 @@ def _heartbeat() -> Heartbeat:
         status="healthy",
         conditions=[condition],
         ledger={EPOCH: {STREAM: Balance(41, 30, 8, {"evicted": 3})}},
+        start="power",
     )
 
 

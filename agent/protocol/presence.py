@@ -23,6 +23,9 @@ class Heartbeat(Struct, frozen=True, kw_only=True):
     `ledger` is by epoch, then by stream: `epoch` is the one that grows, others were saved from
     store files that were damaged. A stream of which nothing is held may be left out, once it is not
     used any more; what was told of it last still holds.
+
+    `start` is why the agent began: `power`, `watchdog`, `crash`, `hung`, `ordered`, `unknown`; in
+    `safe_mode` no model runs.
     """
 
     device: str
@@ -31,3 +34,5 @@ class Heartbeat(Struct, frozen=True, kw_only=True):
     status: str
     conditions: list[dict[str, Any]]
     ledger: dict[str, dict[str, Balance]]
+    start: str = ""
+    safe_mode: bool = False

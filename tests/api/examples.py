@@ -204,6 +204,7 @@ EXAMPLES: dict[str, list[Example]] = {
     "get_accelerators": ANY,
     "get_watchdog": ANY,
     "get_watchdog_history": ANY,
+    "post_watchdog_resume": ANY,
     # A part of it would stand still for the doors that come after: tests/e2e/test_watchdog.py.
     "post_watchdog_test": [Example({"part": "nothing"}, status=404)],
     "get_watchdog_resets": ANY,

@@ -45,7 +45,8 @@ def letters(of: Device) -> str:
 
 def stored(path: Path) -> list[int]:
     with sqlite3.connect(path) as db:
-        found = [seq for (seq,) in db.execute("SELECT seq FROM records ORDER BY seq")]
+        ask = "SELECT seq FROM records WHERE type = ? ORDER BY seq"
+        found = [seq for (seq,) in db.execute(ask, [RecordType.SEGMENT])]
     db.close()
     return found
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from agent.records import Segment
+from agent.records import RecordType, Segment
 from tests.e2e.judge import Judge
 from tests.e2e.sound import record, si_sdr
 from tests.outside import Brake, Device, Mosquitto, running, until
@@ -82,7 +82,8 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> list[Segment]:
         until(lambda: device.ledger("inbox.raw")["held"] == 0, "all is heard")
         device.kill()
         with sqlite3.connect(device.store) as db:
-            rows = db.execute("SELECT body FROM records").fetchall()
+            of_type = "SELECT body FROM records WHERE type = ?"
+            rows = db.execute(of_type, [RecordType.SEGMENT]).fetchall()
         db.close()
     return [msgspec.json.decode(body, type=Segment) for (body,) in rows]
 

@@ -76,6 +76,20 @@ def test_why_the_machine_was_reset(device: Path, said: str, causes: tuple[str, .
     assert found.causes == causes
 
 
+@pytest.mark.parametrize(
+    ("options", "causes"),
+    [("0x8180", None), ("0x81a0", ()), ("", ()), ("nonsense", None)],  # softdog, i6300esb
+)
+def test_a_driver_that_never_tells_a_reset_has_not_said_that_there_was_none(
+    device: Path, options: str, causes: tuple[str, ...] | None
+) -> None:
+    (device.parent / "sys/watchdog0/bootstatus").write_text("0\n")
+    (device.parent / "sys/watchdog0/options").write_text(f"{options}\n")
+    found = made(device, Driver()).found()
+    assert found
+    assert found.causes == causes
+
+
 def test_it_is_armed_fed_and_disarmed_by_its_letter(device: Path) -> None:
     driver = Driver()
     watchdog = made(device, driver)

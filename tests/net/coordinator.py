@@ -286,7 +286,7 @@ class Site:
         found: list[str] = []
         accepted = self._accepted(found)
         ids: Counter[str] = Counter()
-        for name in names:
+        for name in (one for one in names if one[1] != "watchdog"):  # the agent's own
             for one in self.cloud.stored(name):
                 body, where = msgspec.json.decode(one.body), f"{name[1]} {one.seq}"
                 ids[body["id"]] += 1

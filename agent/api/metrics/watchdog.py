@@ -5,14 +5,16 @@ from collections.abc import Iterator
 from prometheus_client import Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
+from agent.health.starts.starts import Starts
 from agent.health.watchdog.watchdog import Watchdog
 
 
 class WatchdogMetrics:
     """Collects when somebody asks."""
 
-    def __init__(self, watchdog: Watchdog) -> None:
+    def __init__(self, watchdog: Watchdog, starts: Starts) -> None:
         self._watchdog = watchdog
+        self._starts = starts
 
     def collect(self) -> Iterator[Metric]:
         """Every family, with what it means and its type."""
@@ -34,3 +36,16 @@ class WatchdogMetrics:
         for (part, remedy), count in self._watchdog.begun().items():
             remedies.add_metric([part, remedy], count)
         yield remedies
+        yield from self._begun()
+
+    def _begun(self) -> Iterator[Metric]:
+        begun = CounterMetricFamily(
+            "holdfast_starts", "Starts of the agent that are known, by cause.", labels=["cause"]
+        )
+        for cause, count in self._starts.counts.items():
+            begun.add_metric([cause], count)
+        yield begun
+        left = "Resets of the machine that there may still be within a day of running."
+        yield GaugeMetricFamily("holdfast_resets_left", left, value=self._starts.resets_left)
+        safe = "1 in safe mode: no model runs."
+        yield GaugeMetricFamily("holdfast_safe_mode", safe, value=int(bool(self._starts.safe)))

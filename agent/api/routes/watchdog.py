@@ -9,6 +9,7 @@ from msgspec import Meta, Struct
 from agent.api.form.answers import document
 from agent.api.form.asked import NoQuery, order_of, query_of
 from agent.api.form.route import Route, get, post
+from agent.health.starts.starts import Starts, StartShown
 from agent.health.watchdog.chronicle import Chronicle, Noted
 from agent.health.watchdog.disarmed import DISARMED_S, DISARMED_S_MAX
 from agent.health.watchdog.watchdog import Seen, Watchdog
@@ -19,11 +20,13 @@ class Watched(Struct, frozen=True):
     """Whether whoever would reset this agent, or this machine, is being fed; and each part.
 
     `disarmed_s` is for how long it is disarmed yet; null: it is not.
+    `start` is why the agent began, and how often that may yet be.
     """
 
     fed: bool
     parts: list[Seen]
     disarmed_s: float | None
+    start: StartShown
 
 
 class History(Struct, frozen=True):
@@ -62,11 +65,13 @@ class WatchdogDoors:
         watchdog: Watchdog,
         chronicle: Chronicle,
         hooks: Callable[[], Awaitable[list[ResetHook]]],
+        starts: Starts,
     ) -> None:
         """`hooks` looks at all reset hooks, and pulls none."""
         self._watchdog = watchdog
         self._chronicle = chronicle
         self._hooks = hooks
+        self._starts = starts
 
     def routes(self) -> list[Route]:
         """What is served."""
@@ -105,10 +110,22 @@ class WatchdogDoors:
                 scopes=("admin",),
                 body=Arming,
             ),
+            post(
+                "/api/v1/watchdog/resume",
+                self._resume,
+                "Leave safe mode, with all budgets of restarts and resets anew.",
+                Watched,
+                scopes=("admin",),
+            ),
         ]
 
     async def _seen(self, request: web.Request) -> web.Response:
         query_of(request, NoQuery)
+        return self._watched()
+
+    async def _resume(self, request: web.Request) -> web.Response:
+        query_of(request, NoQuery)
+        await self._starts.resume()
         return self._watched()
 
     async def _test(self, request: web.Request) -> web.Response:
@@ -139,4 +156,6 @@ class WatchdogDoors:
 
     def _watched(self) -> web.Response:
         watchdog = self._watchdog
-        return document(Watched(watchdog.fed, watchdog.seen(), watchdog.disarmed.left_s))
+        return document(
+            Watched(watchdog.fed, watchdog.seen(), watchdog.disarmed.left_s, self._starts.shown())
+        )

@@ -8,13 +8,12 @@ Recovery: without the file, or with one that cannot be read (it is said), the ne
 """
 
 import logging
-import os
 from pathlib import Path
 
 import msgspec
 from msgspec import Struct
 
-from agent import plain_file
+from agent import plain_file, whole_file
 
 log = logging.getLogger("domain")
 
@@ -68,15 +67,5 @@ class Choices:
             return {}
 
     def _write(self, chosen: dict[str, Choice]) -> None:
-        fresh = self._path.with_suffix(".new")
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with fresh.open("wb") as file:
-            file.write(msgspec.json.format(msgspec.json.encode(chosen)) + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(self._path)
-        folder = os.open(self._path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        content = msgspec.json.format(msgspec.json.encode(chosen)) + b"\n"
+        whole_file.replace(self._path, content)

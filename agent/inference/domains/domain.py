@@ -138,6 +138,16 @@ class Domain:
         return self._restarts.quarantined
 
     @property
+    def rest_s(self) -> float:
+        """For how long it rests yet."""
+        return self._restarts.rest_s
+
+    def rest(self, rest_s: float) -> None:
+        """It rested before the agent began anew, and goes on to. To be called before `run`."""
+        self._why = "its processes died again and again before the agent began anew"
+        self._restarts.quarantine(rest_s)
+
+    @property
     def waiting(self) -> int:
         """Calls in its queue."""
         return len(self._dispatch.queue)
@@ -219,6 +229,10 @@ class Domain:
             if pid:
                 os.kill(pid, signal.SIGSTOP)
 
+    def wait(self, why: str, hint: str) -> None:
+        """It is not started yet, for this reason."""
+        self._why, self.hint = why, hint
+
     async def run(self) -> None:
         """Start, and tend what runs, for ever."""
         self._crew.begin(self._start())
@@ -254,6 +268,7 @@ class Domain:
                 self._resize(self._pools.current)
 
     async def _start(self) -> None:
+        await self._restarts.rest(self._restarts.rest_s)
         while self._pools.current is None:
             async with self._turn:
                 if self._pools.current is None:  # an order may have come first

@@ -18,6 +18,7 @@ from agent.errors import ConfigError, HoldfastError, ModelError, NotNow, NotTher
 from agent.inference.catalog import Catalog, Model
 from agent.inference.domains.choices import Choices
 from agent.inference.domains.domain import Domain, Prove
+from agent.inference.domains.hold import Hold
 from agent.inference.domains.instance import Cell
 from agent.inference.domains.lease import Lease
 from agent.inference.domains.versions import Beginning, Versions
@@ -52,11 +53,12 @@ class Domains:
         zygote: Zygote,
         lease: Lease | None = None,
         needed: str | None = None,
+        hold: Hold | None = None,
     ) -> None:
         """`confine` makes the limits of a domain; for the rest, see Domain. Raises ConfigError.
 
         `lease` shares out the time of an accelerator (none: of the GPU); `needed` is a model that
-        cannot be unloaded.
+        cannot be unloaded; while `hold` holds nothing is started, nor changed.
         """
         self.catalog = catalog
         self._needed = needed
@@ -74,6 +76,7 @@ class Domains:
         self._domains: dict[str, Domain] = {}
         self._by_model: dict[str, Domain] = {}
         self._running: dict[str, asyncio.Task[None]] = {}
+        self._hold = hold or Hold()
         self._turn = asyncio.Lock()
         self._distinct(settings)
         for name, one in settings.items():
@@ -89,8 +92,7 @@ class Domains:
 
     async def run(self) -> None:
         """Run them all, for ever."""
-        for name in self._domains:
-            self._begin(name)
+        self._crew.begin(self._begin_all())
         await self._crew.run()
 
     def all(self) -> list[Domain]:
@@ -118,9 +120,10 @@ class Domains:
     async def load(self, name: str, version: int | None) -> Model:
         """Have a version of a model serve (none: the newest), once it is proved.
 
-        Raises NotThere, ModelError; then the version that served goes on to serve.
+        Raises NotThere, NotNow, ModelError; then the version that served goes on to serve.
         """
         async with self._turn:
+            self._hold.check()
             domain = self._with(name)
             model = await asyncio.to_thread(self._versions.asked, name, version, domain.settings)
             await self._serve(domain, model)
@@ -132,6 +135,7 @@ class Domains:
         Raises NotThere, NotNow, ModelError.
         """
         async with self._turn:
+            self._hold.check()
             domain = self._with(name)
             rest = {key: model for key, model in domain.models.items() if key != name}
             if name not in domain.models:
@@ -153,6 +157,7 @@ class Domains:
     async def roll_back(self, name: str) -> Model:
         """Have the version serve that served before. Raises NotThere, NotNow, ModelError."""
         async with self._turn:
+            self._hold.check()
             domain = self._with(name)
             choice, model = self._choices.of(name), domain.previous.get(name)
             if model is None or model == domain.models.get(name):
@@ -173,11 +178,12 @@ class Domains:
     async def apply(self, settings: Mapping[str, Settings]) -> dict[str, str]:
         """Have these domains, and no others; what was done with each that is not as it was.
 
-        Raises ConfigError, ModelError. What the files show is looked at first: then nothing was
-        done. A changed domain whose models do not prove themselves stays as it was, and with it all
-        that is not done yet; the error says what is.
+        Raises ConfigError, NotNow, ModelError. What the files show is looked at first: then nothing
+        was done. A changed domain whose models do not prove themselves stays as it was, and with it
+        all that is not done yet; the error says what is.
         """
         async with self._turn:
+            self._hold.check()
             self._distinct(settings)
             known = self._domains
             changed = {n: s for n, s in settings.items() if n in known and known[n].settings != s}
@@ -272,6 +278,19 @@ class Domains:
         await domain.__aexit__()
         await self._cells.pop(name).close()
         self._changed(domain)
+
+    async def _begin_all(self) -> None:
+        if self._hold.holds:
+            self._wait(self._hold.why, self._hold.hint)
+            await self._hold.over()
+            self._wait("starting", "")
+        for name in [one for one in self._domains if one not in self._running]:
+            self._begin(name)
+
+    def _wait(self, why: str, hint: str) -> None:
+        for domain in self._domains.values():
+            domain.wait(why, hint)
+            self._changed(domain)
 
     def _begin(self, name: str) -> None:
         self._running[name] = self._crew.begin(self._domains[name].run())

@@ -32,6 +32,11 @@ class Restarts:
         """What is left of the quarantine."""
         return max(0.0, self.quarantined_until_s - self._clock.monotonic())
 
+    def quarantine(self, rest_s: float) -> None:
+        """It was in quarantine before this process, and is for so long yet."""
+        rest_s = min(rest_s, self.settings.quarantine_s)
+        self.quarantined_until_s = self._clock.monotonic() + rest_s
+
     def died(self) -> float:
         """A process ended that should not have; seconds until the next may be started."""
         if self.quarantined:

@@ -19,6 +19,7 @@ from agent.inference.catalog import Catalog
 from agent.inference.domains.choices import Choices
 from agent.inference.domains.domain import Domain
 from agent.inference.domains.domains import Domains
+from agent.inference.domains.hold import Hold
 from agent.inference.domains.zygote import Zygote
 from agent.inference.scheduler import Request, Scheduler
 from agent.inference.sequences import Sequences
@@ -81,7 +82,7 @@ class Rig:
         self.told: list[str] = []  # names of domains that changed
         self.cells: dict[str, Free] = {}
         self.file = root.parent / "models.json"
-        self.zygote = Zygote()
+        self.zygote, self.hold = Zygote(), Hold()
         self.domains = Domains(
             settings,
             Catalog(root),
@@ -92,6 +93,7 @@ class Rig:
             self._confine,
             self.zygote,
             needed=needed,
+            hold=self.hold,
         )
         parts = (Cache(1 << 20), Sequences(self.clock), self.clock)
         self.scheduler = Scheduler(self.domains, *parts)
@@ -133,14 +135,23 @@ class Rig:
 
 @asynccontextmanager
 async def running(
-    root: Path, wait: bool = True, needed: str | None = None, **settings: config.Domain
+    root: Path,
+    wait: bool = True,
+    needed: str | None = None,
+    held: str = "",
+    **settings: config.Domain,
 ) -> AsyncIterator[Rig]:
-    """Domains with their loops; `d` with the model `m` unless others are named."""
+    """Domains with their loops; `d` with the model `m` unless others are named.
+
+    `held`: none of them starts, for this reason.
+    """
     rig = Rig(root, settings or {"d": rules()}, needed)
+    if held:
+        rig.hold.set(held, "lift it")
     async with rig.zygote, rig.domains:
         task = asyncio.create_task(rig.domains.run())
         try:
-            if wait:
+            if wait and not held:
                 await rig.ready()
             yield rig
         finally:

@@ -1,0 +1,32 @@
+"""Why the agent began, and what that costs: where that is found, and where it is kept."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from agent.compose.core import Core
+from agent.health.starts.budget import PAUSE_S, Limits
+from agent.health.starts.starts import Places, Starts
+from agent.health.watchdog.watchdog import Event
+from agent.host.wdt import HardwareWatchdog
+from agent.inference.domains.hold import Hold
+
+
+def starts(core: Core, hold: Hold, note: Callable[[Event], None]) -> Starts:
+    """Judged, and not written down yet."""
+    settings = core.settings.watchdog
+    places = Places(core.beside("starts.json"), core.beside("status.json"), core.beside("hung.txt"))
+    found = HardwareWatchdog(Path(settings.device)).found()
+    return Starts(
+        places,
+        lambda: found.causes if found else None,
+        Limits(
+            *(settings.resets_per_day_max, settings.safe_mode_s),
+            *(settings.safe_mode_after, settings.safe_mode_window_s),
+            # What the agent itself feeds would reset the machine meanwhile.
+            0.0 if settings.owner == "agent" else PAUSE_S,
+        ),
+        hold,
+        note,
+        core.conditions,
+        core.clock,
+    )

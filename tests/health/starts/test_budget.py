@@ -1,0 +1,114 @@
+"""What starts cost, when that is too much, and how it ends."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.config import Watchdog
+from agent.health.starts import budget
+from agent.health.starts.budget import DAY_S, SHORT_S, Account, Kind, Limits
+from agent.health.starts.causes import Cause, Run, Verdict
+
+LIMITS = Limits(resets_max=3, safe_s=3600.0)
+LONG, SHORT = Run("b", 0.0, SHORT_S), Run("b", 0.0, SHORT_S - 1)
+
+
+@pytest.mark.parametrize(
+    ("cause", "reset", "last", "kind"),
+    [
+        (Cause.CRASH, False, LONG, "restart"),
+        (Cause.HUNG, False, LONG, "restart"),
+        (Cause.ORDERED, False, LONG, None),
+        (Cause.UNKNOWN, False, None, None),
+        (Cause.WATCHDOG, True, LONG, "reset"),
+        (Cause.CRASH, True, LONG, "reset"),
+        (Cause.POWER, True, SHORT, None),
+        (Cause.ORDERED, True, SHORT, None),
+        (Cause.UNKNOWN, True, LONG, None),
+        (Cause.UNKNOWN, True, SHORT, "reset"),
+    ],
+)
+def test_what_a_start_costs(cause: Cause, reset: bool, last: Run, kind: Kind | None) -> None:
+    assert budget.cost(Verdict(cause, "", reset), last) == kind
+
+
+def starts(*kinds: Kind | None, every_s: float, account: Account | None = None) -> Account:
+    found, now_s = account or Account(), 1e6
+    for kind in kinds:
+        now_s += every_s
+        found = budget.after_start(found, kind, LIMITS, now_s)
+    return found
+
+
+def test_resets_of_a_day_are_counted_and_others_are_not() -> None:
+    assert starts("reset", "reset", None, None, "restart", every_s=60).safe is None
+    spent = starts("reset", "reset", "reset", every_s=60)
+    assert spent.safe
+    assert "3 times within a day" in spent.safe.why
+    assert starts("reset", "reset", "reset", every_s=DAY_S / 2).safe is None
+
+
+def test_restarts_in_a_loop_are_too_many_before_systemd_reboots() -> None:
+    loop: list[Kind] = ["restart"] * LIMITS.restarts_max
+    assert starts(*loop[1:], every_s=10).safe is None
+    assert starts(*loop, every_s=10).safe
+    assert starts(*loop, every_s=LIMITS.loop_s / (LIMITS.restarts_max - 1)).safe is None
+    shipped = Watchdog()
+    assert shipped.safe_mode_after < 10, "the unit's StartLimitBurst"
+    assert shipped.safe_mode_window_s >= 600, "its StartLimitIntervalSec"
+
+
+def test_safe_mode_ends_after_a_time_that_each_crash_begins_anew() -> None:
+    found = starts("reset", "reset", "reset", every_s=60)
+    entered_s = 1e6 + 180
+    assert budget.leaves_in_s(found, LIMITS, entered_s + 600) == 3000
+    found = budget.after_start(found, None, LIMITS, entered_s + 600)
+    assert budget.leaves_in_s(found, LIMITS, entered_s + 600) == 3000, "a power cut costs nothing"
+    found = budget.after_start(found, "restart", LIMITS, entered_s + 600)
+    assert budget.leaves_in_s(found, LIMITS, entered_s + 600) == 3600
+    assert budget.leaves_in_s(found, LIMITS, entered_s + 99_999) == 0
+    assert budget.leaves_in_s(Account(), LIMITS, 5) is None
+
+
+def test_each_entry_lasts_twice_as_long_up_to_a_bound_until_it_stayed_out_for_a_day() -> None:
+    found, now_s, stays = Account(), 1e6, []
+    for _ in range(7):
+        for _ in range(3):
+            found = budget.after_start(found, "reset", LIMITS, now_s)
+        stays.append(budget.stay_s(found, LIMITS))
+        now_s += stays[-1]
+        found = budget.left(found, now_s)
+        assert budget.resets_left(found, LIMITS, now_s) == 3, "anew"
+    assert stays == [3600 * n for n in (1, 2, 4, 8, 16, 16, 16)]
+    now_s += DAY_S
+    for _ in range(3):
+        found = budget.after_start(found, "reset", LIMITS, now_s)
+    assert budget.stay_s(found, LIMITS) == 3600
+
+
+def test_who_is_resumed_begins_as_if_nothing_had_been() -> None:
+    found = budget.resumed(5.0)
+    for _ in range(3):
+        found = budget.after_start(found, "reset", LIMITS, 6.0)
+    assert found.entered == 1
+
+
+kinds: st.SearchStrategy[Kind | None] = st.sampled_from(["restart", "reset", None])
+steps = st.lists(st.tuples(kinds, st.floats(0, 200_000)), max_size=200)
+
+
+@given(steps)
+def test_what_is_kept_is_bounded_and_safe_mode_comes_with_the_last_reset(
+    taken: list[tuple[Kind | None, float]],
+) -> None:
+    found, now_s = Account(), 0.0
+    for kind, pause_s in taken:
+        now_s += pause_s
+        found = budget.after_start(found, kind, LIMITS, now_s)
+        assert len(found.spent) <= budget.RESTARTS_KEPT + budget.RESETS_KEPT
+        if kind == "reset" and budget.resets_left(found, LIMITS, now_s) == 0:
+            assert found.safe
+        if kind is None:
+            continue
+        lately = budget.within(found, "restart", LIMITS.loop_s, now_s)
+        assert found.safe or lately < LIMITS.restarts_max
