@@ -138,6 +138,12 @@ class Domain(Part, frozen=True, kw_only=True):
     `call_timeout_s` is killed. Restarts wait from `restart_s_min`, doubling up to `restart_s_max`;
     after `quarantine_after` deaths in `quarantine_window_s` it rests for `quarantine_s`. After a
     swap of a model the former processes stand by for `keep_previous_s`, for a quick rollback.
+
+    Where `devices` name an accelerator and the CPU, a model whose accelerator fails goes on in its
+    twin on the CPU. `cpu_twin` says when that is made: `preloaded` stands by, `at_fault` is made
+    then, `off`: there is none (none: preloaded for class realtime, else at_fault). Whether the
+    accelerator works again is probed after `probe_s_min`, and, while it does not, after pauses that
+    double up to `probe_s_max`; after `probes_min` probes in a row that pass it is used again.
     """
 
     models: Annotated[list[ModelName], Meta(min_length=1)]
@@ -163,6 +169,17 @@ class Domain(Part, frozen=True, kw_only=True):
     quarantine_window_s: Seconds = 600.0
     quarantine_s: Seconds = 300.0
     keep_previous_s: Annotated[float, Meta(ge=0, le=SECONDS_MAX)] = 300.0
+    cpu_twin: Literal["preloaded", "at_fault", "off"] | None = None
+    probe_s_min: Seconds = 30.0
+    probe_s_max: Seconds = 3600.0
+    probes_min: Annotated[int, Meta(ge=1, le=100)] = 2
+
+    @property
+    def cpu_twin_when(self) -> Literal["preloaded", "at_fault", "off"]:
+        """When a twin on the CPU is made; `off`: never, for there is no need of it, or no leave."""
+        if self.devices[0] == "cpu" or "cpu" not in self.devices:
+            return "off"
+        return self.cpu_twin or ("preloaded" if self.class_ == "realtime" else "at_fault")
 
     @property
     def cpu_numbers(self) -> frozenset[int]:

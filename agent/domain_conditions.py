@@ -36,6 +36,7 @@ class DomainConditions:
                 domain.hint or f"{waits}it is being started again",
             )
         self._tell_devices(domain)
+        self._tell_twin(domain)
 
     def _tell_devices(self, domain: Domain) -> None:
         """Say of each model that it runs elsewhere than its domain prefers.
@@ -47,6 +48,7 @@ class DomainConditions:
             for name in domain.models
             if (loaded := domain.loaded(name)) and loaded.fallback
         }
+        fallen |= {f"{domain.name}/{name}": _why(domain, name) for name in domain.falls}
         if domain not in self._domains.all():
             fallen = {}
         elif not domain.ready.is_set():
@@ -57,7 +59,24 @@ class DomainConditions:
                 self._conditions.clear("device_fallback", one.subject)
         for subject, cause in fallen.items():
             remedy = f"mend what is named, or set domains.{domain.name}.devices to what there is"
+            if subject.partition("/")[2] in domain.falls:
+                remedy += (
+                    "; it returns by itself when the accelerator works, and at once after: "
+                    f"holdfast domains restart {domain.name}"
+                )
             self._conditions.hold("device_fallback", subject, "warning", cause, remedy)
+
+    def _tell_twin(self, domain: Domain) -> None:
+        """Say that nothing would take over from the accelerator, where something should."""
+        twin = domain.twin if domain in self._domains.all() else None
+        if twin is None or not twin.restarts or twin.ready.is_set():
+            self._conditions.clear("cpu_twin_down", domain.name)
+            return
+        self._conditions.hold(
+            *("cpu_twin_down", domain.name, "warning"),
+            f"its twin on the CPU is not ready: {twin.cause or 'its process has ended'}",
+            twin.hint or "it is started again; holdfast logs says why it ended",
+        )
 
     def _tell_versions(self, domain: Domain) -> None:
         """Whether other versions serve than those that should, and why."""
@@ -72,3 +91,17 @@ class DomainConditions:
             *("version_refused", domain.name, "warning", "; ".join(serving)),
             f"mend the version, then: holdfast models load {next(iter(instead))}",
         )
+
+
+def _why(domain: Domain, model: str) -> str:
+    """Why a model is on the CPU, what that costs, and how far its way back is."""
+    fall, ratio, loaded = domain.falls[model], domain.cost_ratio(model), domain.loaded(model)
+    slower = f"a row takes {ratio:.2g} times as long; " if ratio else ""
+    probes = f"{fall.passes} of {domain.settings.probes_min} probes have passed"
+    refused = f" (the last one: {fall.refusal})" if fall.refusal else ""
+    ep = loaded.ep if loaded else "nothing yet"
+    return (
+        f"it runs on {ep} for a fault of its accelerator "
+        f"({fall.fault}); {slower}{probes}{refused}, "
+        f"the pause is {fall.pause_s:.0f} s: {fall.cause}"
+    )

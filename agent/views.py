@@ -7,6 +7,7 @@ from msgspec import UNSET, Struct, UnsetType
 
 from agent.audio.recordings import Folder
 from agent.audio.source import Source
+from agent.clock import Clock
 from agent.health.accelerators import AcceleratorsShown
 from agent.health.flash import Flash, FlashShown
 from agent.health.starts.starts import StartShown
@@ -16,7 +17,7 @@ from agent.inference.domains import wishes
 from agent.inference.domains.domain import Domain
 from agent.inference.domains.domains import Domains
 from agent.inference.scheduler import Scheduler
-from agent.inference.shown import DomainShown, InstanceShown, ModelShown
+from agent.inference.shown import DomainShown, FallShown, InstanceShown, ModelShown
 from agent.shown import Sync
 from agent.store.quarantine import PutAside
 from agent.store.scrub import ScrubShown
@@ -78,7 +79,9 @@ class Views:
         store: Store,
         flash: Flash,
         sources: list[Source],
+        clock: Clock,
     ) -> None:
+        self._clock = clock
         self._domains = domains
         self._scheduler = scheduler
         self._store = store
@@ -87,7 +90,9 @@ class Views:
 
     async def domains(self) -> dict[str, DomainShown]:
         """Each domain, by name."""
-        return {domain.name: _domain(domain) for domain in self._domains.all()}
+        return {
+            domain.name: _domain(domain, self._clock.monotonic()) for domain in self._domains.all()
+        }
 
     async def models(self) -> dict[str, ModelShown]:
         """Each model that a domain has, by name."""
@@ -145,7 +150,7 @@ class Views:
         }
 
 
-def _domain(domain: Domain) -> DomainShown:
+def _domain(domain: Domain, now_s: float) -> DomainShown:
     instances = domain.instances
     return DomainShown(
         ready=domain.ready.is_set(),
@@ -158,4 +163,20 @@ def _domain(domain: Domain) -> DomainShown:
         restarts=domain.restarts,
         quarantined=domain.quarantined,
         model=", ".join(model.label for model in domain.models.values()),
+        fallen={name: _fallen(domain, name, now_s) for name in domain.falls},
+        cpu_twin=("ready" if twin.ready.is_set() else "starting")
+        if (twin := domain.twin)
+        else None,
+    )
+
+
+def _fallen(domain: Domain, name: str, now_s: float) -> FallShown:
+    fall, ratio = domain.falls[name], domain.cost_ratio(name)
+    return FallShown(
+        *(fall.fault, fall.cause, round(now_s - fall.since_s, 1)),
+        cost_ratio=ratio and round(ratio, 2),
+        probe_s=max(0.0, round(fall.due_s - now_s, 1)),
+        passes=fall.passes,
+        passes_min=domain.settings.probes_min,
+        refusal=fall.refusal,
     )

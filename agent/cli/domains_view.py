@@ -7,6 +7,7 @@ from rich.table import Table
 
 from agent.cli.screen import Console
 
+CAUSE_CHARS = 160  # of a fault's, which may quote a page
 STEPS = {  # of a call, in their order
     "queued_ms": "queue",
     "sent_ms": "sent",
@@ -37,11 +38,23 @@ def listed(found: dict[str, Any]) -> None:
     for name, one in found.items():
         if not one["ready"] or one["quarantined"]:
             console.print(f"[red]x[/] {escape(name)}: {escape(one['cause'])}")
+        for model, fall in one["fallen"].items():
+            console.print(f"[yellow]![/] {escape(name)}/{escape(model)}: {escape(_fallen(fall))}")
 
 
 def device(domain: dict[str, Any]) -> str:
     """Where a domain runs, as `devices` of the configuration names it."""
     return str(domain["ep"]).removesuffix("ExecutionProvider").lower() or "-"
+
+
+def _fallen(fall: dict[str, Any]) -> str:
+    """What a model's stay on the CPU costs, and when it may end."""
+    slower = f", {fall['cost_ratio']:.2g} times as slow" if fall["cost_ratio"] else ""
+    probes = f"{fall['passes']} of {fall['passes_min']} probes passed"
+    return (
+        f"on the CPU for {fall['age_s']:.0f} s{slower}; {probes}, the next in "
+        f"{fall['probe_s']:.0f} s; {fall['fault']}: {fall['cause'][:CAUSE_CHARS]}"
+    )
 
 
 def _state(domain: dict[str, Any]) -> str:

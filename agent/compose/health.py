@@ -29,7 +29,8 @@ class HealthParts:
         self.clockwork = Clockwork(store.bindings.bind, conditions, clock)
         self.accelerators = AcceleratorWatch(found(), conditions, clock)
         self.views = Views(
-            inference.domains, inference.scheduler, store, self.flash, inference.ears.sources
+            *(inference.domains, inference.scheduler, store, self.flash),
+            *(inference.ears.sources, clock),
         )
         shown = self.views
 

@@ -21,6 +21,7 @@ Name = Literal[
     "broker_refused",
     "client_id_twice",
     "clock_untrusted",
+    "cpu_twin_down",
     "dead_letters",
     "device_fallback",
     "domain_down",

@@ -19,11 +19,32 @@ class InstanceShown(Struct, frozen=True):
     calls: int
 
 
+class FallShown(Struct, frozen=True):
+    """A model that its accelerator failed, and that runs on the CPU since `age_s`.
+
+    `fault` is the class of the fault, `cause` what was said of it. `cost_ratio`: how many times as
+    long a row takes now (null: not measured). `probe_s` is the time until the accelerator is tried
+    again, `passes` how many of the `passes_min` probes in a row have passed, `refusal` why the last
+    one failed.
+    """
+
+    fault: str
+    cause: str
+    age_s: float
+    cost_ratio: float | None
+    probe_s: float
+    passes: int
+    passes_min: int
+    refusal: str
+
+
 class DomainShown(Struct, frozen=True, rename={"klass": "class"}):
     """A domain. `cause` says why it is not ready, `waiting` how many calls are in its queue.
 
     `restarts` are processes that took the place of others; a domain is `quarantined` while it rests
-    because it died again and again. `ep` is the execution provider in use ("": none).
+    because it died again and again. `ep` is the execution provider in use ("": none). `fallen` are
+    the models that its accelerator failed; `cpu_twin` is what stands by, or serves, for them (null:
+    there is none now).
     """
 
     ready: bool
@@ -36,6 +57,8 @@ class DomainShown(Struct, frozen=True, rename={"klass": "class"}):
     restarts: int
     quarantined: bool
     model: str
+    fallen: dict[str, FallShown] = {}
+    cpu_twin: Literal["ready", "starting"] | None = None
 
 
 class ModelShown(Struct, frozen=True, kw_only=True):

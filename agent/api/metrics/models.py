@@ -6,6 +6,7 @@ Limits  : lines grow with the domains and models of the configuration, with noth
 
 from collections.abc import Callable, Iterator
 from itertools import accumulate
+from math import nan
 from typing import Protocol
 
 from prometheus_client import Metric
@@ -71,6 +72,7 @@ class ModelMetrics:
         domains = self._domains.all()
         yield from _domains(domains)
         yield from _versions(domains, self._scheduler)
+        yield from _fallen(domains)
         yield from _calls(domains)
         yield from _kept(self._scheduler)
 
@@ -138,6 +140,40 @@ def _versions(domains: list[Domain], scheduler: Scheduler) -> Iterator[Metric]:
                 served.add_metric([domain.name, name, version, model.sha256, loaded.ep], 1)
                 load.add_metric([domain.name, name], loaded.load_s)
     yield from (served, load, breaker)
+
+
+def _fallen(domains: list[Domain]) -> Iterator[Metric]:
+    """Of the models that their accelerator failed."""
+    fallen = GaugeMetricFamily(
+        "holdfast_model_fallen",
+        "1 while it runs on the CPU for a fault of its accelerator.",
+        labels=["domain", "model", "fault"],
+    )
+    cost = GaugeMetricFamily(
+        "holdfast_model_cpu_cost_ratio",
+        "How many times as long a row of it takes on the CPU as it did on its accelerator; "
+        "NaN: not measured.",
+        labels=["domain", "model"],
+    )
+    falls = CounterMetricFamily(
+        "holdfast_domain_falls",
+        "Models that went to the CPU, by the class of the accelerator's fault.",
+        labels=["domain", "fault"],
+    )
+    probes = CounterMetricFamily(
+        "holdfast_domain_probes",
+        "Tries of the accelerator before a return to it: passed, failed.",
+        labels=["domain", "outcome"],
+    )
+    for domain in domains:
+        for name, fall in domain.falls.items():
+            fallen.add_metric([domain.name, name, fall.fault], 1)
+            cost.add_metric([domain.name, name], domain.cost_ratio(name) or nan)
+        for fault, number in domain.ladder.count.items():
+            falls.add_metric([domain.name, fault], number)
+        for outcome, number in domain.ladder.probes.items():
+            probes.add_metric([domain.name, outcome], number)
+    yield from (fallen, cost, falls, probes)
 
 
 def _calls(domains: list[Domain]) -> Iterator[Metric]:

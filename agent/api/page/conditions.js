@@ -16,6 +16,7 @@ const EN = {
   broker_refused: "The broker refuses messages",
   client_id_twice: "Another device has the same id",
   clock_untrusted: "The clock is not synchronised",
+  cpu_twin_down: "Nothing stands by for the GPU",
   dead_letters: "Some records cannot be processed",
   device_fallback: "A model runs on another device",
   domain_down: "A domain is down",
@@ -71,6 +72,7 @@ const ZH = {
   broker_refused: ["消息服务器拒收消息", "在消息服务器上允许本设备使用该主题。"],
   client_id_twice: ["另一台设备使用相同标识", "为每台设备设置各自的 device_id 或 link.client_id。"],
   clock_untrusted: ["时钟未同步", "配置 chrony（启用 rtcsync）或 systemd-timesyncd。数据不会丢失。"],
+  cpu_twin_down: ["GPU 故障时无可接替的处理器进程", "它会自动重新启动；原因见 holdfast logs。"],
   dead_letters: [
     "有记录无法处理",
     "用 holdfast outbox show 查看，outbox retry 重试，outbox drop 放弃。",

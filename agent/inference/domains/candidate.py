@@ -47,16 +47,23 @@ class Candidate:
         pool = self._pool
         pool.resize(sizes.min, 1)
         await self._one_more()
-        instance = pool.ready[0]
+        await self.judge()
+        pool.resize(sizes.min, sizes.min + sizes.spare)
+        while whole and len(pool.ready) < sizes.min:
+            await self._one_more()
+
+    async def judge(self) -> None:
+        """Have the fresh models show, in an instance that is ready, that they may serve.
+
+        Raises Refused.
+        """
+        instance = self._pool.ready[0]
         for name, model in self._fresh.items():
             try:
                 await self._prove(model, instance.loaded[name], self._asking(instance))
             except ModelError as error:
                 judged = instance.ready  # else it died of it, or was killed
                 raise Refused(str(error), error.hint, [model.label], surely=judged) from error
-        pool.resize(sizes.min, sizes.min + sizes.spare)
-        while whole and len(pool.ready) < sizes.min:
-            await self._one_more()
 
     async def _one_more(self) -> None:
         """Until one more instance is ready. Raises Refused when one ended instead."""

@@ -39,6 +39,31 @@ class Ledger(Protocol):
         """A batch is done."""
 
 
+class Faults(Protocol):
+    """Who can have a call made elsewhere when this is no place for it; a domain."""
+
+    def failed(self, instance: Instance, work: Work, message: str) -> bool:
+        """A call failed, for this reason; whether it is made again elsewhere."""
+
+    def ended(self, instance: Instance, cause: str) -> None:
+        """An instance ended, for this reason."""
+
+    def elsewhere(self, work: Work) -> bool:
+        """A call is to be made again; whether that is done elsewhere."""
+
+
+class Nowhere:
+    """There is no other place for a call."""
+
+    def failed(self, instance: Instance, work: Work, message: str) -> bool:  # noqa: D102
+        return False
+
+    def ended(self, instance: Instance, cause: str) -> None: ...  # noqa: D102
+
+    def elsewhere(self, work: Work) -> bool:  # noqa: D102
+        return False
+
+
 class Dispatch:
     """The calls of one domain."""
 
@@ -65,6 +90,7 @@ class Dispatch:
         self._present = present
         self._clock = clock
         self._ledger = ledger
+        self.faults: Faults = Nowhere()  # who is told what goes wrong
         self.seat = lease.seat(settings, self._want, self.pump_soon)
         self._works = 0
         self._closed = ""  # why
@@ -88,8 +114,16 @@ class Dispatch:
                 "try again later, or raise its queue_max or instances",
                 self._wait_s(),
             )
+        self.adopt(work)
+
+    def adopt(self, work: Work) -> None:
+        """Take a call that is accepted already: it finds room, whatever waits."""
+        if self._closed:
+            work.fail(self._refusal(self._closed))
+            return
         self._works += 1
         work.id = self._works
+        work.holder = None
         self.queue.put(work)
         self.pump_soon()
         if self._sweeping is None:
@@ -115,7 +149,7 @@ class Dispatch:
             self.batches.costs[works[0].model].measured(took_s, rows, len(works))
         for work, answer in zip(works, message.answers, strict=True):
             if answer.fault and work.holder is instance:
-                self._fault(work, answer)
+                self._fault(instance, work, answer)
         if asked:
             self._ledger.answered(works, message)
         if not instance.flights:
@@ -126,6 +160,7 @@ class Dispatch:
     def lost(self, instance: Instance, begun: list[Work], waiting: list[Work], cause: str) -> None:
         """An instance died of, or with, the calls it had begun; others waited in it."""
         self.seat.over(instance)
+        self.faults.ended(instance, cause)
         for work in (*begun, *waiting):
             if work.done.done() or work.holder is not instance:
                 continue
@@ -137,7 +172,7 @@ class Dispatch:
                 work.fail(CallLost(f"domain {self._name} was lost during a call: {cause}"))
             elif self._closed:
                 work.fail(self._refusal(self._closed))
-            else:
+            elif not self.faults.elsewhere(work):
                 self.queue.put(work)
         if not self._closed:
             self.pump_soon()
@@ -259,13 +294,13 @@ class Dispatch:
             self._send(idle, works)
             return
 
-    def _fault(self, work: Work, answer: wire.Answer) -> None:
+    def _fault(self, instance: Instance, work: Work, answer: wire.Answer) -> None:
         """The instance that was given a call last has no answer to it."""
         match answer.fault:
             case "refused":
                 hint = f"`holdfast models verify {work.model}` shows what it takes"
                 work.fail(RequestError(answer.message, hint))
-            case "failed":
+            case "failed" if not self.faults.failed(instance, work, answer.message):
                 work.fail(RunError(f"model {work.model}: {answer.message}"))
             case "expired":
                 work.fail(self._late())
@@ -274,7 +309,8 @@ class Dispatch:
                 work.fail(RunError(error, "lower the domain's batch_max, or ask for less at once"))
             case "withdrawn" if not work.done.done():  # by a theft, and the thief died
                 work.holder = None
-                self.queue.put(work)
+                if not self.faults.elsewhere(work):
+                    self.queue.put(work)
 
     def _late(self) -> LateError:
         return LateError(

@@ -14,12 +14,13 @@ import asyncio
 import logging
 import os
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from functools import partial
 from typing import Self
 
 from agent.clock import Clock
 from agent.config import Domain as Settings
+from agent.config import Instances
 from agent.errors import BusyError, HoldfastError, ModelError
 from agent.inference import wire
 from agent.inference.catalog import Model
@@ -31,6 +32,7 @@ from agent.inference.domains.dispatch import Dispatch
 from agent.inference.domains.figures import Figures
 from agent.inference.domains.growth import Growth
 from agent.inference.domains.instance import Cell, Instance, setup_of
+from agent.inference.domains.ladder import Fall, Ladder
 from agent.inference.domains.lease import Lease
 from agent.inference.domains.pool import Pool
 from agent.inference.domains.pools import Pools
@@ -60,6 +62,7 @@ class Domain:
         threads: int,
         lease: Lease | None = None,
         refused: Callable[[HoldfastError], None] = lambda _: None,
+        figures: Figures | None = None,
     ) -> None:
         """`choose`, called in a thread, finds the models to begin with, or raises HoldfastError.
 
@@ -69,14 +72,16 @@ class Domain:
 
         `prove` raises ModelError for a model that must not serve; `zygote` forks processes, `cell`
         puts them under the domain's limits; `threads` are those of each instance; `lease` shares
-        out the GPU's time (none: there is no other domain).
+        out the GPU's time (none: there is no other domain); `figures` count what it does (none: its
+        own).
         """
         self.name = name
         self.settings = settings
         self.klass = Class[settings.class_.upper()]
         self.ready = asyncio.Event()
         self._restarts = Restarts(settings, clock)
-        self.figures = Figures()
+        self.figures = figures or Figures()
+        self.ladder = Ladder(settings)
         self.models: dict[str, Model] = {}  # those that serve; none before the first do
         self.previous: dict[str, Model] = {}  # those that served before
         self._choose = choose
@@ -184,6 +189,34 @@ class Domain:
         """What the instances say of a model; None while none is ready, or it is not loaded."""
         return next((one.loaded.get(model) for one in self.instances), None)
 
+    @property
+    def falls(self) -> Mapping[str, Fall]:
+        """The models that their accelerator failed, and why; twinned.py."""
+        return self.ladder.falls
+
+    @property
+    def twin(self) -> "Domain | None":
+        """The domain on the CPU that stands by, or serves, for this one."""
+        return None
+
+    def fell(self, fault: str, cause: str) -> None:
+        """Somebody saw its accelerator fail, for this cause, of this class of faults."""
+
+    def cost_ratio(self, model: str) -> float | None:
+        """How many times as long a row takes on the CPU as it did; None: not measured."""
+        return None
+
+    def row_s(self, model: str) -> float | None:
+        """What a row takes, as measured, at least at its warm-up; None: nobody knows."""
+        loaded = next((one.loaded.get(model) for one in self._pools.ready), None)
+        return self._dispatch.batches.costs[model].row_s() or (loaded.warm_up_s if loaded else None)
+
+    @property
+    def eps(self) -> dict[str, str]:
+        """By model, the execution provider that it runs on now; not of one that is not ready."""
+        found = {name: self.loaded(name) for name in self.models}
+        return {name: loaded.ep for name, loaded in found.items() if loaded}
+
     def rows_in_time(self, model: str) -> int | None:
         """How many rows of a call are surely done within `call_timeout_s`; None: nobody knows."""
         loaded = self.loaded(model)
@@ -203,6 +236,14 @@ class Domain:
             self.figures.counted(work.model, "busy")
             raise
         work.done.add_done_callback(partial(self.figures.ended, work))
+
+    def adopt(self, work: Work) -> None:
+        """Take a call that another domain accepted; it waits until this one is ready."""
+        self._dispatch.adopt(work)
+
+    def leave(self, models: Container[str]) -> list[Work]:
+        """Let go of the calls to these models that wait."""
+        return self._dispatch.queue.leave(models)
 
     def cancel(self, work: Work) -> None:
         """Nobody waits for this call any more."""
@@ -269,19 +310,27 @@ class Domain:
 
     async def _start(self) -> None:
         await self._restarts.rest(self._restarts.rest_s)
-        while self._pools.current is None:
+        while not self._begun:
             async with self._turn:
-                if self._pools.current is None:  # an order may have come first
+                if not self._begun:  # an order may have come first
                     pause_s = await self._begin()
-            if self._pools.current is None:
+            if not self._begun:
                 self._changed(self)
                 await self._restarts.rest(pause_s)
 
+    @property
+    def _begun(self) -> bool:
+        return self._pools.current is not None
+
     async def _begin(self) -> float:
         """Serve for the first time; where that cannot be, seconds until the next try."""
+        models: Mapping[str, Model] = {}
         try:
-            await self._replace(await asyncio.to_thread(self._choose))
+            models = await asyncio.to_thread(self._choose)
+            await self._replace(models)
         except HoldfastError as error:
+            if self._began_below(models, error):
+                return 0.0
             known, self._why, self.hint = self._why, str(error), error.hint
             self._refused(error)
             if isinstance(error, Refused):  # a process was started, and ended
@@ -294,21 +343,37 @@ class Domain:
             return pause_s
         return 0.0
 
+    def _began_below(self, models: Mapping[str, Model], error: HoldfastError) -> bool:
+        """Whether these models, which cannot serve for this reason, do so elsewhere now."""
+        return False
+
     async def _replace(self, models: Mapping[str, Model]) -> None:
         kind, former, sizes = self._kind(models), self._pools.former, self.settings.instances
         if former and self._whole(former, models):
             pool = former
         else:
-            pool = self._pool(models)
             fresh = {name: one for name, one in models.items() if self.models.get(name) != one}
-            try:
-                candidate = Candidate(pool, fresh, self._prove)
-                await candidate.prove(sizes, whole=self._pools.current is not None)
-            except BaseException:  # a cancellation too: no process of it stays
-                await through(self._pools.discard(pool))
-                raise
+            pool = await self._proved_pool(models, fresh, sizes, whole=self._begun)
         self._dispatch.apply(self.settings, kind)
         self._switch(pool)
+
+    async def _proved_pool(
+        self,
+        models: Mapping[str, Model],
+        fresh: Mapping[str, Model],
+        sizes: Instances,
+        *,
+        whole: bool,
+        setup: wire.Setup | None = None,
+    ) -> Pool:
+        """A pool whose `fresh` models have shown that they may serve. Raises Refused."""
+        pool = self._pool(models, setup)
+        try:
+            await Candidate(pool, fresh, self._prove).prove(sizes, whole=whole)
+        except BaseException:  # a cancellation too: no process of it stays
+            await through(self._pools.discard(pool))
+            raise
+        return pool
 
     def _fits(self, pool: Pool, models: Mapping[str, Model]) -> bool:
         """Whether its processes are what they would be if they were started now."""
@@ -333,9 +398,9 @@ class Domain:
         threads = self.settings.threads or wishes.threads(models.values()) or self._threads
         return setup_of(models.values(), self.settings, threads)
 
-    def _pool(self, models: Mapping[str, Model]) -> Pool:
+    def _pool(self, models: Mapping[str, Model], setup: wire.Setup | None = None) -> Pool:
         parts = (self._instance, self._restarts, self._dispatch, self._look, self._crew)
-        pool = Pool(self.name, models, self._setup(models), *parts)
+        pool = Pool(self.name, models, setup or self._setup(models), *parts)
         self._pools.all.append(pool)
         return pool
 
@@ -363,14 +428,21 @@ class Domain:
 
     def _look(self, pool: Pool) -> None:
         """Whether it is ready may have changed."""
-        if pool is not self._pools.current or self._dispatch.closed:
-            return
+        if pool is self._pools.current and not self._dispatch.closed:
+            self._tell()
+
+    def _serves(self) -> bool:
+        """Whether there is somebody to answer."""
+        return bool(self._pools.ready)
+
+    def _tell(self) -> None:
+        """Say whether it is ready, to whoever waits for it."""
         was = self.ready.is_set()
-        if pool.ready:
+        if self._serves():
             self.ready.set()
         else:
             self.ready.clear()
-            if self.quarantined and not pool.all:
+            if self.quarantined and not self._pools.started:
                 self._dispatch.refuse(f"it rests: {self.cause}", self._restarts.rest_s)
         if self.ready.is_set() or was or self.quarantined:
             self._changed(self)

@@ -21,8 +21,10 @@ from agent.inference.domains.domain import Domain, Prove
 from agent.inference.domains.hold import Hold
 from agent.inference.domains.instance import Cell
 from agent.inference.domains.lease import Lease
+from agent.inference.domains.twinned import Twinned
 from agent.inference.domains.versions import Beginning, Versions
 from agent.inference.domains.zygote import Zygote
+from agent.inference.engines.gpu_faults import Classify, classify
 from agent.tasks import Crew
 
 log = logging.getLogger("domain")
@@ -54,11 +56,13 @@ class Domains:
         lease: Lease | None = None,
         needed: str | None = None,
         hold: Hold | None = None,
+        classify: Classify = classify,
     ) -> None:
         """`confine` makes the limits of a domain; for the rest, see Domain. Raises ConfigError.
 
         `lease` shares out the time of an accelerator (none: of the GPU); `needed` is a model that
-        cannot be unloaded; while `hold` holds nothing is started, nor changed.
+        cannot be unloaded; while `hold` holds nothing is started, nor changed. `classify` names the
+        class of an accelerator's fault, from a text.
         """
         self.catalog = catalog
         self._needed = needed
@@ -70,6 +74,7 @@ class Domains:
         self._confine = confine
         self._zygote = zygote
         self._lease = lease or Lease(clock)
+        self._classify = classify
         self._crew = Crew()
         self._cells: dict[str, Limits] = {}
         self._beginnings: dict[str, Beginning] = {}
@@ -240,7 +245,7 @@ class Domains:
         first = self._beginnings[name] = Beginning(self._versions, settings)
         parts = (self._clock, self._changed, self._prove, cell, self._zygote)
         more = (_threads(settings, all_of), self._lease, first.refused)
-        domain = Domain(name, settings, first.choose, *parts, *more)
+        domain = Twinned(name, settings, first.choose, *parts, *more, self._classify)
         self._cells[name], self._domains[name] = cell, domain
         self._by_model |= dict.fromkeys(settings.models, domain)
 

@@ -182,5 +182,6 @@ class Pool:
                     return
                 self._restarts.count += 1
         finally:
+            self.failed.set()  # where it was cancelled too: a proof may wait for its end
             del self._slots[task]
             self._leaving.discard(task)

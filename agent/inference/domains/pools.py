@@ -61,6 +61,15 @@ class Pools:
         if self._keeping:
             self._keeping.cancel()
 
+    def drop(self) -> None:
+        """From now on none serves; what did so finishes what it has, and ends."""
+        self.stay()
+        dropped = [pool for pool in (self.current, self.former) if pool]
+        self.current = self.former = None
+        for pool in dropped:
+            pool.renews = False
+            self._crew.begin(self._end(pool))
+
     async def idle(self) -> None:
         """Until no call is under way: each is answered, or late, before long."""
         for pool in list(self.all):

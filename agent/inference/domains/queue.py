@@ -10,7 +10,7 @@ than BODIES_BYTES_MAX and HEADS_BYTES_MAX, so that it is a message that wire.py 
 
 import heapq
 from collections import Counter
-from collections.abc import Hashable, Iterator
+from collections.abc import Container, Hashable, Iterator
 
 from agent.inference.domains.work import Class, Work
 
@@ -114,6 +114,15 @@ class Queue:
                 else:
                     del self._lines[key]
         return late
+
+    def leave(self, models: Container[str]) -> list[Work]:
+        """Take out all calls to these models that somebody waits for."""
+        left: list[Work] = []
+        for key in [key for key in self._lines if key[1] in models]:
+            line = self._lines.pop(key)
+            self._length -= len(line)
+            left += [work for _, _, work in sorted(line) if not work.done.done()]
+        return left
 
     def all(self) -> Iterator[Work]:
         """Whatever waits, in no order."""

@@ -43,14 +43,14 @@ def absent(device: str) -> str:
     return f"{device}: {_build()} has no {PROVIDERS[device]} (the extra `gpu` has)"
 
 
-def unused(device: str, said: str = "ONNX Runtime cannot use it, and says why in the log") -> str:
-    """Why a device is not used that was asked for: its libraries, or else what was `said`."""
+def unused(device: str, said: str = "") -> str:
+    """Why a device is not used that was asked for: its libraries, and what was `said`."""
     library = Path(ort.__file__).parent / f"capi/libonnxruntime_providers_{device}.so"
     try:
         ctypes.CDLL(str(library))
     except OSError as error:
-        return f"{device}: {error}"
-    return f"{device}: {said}"
+        return f"{device}: {error}" + (f" ({said})" if said else "")
+    return f"{device}: {said or 'ONNX Runtime cannot use it, and says why in the log'}"
 
 
 def _options(device: str, load: Load, setup: Setup) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from agent.errors import RequestError
 from agent.inference.engines import Call, Done, Faulty
+from agent.inference.engines.gpu_faults import telling
 from agent.inference.engines.runs import runner
 from agent.inference.engines.session import REFUSALS, opened, tensors
 from agent.inference.engines.tensors import DTYPES, array, content, finite
@@ -174,7 +175,7 @@ class Engine:
         except REFUSALS as error:
             if options.terminate:
                 return Faulty("withdrawn", "")
-            return Faulty("failed", f"ONNX Runtime: {error}")
+            return Faulty("failed", f"ONNX Runtime: {telling(str(error))}")
         return self._done(asked, dict(zip(wanted, found, strict=True)))
 
     def _done(self, asked: Asked, outputs: dict[str, Array]) -> Done | Faulty:

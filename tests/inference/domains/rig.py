@@ -48,6 +48,7 @@ class Free(Unconfined):
 class Answer(NamedTuple):
     label: str
     values: np.ndarray
+    ep: str
 
     @property
     def version(self) -> int:
@@ -108,16 +109,18 @@ class Rig:
     async def ask(
         self, model: str = "m", values: Any = (1.0,) * 4, name: str = "x", **more: Any
     ) -> Answer:
-        """One row, and what came of it."""
+        """One row, or several, and what came of it."""
         given = np.asarray(values)
         given = given.astype({"f": np.float32}.get(given.dtype.kind, given.dtype))
-        shape = [1, *given.shape] if name == "x" else list(given.shape)
+        alone = name == "x" and given.ndim == 1
+        shape = [1, *given.shape] if alone else list(given.shape)
         dtype = {"float32": "FP32", "int64": "INT64"}[given.dtype.name]
         body = given.tobytes()
         head = wire.Infer([wire.Tensor(name, dtype, shape, len(body))])
         raw = msgspec.Raw(msgspec.msgpack.encode(head))
         result = await self.scheduler.infer(Request(model, raw, [body], len(body), **more))
-        return Answer(result.model, next(iter(arrays(result).values())).ravel())
+        values = next(iter(arrays(result).values())).ravel()
+        return Answer(result.model, values, result.ep)
 
     async def version(self, model: str = "m") -> int:
         """Which version answers; the answer itself says the same."""
