@@ -10,6 +10,7 @@ were met, each with its source: tests/test_faults.py.
 """
 
 import re
+from collections.abc import Callable
 from typing import Literal
 
 from msgspec import Struct
@@ -24,6 +25,7 @@ Class = Literal[
     "off_the_bus",  # the machine or its driver has lost the device
     "driver_mismatch",  # driver, its library and CUDA do not fit each other
 ]
+Classify = Callable[[str], Class | None]
 Remedy = Literal[
     "smaller",  # try again with less at once
     "cpu",  # this model on the CPU
@@ -60,6 +62,8 @@ def fault(kind: Class, remedy: Remedy | None = None) -> Fault:
 # INVALID_ARGUMENT, NO_SUCHFILE, NO_MODEL, INVALID_PROTOBUF, MODEL_LOADED, NOT_IMPLEMENTED and
 # INVALID_GRAPH (OrtErrorCode in onnxruntime_c_api.h).
 _OF_THE_MODEL = re.compile(r"\[ONNXRuntimeError\] : (?:2|3|4|7|8|9|10) :")
+_FAILURE = re.compile(r"\b(?:CUDA|CUBLAS|CUDNN) failure \d+")
+_NO_DEVICE = "none of its devices can run it"  # inference/engines/session.py
 _XID = re.compile(r"NVRM: Xid \(PCI:[0-9a-f:.]+\): (\d+)", re.IGNORECASE)
 
 # The first that is found decides. `TensorRT EP execution context enqueue failed` is not here: a
@@ -155,6 +159,19 @@ def fault_in(text: str) -> Fault | None:
     if _OF_THE_MODEL.search(text):
         return None
     return next((found for pattern, found in _TEXTS if pattern.search(text)), None)
+
+
+def class_of(text: str) -> Class | None:
+    """The class of what failed a call or a load on an accelerator; None: it was none of its.
+
+    Another failure of CUDA, cuBLAS or cuDNN than is known here counts as sticky: what a process can
+    still do after it nobody knows.
+    """
+    if found := fault_in(text):
+        return found.kind
+    if _FAILURE.search(text):
+        return "sticky"
+    return "ep_missing" if _NO_DEVICE in text else None
 
 
 def fault_of_xid(xid: int) -> Fault | None:

@@ -52,7 +52,7 @@ def test_a_worker_loads_nothing_of_the_agent_but_its_own() -> None:
         "agent.inference.arena",
         "agent.inference.engines",
         "agent.inference.engines.devices",
-        "agent.inference.engines.gpu_faults",
+        "agent.inference.engines.telling",
         "agent.inference.engines.hearing",
         "agent.inference.engines.onnx",
         "agent.inference.engines.runs",

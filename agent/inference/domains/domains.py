@@ -15,6 +15,7 @@ from typing import Protocol, Self
 from agent.clock import Clock
 from agent.config import Domain as Settings
 from agent.errors import ConfigError, HoldfastError, ModelError, NotNow, NotThere
+from agent.faults import Classify, class_of
 from agent.inference.catalog import Catalog, Model
 from agent.inference.domains.choices import Choices
 from agent.inference.domains.domain import Domain, Prove
@@ -24,7 +25,6 @@ from agent.inference.domains.lease import Lease
 from agent.inference.domains.twinned import Twinned
 from agent.inference.domains.versions import Beginning, Versions
 from agent.inference.domains.zygote import Zygote
-from agent.inference.engines.gpu_faults import Classify, classify
 from agent.tasks import Crew
 
 log = logging.getLogger("domain")
@@ -56,7 +56,7 @@ class Domains:
         lease: Lease | None = None,
         needed: str | None = None,
         hold: Hold | None = None,
-        classify: Classify = classify,
+        classify: Classify = class_of,
     ) -> None:
         """`confine` makes the limits of a domain; for the rest, see Domain. Raises ConfigError.
 

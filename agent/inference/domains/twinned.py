@@ -33,6 +33,7 @@ from agent.clock import Clock
 from agent.config import Domain as Settings
 from agent.config import Instances
 from agent.errors import CallLost, HoldfastError, ModelError, RunError
+from agent.faults import Class, Classify, class_of
 from agent.inference.catalog import Model
 from agent.inference.domains.candidate import Candidate, Refused
 from agent.inference.domains.climb import Climb
@@ -44,17 +45,13 @@ from agent.inference.domains.pool import Pool
 from agent.inference.domains.sided import CPU, Sided
 from agent.inference.domains.work import Result, Work
 from agent.inference.domains.zygote import Zygote
-from agent.inference.engines.gpu_faults import (
-    EP_MISSING,
-    HANG,
-    OUT_OF_MEMORY,
-    Classify,
-    classify,
-)
 from agent.tasks import through
 
 log = logging.getLogger("domain")
 OVERDUE = ("(call_timeout_s)", "(start_timeout_s)")  # why a process that hung was ended
+OUT_OF_MEMORY: Class = "out_of_memory"  # it is a single model's, and spares its process
+HANG: Class = "hang"
+EP_MISSING: Class = "ep_missing"
 CAUSE_CHARS = 200  # in the log; all of it is in the condition
 # Of its settings: where one is another, the falls are of the past.
 HELD = ("devices", "cpu_twin_when", "gpu_memory_bytes_max")
@@ -76,7 +73,7 @@ class Twinned(Sided):
         threads: int,
         lease: Lease | None = None,
         refused: Callable[[HoldfastError], None] = lambda _: None,
-        classify: Classify = classify,
+        classify: Classify = class_of,
     ) -> None:
         """`classify` names the class of an accelerator's fault, from a text, or None."""
         parts = (clock, changed, prove, cell, zygote, threads, lease, refused)

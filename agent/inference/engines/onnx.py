@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from agent.errors import RequestError
 from agent.inference.engines import Call, Done, Faulty
-from agent.inference.engines.gpu_faults import telling
 from agent.inference.engines.runs import runner
 from agent.inference.engines.session import REFUSALS, opened, tensors
+from agent.inference.engines.telling import telling
 from agent.inference.engines.tensors import DTYPES, array, content, finite
 from agent.inference.wire import Infer, Inferred, Load, Loaded, Setup, Tensor
 

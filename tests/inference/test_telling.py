@@ -2,7 +2,8 @@
 
 import pytest
 
-from agent.inference.engines.gpu_faults import classify, telling
+from agent.faults import class_of
+from agent.inference.engines.telling import telling
 from agent.inference.worker import MESSAGE_BYTES_MAX
 from tests.inference.domains.gpu import sitecustomize as said
 
@@ -19,7 +20,7 @@ ARENA = (
     [
         (said.STICKY, "sticky"),
         (said.OOM, "out_of_memory"),
-        (said.ABSENT, "off_the_bus"),
+        (said.ABSENT, "ep_missing"),
         (said.DRIVER, "driver_mismatch"),
         (ARENA, "out_of_memory"),
         ("CUDA failure 2: out of memory ; GPU=0 ; hostname=h", "out_of_memory"),
@@ -39,13 +40,13 @@ ARENA = (
     ],
 )
 def test_a_text_tells_its_fault(text: str, fault: str | None) -> None:
-    assert classify(text) == fault
+    assert class_of(text) == fault
 
 
 def test_what_tells_the_fault_survives_the_cut_on_its_way() -> None:
     """Before it stand the signatures of templates, which alone fill what a worker may say."""
     assert said.STICKY.index("CUDA failure 700") > MESSAGE_BYTES_MAX / 2
     long = f"{NODE}Name:'{'n' * MESSAGE_BYTES_MAX}' Status Message: {said.STICKY}"
-    assert classify(long[:MESSAGE_BYTES_MAX]) is None
-    assert classify(telling(long)[:MESSAGE_BYTES_MAX]) == "sticky"
+    assert class_of(long[:MESSAGE_BYTES_MAX]) is None
+    assert class_of(telling(long)[:MESSAGE_BYTES_MAX]) == "sticky"
     assert telling("an illegal index") == "an illegal index"
