@@ -2,6 +2,7 @@
 
 The versions that serve are remembered elsewhere (inference/domains/choices.py), records, jobs and
 orders in the store. Counters of calls begin at 0 with each start, as whoever adds them up expects.
+A model whose GPU failed is proved on it anew, and falls again if it fails (domains/ladder.py).
 
 Limits  : one small file, `remembered.json` beside the store. It is looked through each LOOK_S, and
           written when something of it began or ended; each KEEP_S while there is anything in it.
@@ -30,31 +31,23 @@ FILE_BYTES_MAX = 1 << 20
 Pause = Annotated[float, Meta(ge=0, le=1e9)]
 
 
-class Fallen(Struct, frozen=True):
-    """A model runs on another device than its domain prefers: on which, and why."""
-
-    device: str
-    why: str
-
-
 class Standing(Struct, frozen=True):
-    """Circuit breakers that are open, by version; domains that rest; models that have fallen."""
+    """Circuit breakers that are open, by version, and domains that rest."""
 
     boot: str = ""
     mono_s: float = 0.0
     breakers: dict[str, Pause] = {}
     resting: dict[str, Pause] = {}
-    fallen: dict[str, Fallen] = {}
 
     def alike(self, other: "Standing") -> bool:
         """Whether the same is in it; pauses go by."""
-        mine = (self.breakers.keys(), self.resting.keys(), self.fallen)
-        return mine == (other.breakers.keys(), other.resting.keys(), other.fallen)
+        mine = (self.breakers.keys(), self.resting.keys())
+        return mine == (other.breakers.keys(), other.resting.keys())
 
     @property
     def empty(self) -> bool:
         """Whether there is nothing to remember."""
-        return not (self.breakers or self.resting or self.fallen)
+        return not (self.breakers or self.resting)
 
 
 class Breakers(Protocol):
@@ -80,7 +73,6 @@ class Remembered:
         self._clock = clock
         self._kept = self._read()
         self._kept_s = clock.monotonic()
-        self.fallen = dict(self._kept.fallen)  # by model; whoever changes it calls `keep`
 
     def restore(self) -> None:
         """Have breakers and domains pause for as long as they still would have."""
@@ -123,7 +115,6 @@ class Remembered:
             self._clock.monotonic(),
             self._breakers.open_breakers(),
             {one.name: one.rest_s for one in domains if one.quarantined},
-            dict(self.fallen),
         )
 
     def _read(self) -> Standing:

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from agent.clock import Clock
-from agent.health.remembered import KEEP_S, Fallen, Remembered, Standing
+from agent.health.remembered import KEEP_S, Remembered, Standing
 from agent.inference.breaker import CALLS_MIN, OPEN_S
 from agent.inference.domains.domain import Domain
 from tests.inference.domains.family import workers
@@ -78,14 +78,6 @@ async def test_it_is_written_when_something_begins_or_ends_and_seldom_else(tmp_p
     played.left_s = {}
     assert await written()
     assert not await written()
-
-
-async def test_a_model_that_has_fallen_is_known_after_the_start(tmp_path: Path) -> None:
-    path = tmp_path / "remembered.json"
-    kept, _ = begun(path, Bent())
-    kept.fallen["m"] = Fallen("cpu", "CUDA error 700")
-    await kept.keep()
-    assert begun(path, Bent())[0].fallen == {"m": Fallen("cpu", "CUDA error 700")}
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff", b'{"breakers": 1}', b"[" * 100_000])
