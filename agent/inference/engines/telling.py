@@ -1,5 +1,6 @@
-"""What tells the fault of an accelerator, in front of a worker's message, which is cut: before it may
-stand a page of C++ signatures.
+"""What tells the fault of an accelerator, in front of a worker's message, which is cut.
+
+Before it may stand a page of C++ signatures.
 
 The texts are those of ONNX Runtime's CudaCall and BFCArena, and of session.py:
 
