@@ -8,12 +8,13 @@ CONFIG ?= config/default.yaml
 BESIDE ?= --numprocesses $$(expr $$(nproc) + 1) --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint nightly bench clean
+.PHONY: help setup run test lint nightly appliance-test bench clean
 
 help:
 	@echo "make run    install what is pinned and start the agent on $(CONFIG)"
 	@echo "make test   install what is pinned and run the tests"
 	@echo "make nightly  the long form of the tests"
+	@echo "make appliance-test  boots, hangs and cuts a whole machine under QEMU (HOLDFAST_LONG=1: 20 cuts)"
 	@echo "make lint   ruff, mypy        make bench  the measurements        make setup  install only"
 
 define require
@@ -50,6 +51,14 @@ nightly: $(VENV)/dev.installed
 	HOLDFAST_LONG=1 HOLDFAST_SEED=$$seed $(BIN)/python -m pytest -o faulthandler_timeout=0 \
 		tests/store tests/sync tests/net tests/fleet tests/sim tests/jobs tests/audio tests/inference tests/api tests/health \
 		tests/e2e/test_stick.py tests/e2e/test_faults.py
+
+# A machine of its own, booted, hung, reset, and cut from its power: docs/appliance.md. One at a time.
+APPLIANCE_PACKAGES := qemu-system-x86 qemu-utils mmdebstrap kmod cpio e2fsprogs
+appliance-test: $(VENV)/dev.installed
+	@PATH="$$PATH:/usr/sbin:/sbin"; for one in qemu-system-x86_64 qemu-io mmdebstrap depmod cpio mkfs.ext4; do \
+		command -v $$one >/dev/null || { echo "missing: $$one. apt-get install --no-install-recommends $(APPLIANCE_PACKAGES)"; exit 1; }; done
+	@test $$(id -u) = 0 || { echo "an image is made by root alone (mmdebstrap, chroot): sudo make appliance-test"; exit 1; }
+	@HOLDFAST_APPLIANCE=1 $(BIN)/python -m pytest -m appliance -o faulthandler_timeout=0 tests/appliance $(PYTEST_ARGS)
 
 bench: $(VENV)/dev.installed
 	@for b in memory hops streams live serving door isolation recovery ipc store outage damage faults sync ingest reconnect crowd; do $(BIN)/python -m bench.$$b || exit 1; done

@@ -25,10 +25,12 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from agent import VERSION, config
 from agent.clock import Clock
 from agent.compose.core import Core
+from agent.compose.disk import StoreDisk
 from agent.compose.doors import DoorParts
 from agent.compose.health import HealthParts
 from agent.compose.inference import InferenceParts
@@ -58,6 +60,8 @@ class App:
         _one_onnxruntime()
         clock = Clock()
         conditions = Conditions(clock)
+        self.disk = StoreDisk(settings.store, conditions, clock)
+        settings = replace(settings, store=self.disk.settings)
         self.store = Store(settings.store, clock, _job_limits(settings.jobs))
         self.core = Core(settings, path, settings.device, clock, conditions, self.store)
         self.inference = InferenceParts(self.core)
@@ -89,6 +93,7 @@ class App:
             await parts.enter_async_context(self.starts)
             await self._pause()
             await parts.enter_async_context(inference.zygote)  # it begins while the store is opened
+            await self.disk.bring_home()
             await parts.enter_async_context(self.store)
             # Left before the store, whose end may hang, and be what there is to write down.
             await parts.enter_async_context(self.watchdog.chronicle)

@@ -25,6 +25,7 @@ KEPT_MAX = 3
 CARRIED = ("takes", "boots", "bindings", "job_rates")  # small tables that producers go on with
 ALL = ("", "-wal", ".head")
 _MOVING = ".moving"
+_COPYING = "copying"
 
 
 class Cause(Struct, frozen=True):
@@ -60,9 +61,7 @@ def put_aside(
     store: Path, cause: str, wall_s: float, *, exact: bool, parts: tuple[str, ...] = ALL
 ) -> None:
     """Move the store's files away, or those `parts` of them. Raises OSError."""
-    last = max((int(path.name[:4]) for path in place(store).glob("[0-9]*-*")), default=0)
-    stamp = datetime.fromtimestamp(wall_s, UTC).strftime("%Y%m%dT%H%M%SZ")
-    moving = place(store) / f"{last + 1:04}-{stamp}{_MOVING}"
+    moving = place(store) / f"{_next(store, wall_s)}{_MOVING}"
     moving.mkdir(parents=True)
     about = Cause(cause, exact, int(wall_s * 1e6))
     try:
@@ -71,6 +70,35 @@ def put_aside(
         shutil.rmtree(moving, ignore_errors=True)  # nothing was moved yet
         raise
     _move(store, moving, parts)
+
+
+def adopt(store: Path, other: Path, cause: str, wall_s: float) -> None:
+    """Have another store, which nobody has open, saved into this one: a copy of it is put aside.
+
+    One of an epoch that lies aside already is not copied again. Raises OSError.
+    """
+    former = head.read(other)
+    aside = [head.read(folder / store.name) for folder in kept(store)]
+    if former and former.epoch in [one.epoch for one in aside if one]:
+        return
+    copying = place(store) / _COPYING
+    if copying.exists():  # of a crash
+        shutil.rmtree(copying)
+    copying.mkdir(parents=True)
+    _write(copying / "cause.json", msgspec.json.encode(Cause(cause, True, int(wall_s * 1e6))))
+    for part in ALL:
+        with suppress(FileNotFoundError):
+            copy = shutil.copyfile(f"{other}{part}", copying / f"{store.name}{part}")
+            sync(copy)
+    sync(copying)
+    copying.rename(place(store) / _next(store, wall_s))
+    for folder in (place(store), store.parent):
+        sync(folder)
+
+
+def _next(store: Path, wall_s: float) -> str:
+    last = max((int(path.name[:4]) for path in place(store).glob("[0-9]*-*")), default=0)
+    return f"{last + 1:04}-{datetime.fromtimestamp(wall_s, UTC).strftime('%Y%m%dT%H%M%SZ')}"
 
 
 def finish(store: Path) -> None:

@@ -10,7 +10,11 @@ from tests.inference.domains.test_twinned import GPU, Played
 from tests.inference.test_poisoned import Site
 from tests.outside import Checked, Device, holdfast, running, until
 
-RULES = {"threads": 1, "devices": ["cuda", "cpu"], "class": "realtime"}
+# Its twin may die as often as it likes: none of this is about a rest.
+RULES = {
+    **{"threads": 1, "devices": ["cuda", "cpu"], "class": "realtime"},
+    **{"quarantine_after": 100_000, "restart_s_max": 1},
+}
 
 
 @pytest.fixture

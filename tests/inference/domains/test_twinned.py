@@ -245,7 +245,7 @@ async def test_a_fall_amid_a_return_ends_that(
 @pytest.mark.parametrize(
     ("wrong", "fault"),
     [
-        ({"absent": True}, "off_the_bus"),
+        ({"absent": True}, "ep_missing"),
         ({"absent": True, "driver": True}, "driver_mismatch"),
         ({"silent": True}, "ep_missing"),
     ],
@@ -319,7 +319,7 @@ async def test_a_process_that_dies_silently_is_replaced_where_it_was(
         assert (await rig.ask()).ep == CUDA
         gpu.has(die=True, absent=True)
         assert (await rig.ask()).ep == CPU
-        assert d.falls["m"].fault == "off_the_bus"
+        assert d.falls["m"].fault == "ep_missing"
 
 
 async def test_a_call_that_may_not_be_made_twice_is_given_back(tmp_path: Path, gpu: Played) -> None:
