@@ -10,10 +10,10 @@ from tests.inference.domains.test_twinned import GPU, Played
 from tests.inference.test_poisoned import Site
 from tests.outside import Checked, Device, holdfast, running, until
 
-# Its twin may die as often as it likes: none of this is about a rest.
+# A twin that dies again and again rests, and soon tries once more.
 RULES = {
     **{"threads": 1, "devices": ["cuda", "cpu"], "class": "realtime"},
-    **{"quarantine_after": 100_000, "restart_s_max": 1},
+    **{"quarantine_after": 2, "quarantine_s": 1, "restart_s_max": 1},
 }
 
 

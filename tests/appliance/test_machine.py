@@ -27,6 +27,12 @@ print(found.identity, found.timeout_s, *found.causes)
 """
 
 
+def cause(machine: Machine) -> str:
+    """Why the agent began, by its own word."""
+    found: str = machine.ask("GET", "/api/v1/watchdog")["start"]["cause"]
+    return found
+
+
 @pytest.fixture(scope="module")
 def standing(image: Image, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     """One machine for all that it survives without losing its power."""
@@ -74,7 +80,7 @@ def test_the_agent_is_stopped(standing: Machine, told: Tell) -> None:
     standing.order("kill -STOP $(systemctl show -P MainPID holdfast.service)")
     standing.begun(before)
     standing.up()
-    # PLACE for the agent's own name of the cause of this start (a hang that systemd ended).
+    assert cause(standing) == "crash"
     assert "holdfast.service: Watchdog timeout (limit 30s)!" in standing.said()
     told("the agent is stopped (SIGSTOP)", "systemd ends it by WatchdogSec and starts it again")
 
@@ -89,7 +95,6 @@ def test_the_machine_hangs(standing: Machine, told: Tell, hang: str) -> None:
     told(hang, "QEMU tells of WATCHDOG: reset")
     standing.begun(starts)
     standing.up()
-    # PLACE for the agent's own name of the cause of this start (watchdog), and for safe mode after
-    # so many of them in a row (`standing` hangs as often as it is asked to).
+    assert cause(standing) == "watchdog"
     assert standing.python(CAUSES) == "i6300ESB timer 15 watchdog"
     told(hang, "the agent is back; the boot status says `watchdog`")

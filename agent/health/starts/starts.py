@@ -214,7 +214,7 @@ class Starts:
     async def _leave(self, account: Account, why: str) -> None:
         if self.safe:
             log.warning("safe mode is over: %s", why)
-        self._note(Event("agent", "resume", why, "models run; all budgets begin anew"))
+            self._note(Event("agent", "resume", why, "models run; all budgets begin anew"))
         self._book = replace(self._book, account=account)
         self._tell_safe()
         await self._keep()
