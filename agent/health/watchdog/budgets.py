@@ -13,7 +13,6 @@ since the file was written; after another boot at least as much as the machine h
 
 import asyncio
 import logging
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Self
@@ -21,6 +20,7 @@ from typing import Annotated, Self
 import msgspec
 from msgspec import Meta, Struct
 
+from agent import whole_file
 from agent.clock import Clock
 from agent.health.watchdog.policy import Taken
 
@@ -101,7 +101,7 @@ class Budgets:
         self._fresh.clear()
         content = msgspec.json.encode(self._noted)
         try:
-            await asyncio.to_thread(_replace, self._path, content)
+            await asyncio.to_thread(whole_file.replace, self._path, content)
         except OSError as error:  # snapshot_unwritable says it of this folder
             log.warning("%s: %s", self._path, error.strerror)
         if not self._fresh.is_set():
@@ -122,18 +122,3 @@ def _read(path: Path) -> Kept | None:
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
         log.warning("%s: begun anew: %s", path, error)
         return None
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Whole or not at all, and there after a reset: it may be the next thing that happens."""
-    fresh = path.with_suffix(".new")
-    with fresh.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

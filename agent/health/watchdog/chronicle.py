@@ -16,6 +16,7 @@ from typing import Self
 import msgspec
 from msgspec import Struct
 
+from agent import whole_file
 from agent.clock import Clock
 from agent.errors import StoreError
 from agent.health.watchdog.watchdog import Event
@@ -89,7 +90,7 @@ class Chronicle:
         self._fresh.clear()
         content = msgspec.json.encode(list(self._last))
         try:
-            await asyncio.to_thread(_replace, self._path, content)
+            await asyncio.to_thread(whole_file.replace, self._path, content)
         except OSError as error:  # snapshot_unwritable says it of this folder
             log.warning("%s: %s", self._path, error.strerror)
         if not self._fresh.is_set():
@@ -117,9 +118,3 @@ def _read(path: Path) -> list[Noted]:
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
         log.warning("%s: begun anew: %s", path, error)
         return []
-
-
-def _replace(path: Path, content: bytes) -> None:
-    fresh = path.with_suffix(".new")
-    fresh.write_bytes(content)
-    fresh.replace(path)
