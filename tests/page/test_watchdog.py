@@ -16,6 +16,11 @@ PART: dict[str, Any] = {
     "why": "",
     "remedies": 1,
 }
+BEGAN = {
+    "unknown": "why is not known",
+    "crash": "after a crash",
+    "ordered": "because it was told to",
+}
 EVENT = {
     "part": "domain vision",
     "remedy": "instance",
@@ -30,6 +35,8 @@ def test_what_must_move_is_shown(browser: Browser, site: Site) -> None:
         expect(page.locator("#watchdog-brief")).to_have_text("All moves")
         expect(page.locator("#parts")).to_contain_text("store")
         expect(page.locator("#parts")).to_contain_text("uplink")
+        cause = Client(site.device.socket).get("/api/v1/watchdog")["start"]["cause"]
+        expect(page.locator("#parts")).to_contain_text(BEGAN[cause])
         assert not seen.complaints()
 
 

@@ -27,10 +27,12 @@ export function render() {
   if (seen === null) return;
   const still = seen.parts.filter((one) => one.verdict !== "fine").length;
   brief("watchdog-brief", still ? counted("parts_still", still) : word("all_move"), still ? "warn" : "ok");
-  facts(
-    byId("parts"),
-    seen.parts.map((one) => [one.part, told(one), TONES[one.verdict], one.why ? "en" : ""]),
-  );
+  const { start } = seen;
+  facts(byId("parts"), [
+    [word("began"), `${word(`cause_${start.cause}`)}, ${moment(start.at_us)}`],
+    [word("safe_mode"), start.safe_mode?.why, "critical", "en"],
+    ...seen.parts.map((one) => [one.part, told(one), TONES[one.verdict], one.why ? "en" : ""]),
+  ]);
   show(byId("no-remedies"), events.length === 0);
   list(
     byId("remedies"),
