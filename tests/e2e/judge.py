@@ -44,6 +44,7 @@ class Judge:
         self._root = f"{prefix}/{device}"
         self._lock = threading.Lock()
         self._db = sqlite3.connect(path, check_same_thread=False)
+        self._db.execute("PRAGMA synchronous = OFF")  # nobody cuts its power; some disks are slow
         self._db.executescript(SCHEMA)
         self._client: mqtt.Client | None = None
 

@@ -16,7 +16,8 @@ from agent.store.outbox import Batch
 from agent.sync.up.gate import Gate
 from agent.sync.up.gathering import Gathering
 from agent.sync.up.parcels import BLOB_BYTES_MAX, cut, halves
-from agent.sync.up.waits import Waits
+from agent.sync.up.sending import Parts
+from agent.sync.up.waits import Overdue, Waits
 from agent.sync.up.window import FIRST_BYTES, Window
 from tests.listener import Listener
 from tests.outside import Mosquitto
@@ -356,6 +357,18 @@ def test_only_acks_that_would_have_spoken_of_a_parcel_say_that_it_was_overtaken(
     assert waits.settle(name, 0, [], 35.0, moved=False, listed=[Range(2, 9)]) == []
     assert [(one.out, one.overtaken) for one in waits.overdue(36.0)] == [(outs[1], True)]
     assert [(one.out, one.overtaken) for one in waits.overdue(59.0)] == [(outs[0], False)]
+
+
+def test_an_ingest_that_takes_in_a_blob_slowly_is_not_sent_it_again() -> None:
+    waits, parts = Waits(30.0), Parts()
+    name = ("e", STREAM)
+    (out,) = [waits.add(parcel) for parcel in cut(a_batch(BLOB_BYTES_MAX))]
+    waits.taken(out, 0.0)
+    for at, size in enumerate([1000, 2000, 3000, 3000, 3000], 1):
+        for grown in parts.learn({(name, 1): size}):
+            waits.goes_on(grown, at * 20.0)
+        assert waits.overdue(at * 20.0 + 9.0) == ([] if at < 5 else [Overdue(out, False)])
+    assert waits.missed() == {STREAM: 60.0}, "it stands still"
 
 
 def test_halves_leave_no_seq_out() -> None:

@@ -85,9 +85,11 @@ class Hearing:
             for epoch, streams in word.epochs.items()
             for stream, of in streams.items()
         }
-        self._parts.learn(
+        growing = self._parts.learn(
             {(name, seq): size for name, of in streams.items() for seq, size in of.parts.items()}
         )
+        for name in growing:
+            self._waits.goes_on(name, self._clock.monotonic())
         if self._settings.ack_from == "ingest":
             await self._take(streams)
         self.begun.set()

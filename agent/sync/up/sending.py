@@ -26,9 +26,11 @@ class Parts:
     def __init__(self) -> None:
         self._bytes: dict[tuple[Name, int], int] = {}
 
-    def learn(self, parts: dict[tuple[Name, int], int]) -> None:
-        """What holds from now on."""
+    def learn(self, parts: dict[tuple[Name, int], int]) -> set[Name]:
+        """What holds from now on; the streams of which a blob grew."""
+        grown = {key[0] for key, size in parts.items() if size > self._bytes.get(key, size)}
         self._bytes = parts
+        return grown
 
     def start(self, name: Name, record: Record) -> int:
         """The byte of the record's blob to go on at."""

@@ -2,8 +2,9 @@
 
 Limits: the uplink bounds what is out by bytes; this holds a line for each parcel of it.
 A stream of which nothing is answered in its patience is sent again, more and more slowly; one
-stream's acks do not answer for another. Of a stream that goes on, a parcel that was overtaken by a
-later one is sent again after the first patience, alone.
+stream's acks do not answer for another, and one whose blob grows over there is not silent. Of a
+stream that goes on, a parcel that was overtaken by a later one is sent again after the first
+patience, alone.
 """
 
 from bisect import bisect_left
@@ -78,6 +79,11 @@ class Waits:
         """The broker has answered all of it; from now on its ack is waited for."""
         self._turns += 1
         out.since, out.turn, out.refused = now, self._turns, refused
+
+    def goes_on(self, name: Name, now: float) -> None:
+        """The far side takes in a blob of the stream: it is slow, not silent."""
+        if of := self._streams.get(name):
+            of.heard_at, of.missed = now, False
 
     def remove(self, out: Out) -> None:
         """It is not out any more, and was not answered."""
