@@ -174,7 +174,7 @@ async def test_a_dead_letter_of_which_acks_do_not_speak_is_sent_again_once_and_w
             name, copy = (rig.store.epoch, STREAM), broker.copies[rig.store.epoch, STREAM]
             await add(rig, *[b"{}"] * 5)
             await rig.store.outbox.bury(name, 3, "poison")
-        async with linked(Rig(tmp_path, broker.url)) as rig:
+        async with linked(Rig(tmp_path, broker.url, ack_timeout_s=60)) as rig:
             waits = rig.uplink._waits
             await eventually(lambda: copy.word().mark == 5 and not waits.of(name), "it is told")
             copy.silent = 3

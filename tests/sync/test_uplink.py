@@ -21,12 +21,13 @@ from agent.sync.up.waits import Overdue, Waits
 from agent.sync.up.window import FIRST_BYTES, Window
 from tests.listener import Listener
 from tests.outside import Mosquitto
-from tests.sync.rig import Rig, Stub, eventually, linked
+from tests.sync.rig import DEADLINE_S, Rig, Stub, eventually, linked
 from tests.sync.scripted import Fate, Scripted
 from tests.sync.test_poison import add
 
 THIN_BYTES_PER_S = 50_000
 OLD_S = 3600.0
+PATIENT = {"ack_timeout_s": 2 * DEADLINE_S}  # nothing is sent twice because a machine is slow
 STREAM, ALARMS = "x.segments", "alarms.segments"
 
 
@@ -45,7 +46,7 @@ async def test_an_alarm_does_not_wait_behind_a_backlog_on_a_thin_line(tmp_path: 
         rig = Rig(tmp_path, broker.url)
         async with rig.store:
             await add(rig, *map(random_body, range(8000)), age_s=OLD_S)
-        async with linked(Rig(tmp_path, broker.url, in_flight_max=500)) as rig:
+        async with linked(Rig(tmp_path, broker.url, in_flight_max=500, **PATIENT)) as rig:
             for number in (1, 2, 3):
                 await eventually(
                     lambda number=number: broker.came_bytes > number * 100_000, "it flows"
@@ -117,7 +118,7 @@ async def test_live_records_of_one_stream_pass_its_own_backlog(tmp_path: Path) -
         rig = Rig(tmp_path, broker.url)
         async with rig.store:
             await add(rig, *map(random_body, range(2000)), age_s=OLD_S)
-        async with linked(Rig(tmp_path, broker.url)) as rig:
+        async with linked(Rig(tmp_path, broker.url, **PATIENT)) as rig:
             await eventually(lambda: broker.came_bytes > 50_000, "it flows")
             await add(rig, b'{"alarm":1}')
             await eventually(lambda: 2001 in broker.copy().records, "the alarm")
