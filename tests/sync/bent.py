@@ -9,8 +9,8 @@ import msgspec
 
 from agent import config
 from agent.clock import Clock
+from agent.hours import local_time
 from agent.records import Stamp
-from agent.sync.budget.hours import local_time
 from agent.sync.budget.pace import OVERHEAD_BYTES, Pace
 
 BEGIN_S = 1000.0

@@ -13,11 +13,11 @@ import pytest
 from agent.config import Store as Settings
 from agent.errors import NotNow, StoreError
 from agent.health.conditions import Condition, Conditions
+from agent.hours import local_time
 from agent.store.linkstate import NOTE_S, LinkState, Orders
 from agent.store.outbox import Waiting
 from agent.store.store import Store
 from agent.sync.budget.control import Control
-from agent.sync.budget.hours import local_time
 from agent.sync.budget.notices import Notices
 from agent.sync.budget.pace import OVERHEAD_BYTES, Pace
 from agent.sync.budget.progress import Progress

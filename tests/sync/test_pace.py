@@ -7,8 +7,8 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
+from agent.hours import local_time, next_day_s
 from agent.store.linkstate import Day, Orders
-from agent.sync.budget.hours import local_time, next_day_s
 from agent.sync.budget.pace import LOOK_S, OVERHEAD_BYTES, Pace
 from agent.sync.budget.quota import DAY_S
 from tests.sync.bent import BEGIN_S, Bent, paced, sent_until

@@ -23,9 +23,9 @@ from msgspec import Struct
 
 from agent.clock import Clock
 from agent.config import Link as Settings
+from agent.hours import in_force, local_time
 from agent.store.linkstate import Day, Orders
 from agent.sync.budget.bucket import Bucket
-from agent.sync.budget.hours import in_force, local_time
 from agent.sync.budget.quota import DAY_S, Quota
 
 LOOK_S = 1.0  # how often the clocks are asked: an hour, the day or an order may have ended

@@ -9,8 +9,8 @@ The message that reaches a bound still goes, so that a day takes at most one mes
 from datetime import datetime
 from typing import Literal
 
+from agent.hours import next_day_s
 from agent.store.linkstate import Day
-from agent.sync.budget.hours import next_day_s
 
 DAY_S = 86_400.0
 TENTH = 10  # the last tenth is for live records alone
