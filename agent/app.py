@@ -68,7 +68,7 @@ class App:
         self.link = LinkParts(self.core, self._heartbeat)
         self.watchdog = WatchdogParts(self.core, self.inference, self.link, self._restart)
         self.starts = self.watchdog.starts
-        self.health = HealthParts(self.core, self.inference, self.link, self.starts)
+        self.health = HealthParts(self.core, self.inference, self.link, self.watchdog)
         self.doors = DoorParts(self.core, self.inference, self.link, self.health, self.watchdog)
         self._stop = asyncio.Event()
         self._status = 0
@@ -137,7 +137,7 @@ class App:
         health, doors = self.health, self.doors
         loops = [store.run, store.salvage.run, health.scrub, health.storage.run]
         loops += [health.letters.run, health.flash.run, health.clockwork.run, health.status.run]
-        loops += [health.accelerators.run]
+        loops += [health.accelerators.run, health.power.run]
         loops += [inference.domains.run, inference.runner.run, inference.reload.run]
         loops += [inference.remembered.run, inference.guests.run, link.run, link.control.run]
         loops += [self.watchdog.watchdog.run, self.watchdog.chronicle.run, self.starts.run]

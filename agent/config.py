@@ -31,6 +31,9 @@ from agent.sections.link import Bundle as Bundle
 from agent.sections.link import Hours as Hours
 from agent.sections.link import Link as Link
 from agent.sections.part import Part
+from agent.sections.power import Power as Power
+from agent.sections.power import PowerProfile as PowerProfile
+from agent.sections.power import PowerRule as PowerRule
 from agent.sections.store import Store as Store
 from agent.sections.store import StreamRule as StreamRule
 from agent.sections.watchdog import Gpio as Gpio
@@ -53,6 +56,7 @@ class Config(Part, frozen=True, kw_only=True):
     api: Api = field(default_factory=Api)
     bundle: Bundle = field(default_factory=Bundle)
     watchdog: Watchdog = field(default_factory=Watchdog)
+    power: Power = field(default_factory=Power)
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     @property

@@ -6,7 +6,6 @@ A mistake is reported with file, line and key, what was expected, and the neares
 import difflib
 import re
 from collections.abc import Iterable, Iterator
-from fnmatch import fnmatchcase
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -15,10 +14,10 @@ import msgspec
 import yaml
 from msgspec import Meta
 
-from agent.config import Config, Domain, File, Folder, Link, Loop, Microphone, Source, Store
+from agent.config import Config, Domain, File, Folder, Loop, Microphone, PowerProfile, Source
+from agent.contradictions import contradictions
 from agent.errors import ConfigError
 from agent.forms import Name
-from agent.records import raw_stream, segments_stream
 
 UNITS = {
     "s": "seconds",
@@ -50,6 +49,10 @@ ORDERED: list[tuple[list[str | int], str, str]] = [  # section, and what must no
     (["audio", "segments"], "speech_s_min", "length_s_max"),
     (["link"], "backoff_s_min", "backoff_s_max"),
 ]
+NAMED: list[tuple[list[str | int], Any]] = [  # sections whose keys are names
+    (["domains"], Domain),
+    (["power", "profiles"], PowerProfile),
+]
 SOURCES: dict[str, type[Source]] = {
     str(kind.__struct_config__.tag): kind for kind in (File, Folder, Loop, Microphone)
 }
@@ -77,7 +80,7 @@ def load(path: Path) -> Config:
     try:
         config = msgspec.convert(value, Config)
     except msgspec.ValidationError as error:
-        raise _explained(path, root, value, _in_domains(value, str(error))) from error
+        raise _explained(path, root, value, _named(value, str(error))) from error
     return _checked(path, root, config)
 
 
@@ -105,101 +108,26 @@ def _checked(path: Path, root: yaml.Node, config: Config) -> Config:
                 f"{upper} {getattr(part, upper)}",
                 f"lower {lower}, raise {upper}, or swap them",
             )
-    for keys, wrong, remedy in (
-        *_deaf(config),
-        *_overlaps(config.domains),
-        *_contradictions(config.link),
-        *_unsafe(config.store),
-    ):
+    for keys, wrong, remedy in contradictions(config):
         raise ConfigError(f"{path}:{_line(root, keys)}: {_dotted(keys)}: {wrong}", remedy)
     return config
 
 
-Mistake = tuple[list[str | int], str, str]  # key, what is wrong, remedy
-
-
-def _contradictions(link: Link) -> Iterator[Mistake]:
-    """Settings of the link that others leave without effect."""
-    if link.ack_from == "ingest" and link.broker_url is None:
-        yield (
-            ["link", "ack_from"],
-            "the embedded broker has no ingest behind it that could acknowledge",
-            "name a broker in link.broker_url, or set ack_from: broker to try things out",
-        )
-    if link.blobs_by == "put" and link.broker_url is None:
-        wrong = "the embedded broker has no cloud behind it that could grant it"
-        yield ["link", "blobs_by"], wrong, "name a broker in link.broker_url, or leave it at mqtt"
-    if link.password_file is not None and link.username is None:
-        wrong = "has no effect without link.username"
-        yield ["link", "password_file"], wrong, "set link.username too"
-    if link.ca_file is not None and not (link.broker_url or "").startswith("mqtts:"):
-        remedy = "write link.broker_url as mqtts://..."
-        yield ["link", "ca_file"], "has no effect without TLS", remedy
-
-
-def _deaf(config: Config) -> Iterator[Mistake]:
-    """A domain that is to hear, and cannot."""
-    name = config.audio.domain
-    if config.domains_all[name].engine != "speech":
-        wrong = f"{config.domains[name].engine}, but audio.domain is {name}"
-        remedy = "name another domain in audio.domain, or leave engine out"
-        yield ["domains", name, "engine"], wrong, remedy
-
-
-def _overlaps(domains: dict[str, Domain]) -> Iterator[Mistake]:
-    """What of a domain contradicts itself, or another."""
-    seen: dict[str, str] = {}
-    for name, one in domains.items():
-        for i, model in enumerate(one.models):
-            if model in seen:
-                wrong = f"{model!r} is a model of domain {seen[model]} already"
-                yield ["domains", name, "models", i], wrong, "a model is served by one domain"
-            seen[model] = name
-        for part in (one.cpus or "").split(","):
-            first, _, last = part.partition("-")
-            if last and int(first) > int(last):
-                yield ["domains", name, "cpus"], f"{part}: goes backwards", "write 0-3, not 3-0"
-        if one.instances.min > one.instances.max:
-            wrong = f"{one.instances.min} is above max {one.instances.max}"
-            yield ["domains", name, "instances", "min"], wrong, "raise max, or lower min"
-        if one.restart_s_min > one.restart_s_max:
-            wrong = f"{one.restart_s_min} is above restart_s_max {one.restart_s_max}"
-            yield ["domains", name, "restart_s_min"], wrong, "lower it, or raise restart_s_max"
-
-
-def _unsafe(store: Store) -> Iterator[Mistake]:
-    """Rules that would keep sound in memory alone: accepted sound is durable."""
-    for suffix in (raw_stream(""), segments_stream("")):
-        tails = [suffix[i:] for i in range(len(suffix) + 1)]
-        for i, rule in enumerate(store.streams):
-            if rule.durability == "volatile" and _may_match(rule.match, suffix):
-                yield (
-                    ["store", "streams", i, "durability"],
-                    f"{rule.match!r} matches streams of sound (*{suffix}), which is never volatile",
-                    f"match fewer streams, or put a rule for '*{suffix}' before this one",
-                )
-            if rule.match in [f"*{tail}" for tail in tails]:
-                break  # no later rule counts for these streams
-
-
-def _may_match(pattern: str, suffix: str) -> bool:
-    """Whether a pattern matches a name that ends so: then its own end, from somewhere, does."""
-    return any(fnmatchcase(suffix, pattern[i:]) for i in range(len(pattern) + 1))
-
-
-def _in_domains(value: Any, message: str) -> str:
-    """msgspec's message with a domain's name, which msgspec does not tell."""
-    if "$.domains[...]" not in message and "in `$.domains`" not in message:
-        return message
-    for name, one in value["domains"].items():
-        try:
-            msgspec.convert({name: one}, dict[Name, Domain])
-        except msgspec.ValidationError as error:
-            what, _, where = str(error).partition(" - at `")
-            if where.startswith("key"):
-                what = f"expected {_form(Name)}"
-            inner = where.removeprefix("$[...]") if where.startswith("$[...]") else "`"
-            return f"{what} - at `$.domains.{name}{inner}"
+def _named(value: Any, message: str) -> str:
+    """msgspec's message with the name of a domain or profile, which msgspec does not tell."""
+    for keys, kind in NAMED:
+        at = _dotted(keys)
+        if f"$.{at}[...]" not in message and f"in `$.{at}`" not in message:
+            continue
+        for name, one in _at(value, keys).items():
+            try:
+                msgspec.convert({name: one}, dict[Name, kind])  # type: ignore[valid-type]
+            except msgspec.ValidationError as error:
+                what, _, where = str(error).partition(" - at `")
+                if where.startswith("key"):
+                    what = f"expected {_form(Name)}"
+                inner = where.removeprefix("$[...]") if where.startswith("$[...]") else "`"
+                return f"{what} - at `$.{at}.{name}{inner}"
     return message
 
 

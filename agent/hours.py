@@ -21,15 +21,16 @@ def next_day_s(now: datetime) -> float:
 
 
 def in_force(hours: Sequence[Hours], now: datetime) -> Hours | None:
-    """The first entry whose time it is; one that ends before it begins goes past midnight.
+    """The first entry whose time it is."""
+    return next((one for one in hours if holds_at(one.begin, one.end, now)), None)
 
-    One that begins when it ends holds all day.
+
+def holds_at(begin: str, end: str, now: datetime) -> bool:
+    """Whether it is between these times of day; what ends before it begins goes past midnight.
+
+    What begins when it ends holds all day.
     """
     minute = f"{now:%H:%M}"
-    return next((one for one in hours if _holds(one, minute)), None)
-
-
-def _holds(one: Hours, minute: str) -> bool:
-    if one.begin < one.end:
-        return one.begin <= minute < one.end
-    return minute >= one.begin or minute < one.end
+    if begin < end:
+        return begin <= minute < end
+    return minute >= begin or minute < end

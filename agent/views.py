@@ -10,6 +10,7 @@ from agent.audio.source import Source
 from agent.clock import Clock
 from agent.health.accelerators import AcceleratorsShown
 from agent.health.flash import Flash, FlashShown
+from agent.health.power.power import PowerShown
 from agent.health.starts.starts import StartShown
 from agent.health.status import Short
 from agent.host.disk import disk
@@ -54,6 +55,7 @@ class State(Short):
     store: StoreShown
     sources: dict[str, SourceShown]
     accelerators: AcceleratorsShown
+    power: PowerShown
     start: StartShown
 
 
@@ -66,6 +68,7 @@ class Sections(NamedTuple):
     store: Callable[[], Awaitable[StoreShown]]
     sources: Callable[[], Awaitable[dict[str, SourceShown]]]
     accelerators: Callable[[], Awaitable[AcceleratorsShown]]
+    power: Callable[[], Awaitable[PowerShown]]
     start: Callable[[], Awaitable[StartShown]]
 
 
@@ -167,6 +170,7 @@ def _domain(domain: Domain, now_s: float) -> DomainShown:
         cpu_twin=("ready" if twin.ready.is_set() else "starting")
         if (twin := domain.twin)
         else None,
+        rests=domain.rests,
     )
 
 

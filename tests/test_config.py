@@ -12,6 +12,7 @@ from tests.outside import ROOT
 DEFAULT = ROOT / "config" / "default.yaml"
 REFERENCE = ROOT / "config" / "reference.yaml"
 SCHEMA = ROOT / "config" / "schema.json"
+TRIED = "link:\n  ack_from: broker\n"
 LINK = "link:\n  ack_from: ingest\n"
 TRIAL = "link: {ack_from: broker}\n"
 FOLDER = "    - kind: folder\n      name: inbox\n      path: in\n"
@@ -317,6 +318,50 @@ MISTAKES = {
         "link.heartbeat_s",
         "expected `float` >= 0.01",
         "schema.json",
+    ),
+    "a profile that is none": (
+        f"{TRIED}power:\n  profile: low\n",
+        4,
+        "power.profile",
+        "no profile is called 'low'",
+        "there is none",
+    ),
+    "a mode that no board has": (
+        f"{TRIED}power:\n  profiles:\n    low:\n      nvpmodel: 99\n",
+        6,
+        "power.profiles.low.nvpmodel",
+        "<= 15; found 99",
+        "schema.json",
+    ),
+    "a rule that does not say when": (
+        f"{TRIED}power:\n  profiles: {{low: {{}}}}\n  rules:\n"
+        "    - {profile: low, begin: '22:00'}\n",
+        6,
+        "power.rules[0]",
+        "does not say when",
+        "begin and end",
+    ),
+    "a rule that says it twice": (
+        f"{TRIED}power:\n  profiles: {{low: {{}}}}\n  rules:\n"
+        "    - {profile: low, above_c: 90, battery_below: 0.5}\n",
+        6,
+        "power.rules[0]",
+        "says it twice",
+        "set one",
+    ),
+    "a profile in which nobody hears": (
+        f"{TRIED}power:\n  profiles:\n    low:\n      rest: [audio]\n",
+        6,
+        "power.profiles.low.rest",
+        "hears, as long as this agent runs",
+        "may wait",
+    ),
+    "a rest of a domain that is none": (
+        f"{TRIED}power:\n  profiles:\n    low:\n      rest: [pictures]\n",
+        6,
+        "power.profiles.low.rest",
+        "no domain is called 'pictures'",
+        "there is none",
     ),
     "a port in letters": (
         f"{LINK}  broker_url: mqtt://broker.example:mqtt\n",

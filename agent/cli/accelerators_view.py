@@ -1,4 +1,4 @@
-"""What `holdfast status` shows of the accelerators: a line for each."""
+"""What `holdfast status` shows of the accelerators, a line for each, and of what they may take."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -22,6 +22,24 @@ def lines(found: dict[str, Any] | None) -> Iterator[str]:
             yield f"{escape(one['name'])} ({escape(one['id'])}): {', '.join(_facts(one))}"
         else:
             yield f"[red]{escape(one['name'])} ({escape(one['id'])}): {escape(one['cause'])}[/]"
+
+    if (per_call_j := found.get("energy_per_call_j")) is not None:
+        yield f"{per_call_j:.2f} J per call"
+
+
+def power(found: dict[str, Any] | None) -> Iterator[str]:
+    """A line where a profile is in force, or a battery is there."""
+    if found is None:
+        return
+    words = list[str]()
+    if found["profile"]:
+        words.append(f"profile {escape(found['profile'])}")
+    if found["why"]:
+        words[-1] += f" ({escape(found['why'])})"
+    if found["battery_left_ratio"] is not None:
+        words.append(f"battery {found['battery_left_ratio']:.0%}")
+    if words:
+        yield ", ".join(words)
 
 
 def _facts(one: dict[str, Any]) -> Iterator[str]:

@@ -126,6 +126,8 @@ def _rows(table: Table, document: dict[str, Any]) -> None:
         table.add_row("backlog", sync_view.backlog(link))
     for name, domain in document["domains"].items():
         ready = "ready" if domain["ready"] else f"[red]down: {escape(domain['cause'])}[/]"
+        if domain.get("rests"):
+            ready = f"[yellow]rests: {escape(domain['rests'])}[/]"
         on = f", {domain['ep']}" if domain["ep"] else ""
         table.add_row(
             "domain",
@@ -135,6 +137,8 @@ def _rows(table: Table, document: dict[str, Any]) -> None:
             table.add_row("model", domain["model"])
     for line in accelerators_view.lines(document.get("accelerators")):
         table.add_row("gpu", line)
+    for line in accelerators_view.power(document.get("power")):
+        table.add_row("power", line)
     store = document["store"]
     table.add_row(
         "store",

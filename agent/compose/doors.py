@@ -122,7 +122,7 @@ class DoorParts:
             WatchdogDoors(
                 watchdog.watchdog, watchdog.chronicle, watchdog.resets.seen, watchdog.starts
             ),
-            AcceleratorDoors(self._health.accelerators.shown),
+            AcceleratorDoors(health.accelerators.shown, health.power.shown),
             AudioDoors(parts.guests, store.shelf),
             AudioStream(parts.guests),
         ]
@@ -135,7 +135,7 @@ class DoorParts:
         return await self._scraped(accept)
 
     def _make_metrics(self) -> Callable[[str], Awaitable[tuple[bytes, str]]]:
-        from agent.api.metrics.accelerators import AcceleratorMetrics
+        from agent.api.metrics.accelerators import AcceleratorMetrics, PowerMetrics
         from agent.api.metrics.doors import DoorMetrics
         from agent.api.metrics.metrics import Metrics
         from agent.api.metrics.models import ModelMetrics
@@ -150,4 +150,5 @@ class DoorParts:
             ProcessMetrics(domains.all).collect,
             WatchdogMetrics(self._watchdog.watchdog, self._watchdog.starts).collect,
             AcceleratorMetrics(health.accelerators.shown).collect,
+            PowerMetrics(health.power.shown).collect,
         ).text

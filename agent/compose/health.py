@@ -4,11 +4,13 @@ from agent import VERSION
 from agent.compose.core import Core
 from agent.compose.inference import InferenceParts
 from agent.compose.link import LinkParts
+from agent.compose.power import power
+from agent.compose.watchdog import WatchdogParts
 from agent.health.accelerators import AcceleratorWatch
 from agent.health.clockwork import Clockwork
 from agent.health.flash import Flash
 from agent.health.letters import Letters
-from agent.health.starts.starts import Starts, StartShown
+from agent.health.starts.starts import StartShown
 from agent.health.status import Status
 from agent.health.storage import Storage
 from agent.host.accelerators.found import found
@@ -19,7 +21,7 @@ class HealthParts:
     """Watches over store, disk, clock and accelerators; the status of all."""
 
     def __init__(
-        self, core: Core, inference: InferenceParts, link: LinkParts, starts: Starts
+        self, core: Core, inference: InferenceParts, link: LinkParts, watchdog: WatchdogParts
     ) -> None:
         store, conditions, clock = core.store, core.conditions, core.clock
         self._store = store
@@ -27,7 +29,12 @@ class HealthParts:
         self.letters = Letters(store.outbox.buried, store.outbox.more_buried, conditions)
         self.flash = Flash(core.settings.store, store.wear, conditions, clock)
         self.clockwork = Clockwork(store.bindings.bind, conditions, clock)
-        self.accelerators = AcceleratorWatch(found(), conditions, clock)
+        domains = inference.domains
+        self.accelerators = AcceleratorWatch(
+            *(found(), conditions, clock),
+            calls=lambda: sum(domain.figures.done for domain in domains.all()),
+        )
+        self.power = power(core, inference, watchdog, self.accelerators)
         self.views = Views(
             *(inference.domains, inference.scheduler, store, self.flash),
             *(inference.ears.sources, clock),
@@ -35,11 +42,11 @@ class HealthParts:
         shown = self.views
 
         async def start() -> StartShown:
-            return starts.shown()
+            return watchdog.starts.shown()
 
         sections = Sections(
             *(link.report.state, shown.domains, shown.models, shown.store, shown.sources),
-            self.accelerators.state,
+            *(self.accelerators.state, self.power.state),
             start,
         )
         self.status = Status(

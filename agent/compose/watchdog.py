@@ -180,7 +180,7 @@ class WatchdogParts:
         rule = _rule(domain.settings.call_timeout_s, INSTANCE, DOMAIN, *self._last_steps)
         remedies: dict[str, Remedy] = {
             "instance": partial(_kill, domain),
-            "domain": partial(_begin_anew, domain),
+            "domain": partial(begin_anew, domain),
             **self._last_remedies(name),
         }
         return Part(name, partial(_calls, domain), rule, remedies, domain.hang)
@@ -199,7 +199,7 @@ class WatchdogParts:
         name = f"source {listener.source}"
         rule = _rule(domain.settings.call_timeout_s, DOMAIN, *self._last_steps)
         remedies: dict[str, Remedy] = {
-            "domain": partial(_begin_anew, domain),
+            "domain": partial(begin_anew, domain),
             **self._last_remedies(name),
         }
         return Part(name, read, rule, remedies)
@@ -277,6 +277,11 @@ async def _kill(domain: Domain, why: str) -> str:
     return f"{domain.kill_busy(why)} processes killed, their calls are made again"
 
 
-async def _begin_anew(domain: Domain, _: str) -> str:
+async def begin_anew(domain: Domain, why: str) -> str:
+    """Kill all processes of a domain, whose models go on on the CPU where they had another device
+    until now. What was done, in words."""
     domain.restart()
+    domain.fell("hang", why)
+    if domain.falls:
+        return f"all processes of the domain killed, {', '.join(domain.falls)} on the CPU meanwhile"
     return "all processes of the domain killed, others take their place"

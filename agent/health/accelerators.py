@@ -3,10 +3,13 @@
 Limits: one reading at a time, each in a thread. One that is not back within BOUND_S is said, and
 waited for: no other is begun on top of it. Where something is wrong, the next look is after RETRY_S
 instead of LOOK_S. Between two readings that are further apart than GAP_S, no energy is counted
-unless the board itself counts it. XIDS_MAX kinds of Xids are counted for each.
+unless the board itself counts it. XIDS_MAX kinds of Xids are counted for each. What a
+call takes is the mean of the last PER_CALL_S.
 """
 
 import asyncio
+from collections import deque
+from collections.abc import Callable
 
 from msgspec import Struct, field, structs
 
@@ -31,6 +34,7 @@ GAP_S = 4 * LOOK_S
 CALM_S = 60.0  # without being slowed once more, after which it is over
 ERRORS_CALM_S = 86_400.0  # without another error of the hardware's
 XIDS_MAX = 64
+PER_CALL_S = 600.0
 TODO: dict[Remedy, str] = {
     "smaller": "give it smaller batches, or fewer models",
     "cpu": "models run on the CPU meanwhile; mend what is named",
@@ -67,12 +71,15 @@ class AcceleratorsShown(Struct, frozen=True):
     """All that are known, by the last reading, which is `age_s` old (null: none came back yet).
 
     `backend` is who is asked; `cause` says why nobody could be asked, or does not answer.
+    `energy_per_call_j` is what all took in the last ten minutes, while idle too, for each call of a
+    model that was answered (null: nobody measures, or there was none).
     """
 
     backend: Backend
     age_s: float | None
     cause: str | None
     accelerators: list[Known]
+    energy_per_call_j: float | None = None
 
 
 class Tally(Struct):
@@ -99,12 +106,16 @@ class AcceleratorWatch:
         clock: Clock,
         look_s: float = LOOK_S,
         bound_s: float = BOUND_S,
+        calls: Callable[[], int] = lambda: 0,
     ) -> None:
+        """`calls`: how many calls of models were answered so far."""
         self._accelerators = accelerators
         self._conditions = conditions
         self._clock = clock
         self._look_s = look_s
         self._bound_s = bound_s
+        self._calls = calls
+        self._taken = deque[tuple[float, float, int]]()  # when, joules, calls, each so far
         self._reading: asyncio.Task[list[Reading]] | None = None
         self._found: list[Reading] = []
         self._tallies: dict[str, Tally] = {}
@@ -153,7 +164,15 @@ class AcceleratorWatch:
             None if age_s is None else round(age_s, 1),
             self._cause,
             [self._known(one) for one in self._found],
+            self._energy_per_call_j(),
         )
+
+    def hottest_c(self) -> float | None:
+        """Of the last reading, if that is not long ago."""
+        if self._read_s is None or self._clock.monotonic() - self._read_s > GAP_S:
+            return None
+        found = [one.temperature_c for one in self._found if one.temperature_c is not None]
+        return max(found, default=None)
 
     async def state(self) -> AcceleratorsShown:
         """The same, as a section of the status."""
@@ -175,6 +194,21 @@ class AcceleratorWatch:
             self._tell_errors(one, tally, now)
             _count_energy(one, tally, now)
         self._found, self._read_s = found, now
+
+        self._count_calls(now)
+
+    def _count_calls(self, now: float) -> None:
+        taken_j = [one.taken_j for one in self._tallies.values() if one.taken_j is not None]
+        if taken_j:
+            self._taken.append((now, sum(taken_j), self._calls()))
+        while self._taken and now - self._taken[0][0] > PER_CALL_S:
+            self._taken.popleft()
+
+    def _energy_per_call_j(self) -> float | None:
+        if not self._taken:
+            return None
+        (_, before_j, before), (_, now_j, now) = self._taken[0], self._taken[-1]
+        return round((now_j - before_j) / (now - before), 3) if now > before else None
 
     def _tell_lost(self, one: Reading) -> None:
         if one.present:

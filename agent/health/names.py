@@ -37,6 +37,8 @@ Name = Literal[
     "link_down",
     "nobody_listens",
     "part_stands_still",
+    "power_mode_unset",
+    "power_saving",
     "quota_reached",
     "root_unready",
     "safe_mode",

@@ -27,6 +27,7 @@ from agent.inference.sequences import STATE_BYTES_MAX, Memory, Sequences, State,
 from agent.inference.wire import Buffer, Infer, Inferred, Tensor
 
 log = logging.getLogger("infer")
+REST_S = 60.0  # what a caller is told of a domain that rests: it does so for long
 
 
 class Request(NamedTuple):
@@ -144,6 +145,10 @@ class Scheduler:
             )
         if model is None:
             raise BusyError(f"domain {domain.name} is not ready: {domain.cause}", "try again later")
+        if domain.rests:
+            raise BusyError(
+                f"domain {domain.name} rests: {domain.rests}", "try again later", REST_S
+            )
         if model.manifest.engine != "onnx":
             raise RequestError(
                 f"model {model.label} takes no tensors: its engine is {model.manifest.engine}",

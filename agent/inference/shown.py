@@ -39,7 +39,8 @@ class FallShown(Struct, frozen=True):
 
 
 class DomainShown(Struct, frozen=True, rename={"klass": "class"}):
-    """A domain. `cause` says why it is not ready, `waiting` how many calls are in its queue.
+    """A domain. `cause` says why it is not ready, `rests` why it takes no calls though it is, and
+    `waiting` how many are in its queue.
 
     `restarts` are processes that took the place of others; a domain is `quarantined` while it rests
     because it died again and again. `ep` is the execution provider in use ("": none). `fallen` are
@@ -59,6 +60,7 @@ class DomainShown(Struct, frozen=True, rename={"klass": "class"}):
     model: str
     fallen: dict[str, FallShown] = {}
     cpu_twin: Literal["ready", "starting"] | None = None
+    rests: str = ""
 
 
 class ModelShown(Struct, frozen=True, kw_only=True):

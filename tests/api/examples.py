@@ -202,6 +202,7 @@ EXAMPLES: dict[str, list[Example]] = {
         Example({"rate_bytes_per_s_max": None}),
     ],
     "get_accelerators": ANY,
+    "get_power": ANY,
     "get_watchdog": ANY,
     "get_watchdog_history": ANY,
     "post_watchdog_resume": ANY,

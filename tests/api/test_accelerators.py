@@ -16,6 +16,7 @@ from agent.cli.accelerators_view import lines
 from agent.clock import Clock
 from agent.health.accelerators import AcceleratorsShown, AcceleratorWatch
 from agent.health.conditions import Conditions
+from agent.health.power.power import PowerShown
 from agent.host.accelerators.accelerator import Accelerators
 from agent.host.accelerators.jetson import Jetson
 from agent.host.accelerators.none import NoAccelerator
@@ -24,6 +25,10 @@ from tests.api.test_model_metrics import documented
 from tests.host.accelerators.boards import laid_out
 from tests.host.accelerators.libnvml import GPU_IS_LOST, HW_THERMAL, Card, bound
 from tests.outside import program
+
+
+def not_asked() -> PowerShown:
+    raise AssertionError("it is another door's")
 
 
 async def watched(accelerators: Accelerators) -> AcceleratorWatch:
@@ -72,7 +77,7 @@ async def test_the_door_answers_with_the_last_reading_and_asks_nobody(tmp_path: 
     watch = await watched(Jetson(root))
     (root / "sys/class/devfreq/17000000.gpu/device/load").write_text("1\n")
     base = "http://localhost/api/v1/accelerators"
-    async with Served(tmp_path, base, AcceleratorDoors(watch.shown).routes()) as served:
+    async with Served(tmp_path, base, AcceleratorDoors(watch.shown, not_asked).routes()) as served:
         status, found = await served.ask("GET")
         assert (status, found["backend"], found["cause"]) == (200, "jetson", None)
         (one,) = found["accelerators"]

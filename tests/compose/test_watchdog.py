@@ -1,4 +1,4 @@
-"""What the parts say of themselves: the store on a disk that is slow, and one that hangs."""
+"""What the parts say of themselves, as a store on a disk that hangs, and what remedies do."""
 
 import asyncio
 from collections.abc import Callable, Iterator
@@ -7,11 +7,14 @@ from pathlib import Path
 import pytest
 
 from agent.clock import Clock
-from agent.compose.watchdog import Turns
+from agent.compose.watchdog import Turns, begin_anew
 from agent.config import Store as Settings
 from agent.records import RecordType
 from agent.store.intake import New
 from agent.store.store import Store
+from tests.inference.domains.bed import until, workers
+from tests.inference.domains.test_twinned import CPU, CUDA, Played, one
+from tests.inference.domains.test_twinned import gpu as gpu
 from tests.outside import DEADLINE_S
 from tests.store.faults.disk import Disk, needs_fuse
 
@@ -58,3 +61,20 @@ async def test_a_store_that_hangs_stands_until_it_goes_on(disk: Disk) -> None:
         disk.clear()
         await append
         await reached(lambda: (turns.read(), not turns.stands)[1])
+
+
+async def test_a_domain_that_begins_anew_leaves_its_accelerator_until_that_is_proved(
+    tmp_path: Path, gpu: Played
+) -> None:
+    async with one(tmp_path, probe_s_min=60.0, probe_s_max=60.0) as (rig, d):
+        assert (await rig.ask()).ep == CUDA
+        before = d.pid
+        said = await begin_anew(d, "the watchdog saw no progress of domain d for 24 s")
+        assert said == "all processes of the domain killed, m on the CPU meanwhile"
+        await until(lambda: before not in workers(), "its process has ended")
+        await until(d.ready.is_set, "it is ready")
+        assert (await rig.ask()).ep == CPU
+        assert d.falls["m"].fault == "hang"
+        d.restart()  # somebody has seen to it
+        await until(lambda: not d.falls, "it is on the GPU")
+        assert (await rig.ask()).ep == CUDA

@@ -2,8 +2,10 @@
 
 import asyncio
 import threading
+from collections.abc import Callable
 from typing import Any
 
+import pytest
 from msgspec.structs import replace
 
 from agent.clock import Clock
@@ -13,6 +15,7 @@ from agent.health.accelerators import (
     ERRORS_CALM_S,
     GAP_S,
     LOOK_S,
+    PER_CALL_S,
     RETRY_S,
     XIDS_MAX,
     AcceleratorWatch,
@@ -56,11 +59,16 @@ class Board:
 
 class Bed:
     def __init__(
-        self, board: Any = None, bound_s: float = DEADLINE_S, look_s: float = LOOK_S
+        self,
+        board: Any = None,
+        bound_s: float = DEADLINE_S,
+        look_s: float = LOOK_S,
+        calls: Callable[[], int] = lambda: 0,
     ) -> None:
         self.clock, self.board = Hands(), board or Board()
         self.conditions = Conditions(self.clock)
-        self.watch = AcceleratorWatch(self.board, self.conditions, self.clock, look_s, bound_s)
+        parts = (self.board, self.conditions, self.clock)
+        self.watch = AcceleratorWatch(*parts, look_s, bound_s, calls)
 
     async def look(self, after_s: float = LOOK_S, **more: Any) -> float:
         self.clock.at_s += after_s
@@ -264,3 +272,19 @@ async def test_it_looks_again_and_again() -> None:
     loop = asyncio.create_task(bed.watch.run())
     await eventually(lambda: bed.board.begun > 2, "it looks again")
     loop.cancel()
+
+
+async def test_what_a_call_takes_is_the_mean_of_the_last_minutes() -> None:
+    calls = 0
+    bed = Bed(calls=lambda: calls)
+    for _ in range(3):
+        await bed.watch.look()
+        bed.clock.at_s += LOOK_S
+    assert bed.watch.shown().energy_per_call_j is None, "there was none"
+    calls = 4
+    await bed.watch.look()
+    assert bed.watch.shown().energy_per_call_j == pytest.approx(10.0 * 3 * LOOK_S / 4)
+    for _ in range(int(PER_CALL_S / LOOK_S) + 1):
+        bed.clock.at_s += LOOK_S
+        await bed.watch.look()
+    assert bed.watch.shown().energy_per_call_j is None, "they are long ago"

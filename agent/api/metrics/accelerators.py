@@ -6,6 +6,7 @@ from prometheus_client import Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
 from agent.health.accelerators import AcceleratorsShown, Known
+from agent.health.power.power import PowerShown
 
 # name, meaning, and what of an accelerator is shown by it
 GAUGES: tuple[tuple[str, str, Callable[[Known], float | None]], ...] = (
@@ -25,6 +26,31 @@ LABELLED: tuple[tuple[str, str, str, Callable[[Known], Iterable[tuple[str, float
         lambda one: ((reason, 1) for reason in one.throttled or ()),
     ),
 )
+
+
+class PowerMetrics:
+    """Which power profile is in force, and what it is judged by."""
+
+    def __init__(self, shown: Callable[[], PowerShown]) -> None:
+        self._shown = shown
+
+    def collect(self) -> Iterator[Metric]:
+        """Every family; what the board does not say has no line."""
+        shown = self._shown()
+        profile = GaugeMetricFamily(
+            "holdfast_power_profile", "1 for the profile in force.", labels=["profile"]
+        )
+        if shown.profile is not None:
+            profile.add_metric([shown.profile], 1)
+        yield profile
+        hottest = GaugeMetricFamily("holdfast_hottest_celsius", "Of accelerators and CPU.")
+        if shown.hottest_c is not None:
+            hottest.add_metric([], shown.hottest_c)
+        yield hottest
+        left = GaugeMetricFamily("holdfast_battery_left_ratio", "1 while it is not discharged.")
+        if shown.battery_left_ratio is not None:
+            left.add_metric([], shown.battery_left_ratio)
+        yield left
 
 
 class AcceleratorMetrics:

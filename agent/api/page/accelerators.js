@@ -4,9 +4,10 @@ import { byId, facts, show } from "./dom.js";
 import { number, size } from "./units.js";
 import { word } from "./words.js";
 
-export function render({ accelerators: { backend, cause, accelerators } }) {
-  show(byId("accelerators"), backend !== "none");
+export function render({ accelerators: { backend, cause, accelerators }, power }) {
+  show(byId("accelerators"), backend !== "none" || power.profile !== null);
   facts(byId("accelerators"), [
+    [word("power_profile"), power.profile && [power.profile, power.why].filter(Boolean).join(": "), power.why && "warn", "en"],
     ...accelerators.map((one) => [one.name, told(one), one.present ? "" : "critical"]),
     [word("cause"), cause, "warn", "en"],
   ]);

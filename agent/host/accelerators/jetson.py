@@ -135,15 +135,21 @@ class Jetson:
 
     def _mode(self) -> str | None:
         """The power mode, by its name in nvpmodel's configuration; else by its number."""
-        said = _text(self._root / "var/lib/nvpmodel/status")  # pmode:0002 fmode:quiet
-        number = said.partition("pmode:")[2].partition(" ")[0]
-        if not number.isdigit():
+        number = power_mode(self._root)
+        if number is None:
             return None
         for row in _text(self._root / "etc/nvpmodel.conf").splitlines():
             head, _, name = row.partition("NAME=")  # < POWER_MODEL ID=2 NAME=MAXN_SUPER >
-            if head.split() == ["<", "POWER_MODEL", f"ID={int(number)}"]:
+            if head.split() == ["<", "POWER_MODEL", f"ID={number}"]:
                 return name.rstrip(" >")
-        return str(int(number))
+        return str(number)
+
+
+def power_mode(root: Path = ROOT) -> int | None:
+    """The number of the power mode that nvpmodel has set; None where it does not say."""
+    said = _text(root / "var/lib/nvpmodel/status")  # pmode:0002 fmode:quiet
+    number = said.partition("pmode:")[2].partition(" ")[0]
+    return int(number) if number.isdigit() else None
 
 
 def _named(label: Path, power_w: float) -> Iterator[tuple[str, float]]:

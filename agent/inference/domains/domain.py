@@ -88,6 +88,7 @@ class Domain:
         self._refused = refused
         self._why = "starting"
         self.hint = ""  # what may help, where that is known
+        self.rests = ""  # why the scheduler sends it nothing, though it could answer
         self._clock = clock
         self._changed = changed
         self._prove = prove

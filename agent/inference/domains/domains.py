@@ -111,6 +111,11 @@ class Domains:
             raise NotThere(f"no domain {name!r}", f"known: {', '.join(self._domains)}")
         return domain
 
+    def rest(self, why: Mapping[str, str]) -> None:
+        """From now on these take no calls, for these reasons, and all others do."""
+        for domain in self.all():
+            domain.rests = why.get(domain.name, "")
+
     def serving(self, model: str) -> Domain | None:
         """The domain that has this model."""
         return self._by_model.get(model)

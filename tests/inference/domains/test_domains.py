@@ -22,6 +22,7 @@ from agent.inference.catalog import Catalog
 from agent.inference.catalog.manifest import External
 from agent.inference.domains.domains import _threads
 from agent.inference.domains.instance import setup_of
+from agent.inference.scheduler import REST_S
 from bench.models import loop, not_numbers, tiny, write, write_triton
 from tests.inference.catalog.repository import describe, install, linear
 from tests.inference.domains.family import workers
@@ -382,3 +383,20 @@ async def test_a_model_that_is_not_there_yet_is_waited_for_and_is_no_death(
         put(root, 1)
         await rig.ready()
         assert await rig.version() == 1
+
+
+async def test_a_domain_that_rests_takes_no_calls_and_answers_at_once_when_it_is_over(
+    root: Path,
+) -> None:
+    async with running(root, d=rules("m"), e=rules("other")) as rig:
+        await rig.ready("d")
+        await rig.ready("e")
+        pids = children()
+        rig.domains.rest({"d": "it is too hot"})
+        with pytest.raises(BusyError, match="domain d rests: it is too hot") as refused:
+            await rig.ask("m")
+        assert refused.value.retry_s == REST_S
+        assert await rig.version("other") == 1
+        rig.domains.rest({})
+        assert await rig.version() == 1
+        assert children() == pids

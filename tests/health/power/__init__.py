@@ -1,0 +1,1 @@
+"""As agent/health/power."""
