@@ -150,7 +150,8 @@ BEGUN = 10  # rounds of the loop, more than an accepted connection takes to reac
 @asynccontextmanager
 async def served(serve: Serve, port: int | None = None, **options: Any) -> AsyncIterator[int]:
     """A server on the port that it yields. At the end every connection is closed, also one that
-    had just been accepted: one that is left to the collector is a warning in a later test."""
+    had just been accepted: one that is left to the collector is a warning in a later test, and
+    asyncio leaves it where its server is closed before its transport is made."""
     writers = list[asyncio.StreamWriter]()
 
     async def one(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -162,9 +163,11 @@ async def served(serve: Serve, port: int | None = None, **options: Any) -> Async
     try:
         yield port
     finally:
-        server.close()
+        for listening in server.sockets:
+            asyncio.get_running_loop().remove_reader(listening.fileno())
         for _ in range(BEGUN):
             await asyncio.sleep(0)
+        server.close()
         for writer in writers:
             writer.close()
         await asyncio.sleep(0)
