@@ -60,7 +60,7 @@ class Link(Part, frozen=True, kw_only=True):
     key_file: str | None = None
     alpn: str | None = None
     topic_prefix: Prefix = "holdfast/v1"
-    keepalive_s: Annotated[int, Meta(ge=5, le=1200)] = 30
+    keepalive_s: Annotated[int, Meta(ge=5, le=1200)] = 20
     connect_timeout_s: Seconds = 10.0
     backoff_s_min: Seconds = 6.0
     backoff_s_max: Seconds = 120.0

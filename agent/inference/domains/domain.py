@@ -88,6 +88,7 @@ class Domain:
         self._refused = refused
         self._why = "starting"
         self.hint = ""  # what may help, where that is known
+        self._told = ""  # the cause that was said last
         self.rests = ""  # why the scheduler sends it nothing, though it could answer
         self._clock = clock
         self._changed = changed
@@ -445,7 +446,8 @@ class Domain:
             self.ready.clear()
             if self.quarantined and not self._pools.started:
                 self._dispatch.refuse(f"it rests: {self.cause}", self._restarts.rest_s)
-        if self.ready.is_set() or was or self.quarantined:
+        if self.ready.is_set() or was or self.quarantined or self.cause != self._told:
+            self._told = self.cause
             self._changed(self)
         self._dispatch.pump_soon()
 

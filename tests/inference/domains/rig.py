@@ -1,7 +1,7 @@
 """Domains over a repository of small models, each of which tells its version by its answers."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -81,6 +81,7 @@ class Rig:
         self.root = root
         self.clock = Clock()
         self.told: list[str] = []  # names of domains that changed
+        self.on_change: Callable[[Domain], None] = lambda _: None
         self.cells: dict[str, Free] = {}
         self.file = root.parent / "models.json"
         self.zygote, self.hold = Zygote(), Hold()
@@ -101,6 +102,7 @@ class Rig:
 
     def _changed(self, domain: Domain) -> None:
         self.told.append(domain.name)
+        self.on_change(domain)
 
     def _confine(self, name: str, settings: config.Domain) -> Free:
         self.cells[name] = Free(settings)

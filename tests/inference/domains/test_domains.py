@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -400,3 +401,18 @@ async def test_a_domain_that_rests_takes_no_calls_and_answers_at_once_when_it_is
         rig.domains.rest({})
         assert await rig.version() == 1
         assert children() == pids
+
+
+async def test_why_a_domain_stays_down_is_said_when_that_changes(root: Path) -> None:
+    """First it was killed; then what it is to load is not there any more."""
+    said = list[str]()
+    async with running(root, d=rules("m", quarantine_after=1000)) as rig:
+        await rig.ready("d")
+        domain = rig.domains.named("d")
+        rig.on_change = lambda one: said.extend([one.cause] if one.cause else [])
+        (root / "m/1/model.onnx").unlink()
+        assert domain.pid
+        os.kill(domain.pid, signal.SIGKILL)
+        await until(lambda: said and "model.onnx" in said[-1], "the present cause is said")
+        assert "SIGKILL" in said[0], said
+        assert len(said) == len([one for one, _ in groupby(said)]), "and nothing twice"
