@@ -89,6 +89,7 @@ class App:
             loop.add_signal_handler(name, _stop_or_die, self._stop)
         loop.add_signal_handler(signal.SIGHUP, self._read_again)
         async with AsyncExitStack() as parts:
+            parts.enter_context(self.watchdog.lag)
             await parts.enter_async_context(self.watchdog.watchdog)  # left last: ends may hang
             await parts.enter_async_context(self.starts)
             await self._pause()

@@ -40,6 +40,7 @@ from agent.compose.health import HealthParts
 from agent.compose.inference import InferenceParts
 from agent.compose.link import LinkParts
 from agent.compose.watchdog import WatchdogParts
+from agent.health.checks.bounds import own_bytes_max
 from agent.health.checks.ready import Ready
 from agent.health.checks.smart import Smart
 from agent.jobs.calls import parsed
@@ -103,7 +104,8 @@ class DoorParts:
         bundles = Bundles(
             self._core.device, self._core.settings.bundle, store.held, store.outbox, clock
         )
-        smart = Smart(domains.all, store.takes_records, conditions, clock)
+        most = own_bytes_max(self._core.settings.models)
+        smart = Smart(domains.all, store.takes_records, conditions, clock, most)
         doors: list[HasRoutes] = [
             self.outbox,
             SyncDoors(self._link.control, self._link.report.state),

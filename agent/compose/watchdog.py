@@ -18,14 +18,16 @@ from agent.compose.inference import InferenceParts
 from agent.compose.link import LinkParts
 from agent.compose.starts import starts
 from agent.errors import HoldfastError, StoreError
-from agent.health.checks.bounds import AGENT_BYTES_MAX, own_bytes
+from agent.health.checks.bounds import own_bytes, own_bytes_max
 from agent.health.starts.causes import Cause
 from agent.health.watchdog.budgets import Budgets
 from agent.health.watchdog.chronicle import Chronicle
 from agent.health.watchdog.disarmed import Disarmed
 from agent.health.watchdog.hardware import Hardware
+from agent.health.watchdog.lag import LATE_S as LAG_S
+from agent.health.watchdog.lag import WINDOW_S, Lag
 from agent.health.watchdog.policy import Reading, Rule, Step
-from agent.health.watchdog.watchdog import HANG_S, Event, Part, Remedy, Watchdog
+from agent.health.watchdog.watchdog import HANG_S, LOOP, TICK_S, Event, Part, Remedy, Watchdog
 from agent.host.resets.resets import Resets
 from agent.host.root.client import Root
 from agent.host.root.forms import Reboot, Reset
@@ -47,13 +49,16 @@ AGENT = Step("agent", 2, 3600.0, 30.0)
 # In 120 s systemd ends all units, or kills them; what hangs then, RebootWatchdogSec sees to.
 REBOOT = Step("reboot", 1, 6 * 3600.0, 120.0, 30.0, resets=True)
 RESET = Step("reset", 2, 24 * 3600.0, 30.0, resets=True)
+LAGS = TICK_S, 2 * TICK_S  # what is late was added up already (lag.py)
+LATE = f"was held up for {LAG_S:.0f} s of the last {WINDOW_S:.0f}, or more"
 LOOK_S = 600.0  # whether the root daemon is there
 
 
 class Turns:
     """Whether the store's thread comes round: it is asked for nothing, again and again.
 
-    A commit that ends is a step as well: on a slow disk many may be before what was asked.
+    A commit that ends is a step as well: on a slow disk many may be before what was asked. So is a
+    slice of a file that is written back.
     """
 
     def __init__(self, store: Store) -> None:
@@ -73,7 +78,7 @@ class Turns:
         if self._asked is None or self._asked.done():
             self._asked = asyncio.get_running_loop().create_task(self._ask())
             self._unanswered = 0
-        return Reading(self._done + self._store.commits.count, owed=True)
+        return Reading(self._done + self._store.steps, owed=True)
 
     def hang(self) -> None:
         """Have the thread stand still."""
@@ -106,6 +111,7 @@ class WatchdogParts:
         self.resets = Resets(settings, self.root)
         reset = replace(RESET, time_s=self.resets.time_s_max + KEPT_S)
         self._last_steps = (AGENT, REBOOT, reset)
+        self.lag = Lag(core.clock, TICK_S)
         self.systemd = Systemd()
         self.disarmed = Disarmed(core.conditions, core.clock)
         self.hardware = self._hardware()
@@ -167,13 +173,20 @@ class WatchdogParts:
     def _parts(self) -> Iterator[Part]:
         rule, remedies = Rule(LATE_S, DEAD_S, self._last_steps), self._last_remedies("store")
         yield Part("store", self._turns.read, rule, remedies, self._turns.hang)
-        bound = f"is above {AGENT_BYTES_MAX >> 20} MiB in the agent's own process, and stays there"
-        yield Part("memory", _memory, rule, self._last_remedies("memory"), trouble=bound)
+        yield self._memory()
+        yield Part(LOOP, self.lag.read, Rule(*LAGS, (AGENT,)), {"agent": self._end}, trouble=LATE)
         for domain in self._inference.domains.all():
             yield self._domain(domain)
         for listener in (*self._inference.ears.listeners, *self._inference.ears.guests):
             yield self._hearing(listener)
         yield self._uplink()
+
+    def _memory(self) -> Part:
+        """No reboot gives it more than a new process does."""
+        most = own_bytes_max(self._core.settings.models)
+        bound = f"is above {most >> 20} MiB in the agent's own process, and stays there"
+        rule, remedies = Rule(LATE_S, DEAD_S, (AGENT,)), {"agent": self._end}
+        return Part("memory", partial(memory, most), rule, remedies, trouble=bound)
 
     def _domain(self, domain: Domain) -> Part:
         name = f"domain {domain.name}"
@@ -262,9 +275,13 @@ def _rule(bound_s: float, *steps: Step) -> Rule:
     return Rule(max(LATE_S, bound_s), max(DEAD_S, bound_s + BEYOND_S), steps)
 
 
-def _memory() -> Reading:
-    """What leaks comes back with a new process alone."""
-    return Reading(0, owed=own_bytes() > AGENT_BYTES_MAX, why="it is below its bound")
+def memory(bound_bytes: int) -> Reading:
+    """Whether this process is below its bound: what leaks comes back with a new process alone."""
+    try:
+        own = own_bytes()
+    except OSError as error:  # no descriptor is left: for others to meet
+        return Reading(0, owed=False, why=f"nobody knows: {error.strerror}")
+    return Reading(0, owed=own > bound_bytes, why="it is below its bound")
 
 
 def _calls(domain: Domain) -> Reading:

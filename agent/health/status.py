@@ -5,7 +5,9 @@ the last state of an agent that is down.
 """
 
 import asyncio
+import threading
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
@@ -15,6 +17,7 @@ from agent.clock import Clock
 from agent.errors import StoreError
 from agent.health.conditions import Condition, Conditions
 from agent.records import Balance
+from agent.threads import apart
 
 SNAPSHOT_S = 5.0
 
@@ -65,6 +68,7 @@ class Status:
         self._ledger = ledger
         self._parts = parts
         self._snapshot = snapshot
+        self._writing = threading.Lock()
         self._began = clock.monotonic()
 
     @property
@@ -110,16 +114,15 @@ class Status:
     async def write(self) -> None:
         """Write the snapshot now, whole or not at all; a copy for people, so not fsynced.
 
-        Raises StoreError when the ledger cannot be read.
+        In a thread, for a disk that hangs is not to hold up the loop. Raises StoreError when the
+        ledger cannot be read.
         """
         # The next start learns from it how long this one lived (health/starts).
         alive = {"boot": self._clock.boot, "mono_s": round(self._clock.monotonic(), 1)}
         at_us = int(self._clock.wall() * 1e6)
         document = {**await self.document(), "at_us": at_us, "alive": alive}
-        fresh = self._snapshot.with_suffix(".new")
         try:
-            fresh.write_bytes(msgspec.json.encode(document))
-            fresh.replace(self._snapshot)
+            await apart(partial(self._replace, msgspec.json.encode(document)))
         except OSError as error:
             self._conditions.hold(
                 "snapshot_unwritable",
@@ -130,3 +133,9 @@ class Status:
             )
         else:
             self._conditions.clear("snapshot_unwritable", "status")
+
+    def _replace(self, content: bytes) -> None:
+        fresh = self._snapshot.with_suffix(".new")
+        with self._writing:  # the last one may still be at it when the agent ends
+            fresh.write_bytes(content)
+            fresh.replace(self._snapshot)

@@ -111,6 +111,11 @@ class Database:
         return self._file.commits.read()
 
     @property
+    def steps(self) -> int:
+        """Commits, and slices of what takes long, since the start: the thread moves."""
+        return self.latency.count + self._file.slices
+
+    @property
     def short_of_room(self) -> bool:
         """Whether the disk was full at the last commit that wanted room; for any thread."""
         return self._file.short_of_room

@@ -42,6 +42,7 @@ class File:
     def __init__(self, path: Path, clock: Clock, rules: Bounds | None, synchronous: str) -> None:
         self.path = path
         self.commits = Latency()  # of the transactions that changed something
+        self.slices = 0  # of what takes long beside them, done so far
         self._bounds = rules
         self._opening = Opening(path, clock, rules, synchronous)
         self._space = Space(path)
@@ -190,7 +191,7 @@ class File:
     def _write_back(self, connection: sqlite3.Connection) -> None:
         """Everything that is in the open file, under its name again."""
         try:
-            self._opening.save(connection)
+            self._opening.save(connection, self._done_slice)
             self.close()
             self._opening.lock.release_file()
             self._opening.give_name()
@@ -202,6 +203,9 @@ class File:
             )
             raise self._astray from error
         self.open()
+
+    def _done_slice(self) -> None:
+        self.slices += 1
 
     def _committed(
         self, step: Callable[[sqlite3.Connection], T], begin: str = "BEGIN IMMEDIATE"

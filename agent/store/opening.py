@@ -13,6 +13,7 @@ import errno
 import os
 import sqlite3
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from agent.store.bounds import Bounds
 from agent.store.lock import REMEDIES, Lock
 
 WAL_BYTES_MAX = 8 << 20  # what stays of the WAL's file after a checkpoint
+SAVED_PAGES = 1024  # at once: 4 MiB
 BUSY_TIMEOUT_S = 5.0  # only an outside reader (a backup, a test) can make us wait
 
 
@@ -132,14 +134,17 @@ class Opening:
         except OSError:
             return True
 
-    def save(self, connection: sqlite3.Connection) -> None:
-        """Write all that an astray file holds to `<file>.back`. Raises OSError, sqlite3.Error."""
+    def save(self, connection: sqlite3.Connection, step: Callable[[], None]) -> None:
+        """Write all that an astray file holds to `<file>.back`. Raises OSError, sqlite3.Error.
+
+        `step` is called after each few pages: it may take minutes, and is no hang.
+        """
         fresh = self.path.with_name(f"{self._back.name}.new")
         for part in ("", "-wal", "-journal"):
             fresh.with_name(fresh.name + part).unlink(missing_ok=True)
         copy = sqlite3.connect(fresh)
         try:
-            connection.backup(copy)
+            connection.backup(copy, pages=SAVED_PAGES, progress=lambda *_: step())
         finally:
             copy.close()
         quarantine.sync(fresh)

@@ -100,6 +100,11 @@ class Store:
         """How long commits took, since the start; for any thread."""
         return self._database.latency
 
+    @property
+    def steps(self) -> int:
+        """What its thread has done since the start: grows while it moves."""
+        return self._database.steps
+
     async def takes_records(self) -> None:
         """Return when a record would be taken now, as far as is known without writing one.
 

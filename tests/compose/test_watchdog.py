@@ -1,15 +1,19 @@
 """What the parts say of themselves, as a store on a disk that hangs, and what remedies do."""
 
 import asyncio
+import errno
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from agent.clock import Clock
-from agent.compose.watchdog import Turns, begin_anew
+from agent.compose.watchdog import Turns, begin_anew, memory
 from agent.config import Store as Settings
+from agent.health.watchdog.policy import Reading
 from agent.records import RecordType
+from agent.store import database
 from agent.store.intake import New
 from agent.store.store import Store
 from tests.inference.domains.bed import until, workers
@@ -17,6 +21,7 @@ from tests.inference.domains.test_twinned import CPU, CUDA, Played, one
 from tests.inference.domains.test_twinned import gpu as gpu
 from tests.outside import DEADLINE_S
 from tests.store.faults.disk import Disk, needs_fuse
+from tests.store.test_removed import looked
 
 SOME = [New(RecordType.SEGMENT, b"{}")]
 
@@ -61,6 +66,33 @@ async def test_a_store_that_hangs_stands_until_it_goes_on(disk: Disk) -> None:
         disk.clear()
         await append
         await reached(lambda: (turns.read(), not turns.stands)[1])
+
+
+async def test_a_file_that_is_written_back_for_long_is_a_store_that_moves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "TIDY_S", 0.0)
+    path = tmp_path / "s.db"
+    async with Store(Settings(path=str(path)), Clock()) as store:
+        blob = bytes(1 << 20)
+        for _ in range(24):
+            await store.intake.append("a", [New(RecordType.SEGMENT, b"{}", blob)])
+        turns, commits = Turns(store), store.commits.count
+        before = turns.read().done
+        path.unlink()
+        await looked(store)
+        assert path.exists()
+        assert turns.read().done - before >= 6 + store.commits.count - commits
+
+
+def test_a_process_without_descriptors_is_not_taken_for_one_that_leaks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refused() -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr("agent.compose.watchdog.own_bytes", refused)
+    assert memory(1) == Reading(0, owed=False, why="nobody knows: Too many open files")
 
 
 async def test_a_domain_that_begins_anew_leaves_its_accelerator_until_that_is_proved(

@@ -14,6 +14,7 @@ import pytest
 
 from agent.clock import Clock
 from agent.config import Domain as Settings
+from agent.config import Models
 from agent.errors import BusyError, CallLost, NotThere, RunError, StoreError
 from agent.health.checks import bounds, smart
 from agent.health.checks.check import Check, gravest
@@ -269,6 +270,13 @@ async def test_the_gravest_decides(model: Model) -> None:
     assert await word(refuses_records, held) == "unhealthy"
     assert gravest([]) == "healthy"
     assert Check("store", "store", "pass", "a", "b").remedy == ""
+
+
+def test_a_larger_cache_is_no_leak() -> None:
+    usual = bounds.own_bytes_max(Models())
+    assert usual == bounds.AGENT_BYTES_MAX
+    assert bounds.own_bytes_max(Models(cache_bytes_max=0)) == usual
+    assert bounds.own_bytes_max(Models(cache_bytes_max=4 << 30)) >= usual + (4 << 30) - (16 << 20)
 
 
 def test_what_is_shared_with_others_is_not_the_agents_own_memory() -> None:

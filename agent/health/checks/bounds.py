@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from agent.clock import Clock
+from agent.config import Models
 from agent.health.checks.check import Check, Verdict
 from agent.health.checks.inference import WINDOW_S, Ran
 from agent.inference.domains.domain import Domain
@@ -15,6 +16,7 @@ NOISE_S = 0.010  # below which the machine's own hiccups are all there is to see
 WAITS = 0.5  # of `request_timeout_s`: then the first calls are soon too late
 NEAR = 0.9  # of a bound
 AGENT_BYTES_MAX = 1 << 30  # the agent takes a tenth of it, and a quarter for bodies under way
+CACHED = 1.25  # what a byte of an answer in the cache takes, at most
 CHILD_PART_MAX = 0.5  # of the machine's memory, where memory_bytes_max is not set
 SLOW = "see what else runs on this machine, and how hot it is"
 MIB = 1 << 20
@@ -77,10 +79,16 @@ def own_bytes() -> int:
     return (int(resident) - int(shared)) * PAGE_BYTES
 
 
-def own_memory() -> Check:
+def own_bytes_max(settings: Models) -> int:
+    """What this process may have: its own bound, and a cache that is larger than the usual one."""
+    more_bytes = max(0, settings.cache_bytes_max - Models().cache_bytes_max)
+    return AGENT_BYTES_MAX + int(CACHED * more_bytes)
+
+
+def own_memory(bound_bytes: int) -> Check:
     """The agent itself."""
     remedy = "report it, with what `holdfast status --json` says; a restart gives it back"
-    return _memory("agent", own_bytes(), AGENT_BYTES_MAX, "a bound of the agent's", remedy)
+    return _memory("agent", own_bytes(), bound_bytes, "a bound of the agent's", remedy)
 
 
 def _memory(subject: str, size: int, bound: int, whose: str, remedy: str) -> Check:

@@ -40,12 +40,14 @@ class Smart:
         takes_records: Callable[[], Awaitable[None]],
         conditions: Conditions,
         clock: Clock,
+        own_bytes_max: int = bounds.AGENT_BYTES_MAX,
     ) -> None:
         """`domains` are those that the configuration wants; `takes_records` raises StoreError."""
         self._domains = domains
         self._takes_records = takes_records
         self._conditions = conditions
         self._clock = clock
+        self._own_bytes_max = own_bytes_max
         self._probe = Probe(clock)
         self._running: asyncio.Task[None] | None = None
         self._ended_s = -KEEP_S
@@ -74,7 +76,10 @@ class Smart:
         try:
             parts = [self._store(until_s), *(self._domain(one, until_s) for one in self._domains())]
             found = await asyncio.gather(*parts)
-            self._checks = [bounds.own_memory(), *(check for part in found for check in part)]
+            self._checks = [
+                bounds.own_memory(self._own_bytes_max),
+                *(check for part in found for check in part),
+            ]
             self._ended_s = self._clock.monotonic()
             self._took_s = self._ended_s - began_s
         finally:

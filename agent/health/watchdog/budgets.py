@@ -13,7 +13,7 @@ since the file was written; after another boot at least as much as the machine h
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Self
 
@@ -63,20 +63,17 @@ class Budgets:
         if self._fresh.is_set():
             await self._write()
 
-    def of(self, part: str) -> tuple[Taken, ...]:
-        """What was tried of a part before this start."""
-        lately = self.begun_s - BUDGET_S_MAX
-        taken = self._taken.get(part, [])
+    def before(self) -> dict[str, tuple[Taken, ...]]:
+        """What was tried of each part before this start."""
         # A time to come is none: it would count for ever.
-        return tuple(
-            one._replace(at_s=min(one.at_s, self.begun_s)) for one in taken if one.at_s > lately
-        )
+        return {
+            part: tuple(one._replace(at_s=min(one.at_s, self.begun_s)) for one in lately)
+            for part, lately in _lately(self._taken, self.begun_s).items()
+        }
 
     def note(self, now_s: float, taken: Mapping[str, tuple[Taken, ...]]) -> None:
         """What is remembered of each part now."""
-        lately = now_s - BUDGET_S_MAX
-        fresh = {part: [one for one in all_ if one.at_s > lately] for part, all_ in taken.items()}
-        left = {part: some for part, some in fresh.items() if some}
+        left = _lately(taken, now_s)
         self._noted = Kept(self._clock.boot, self._clock.monotonic(), now_s, left)
         self._noted_s = now_s
         self._fresh.set()
@@ -111,6 +108,14 @@ class Budgets:
         up_s = self._clock.monotonic()
         passed_s = up_s - found.at_s if found.boot == self._clock.boot else up_s
         return found.now_s + max(passed_s, 0.0)
+
+
+def _lately(taken: Mapping[str, Sequence[Taken]], now_s: float) -> dict[str, list[Taken]]:
+    """Of PARTS_MAX parts, those with the last remedies, what is not too old to count."""
+    since_s = now_s - BUDGET_S_MAX
+    fresh = {part: [one for one in every if one.at_s > since_s] for part, every in taken.items()}
+    known = sorted((part for part in fresh if fresh[part]), key=lambda part: fresh[part][-1].at_s)
+    return {part: fresh[part] for part in known[-PARTS_MAX:]}
 
 
 def _read(path: Path) -> Kept | None:

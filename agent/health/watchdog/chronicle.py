@@ -1,20 +1,23 @@
 """What the watchdog did: kept on this machine for the technician, and sent as records.
 
-Limits  : the last LAST_MAX events here; WAITING_MAX wait for a store that does not answer, and
-          what is beyond them is not sent.
+Limits  : the last LAST_MAX events here. What the store could not take is tried again each RETRY_S,
+          and after a restart; what is beyond LAST_MAX by then is not sent.
 Format  : a JSON list of Noted, the oldest first, written whole beside the store.
-Recovery: a file that cannot be read is begun anew; the store has what was sent.
+Recovery: a file that cannot be read is begun anew; the store has what was sent. What was sent just
+          before a crash may be sent once more.
 """
 
 import asyncio
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from agent import whole_file
 from agent.clock import Clock
@@ -23,16 +26,20 @@ from agent.health.watchdog.watchdog import Event
 
 log = logging.getLogger("watchdog")
 LAST_MAX = 200
-WAITING_MAX = 64
+RETRY_S = 30.0
 FILE_BYTES_MAX = 1 << 20
 
 
-class Noted(Struct, frozen=True):
-    """An event, and when: a wall label in microseconds, and the boot it belongs to."""
+class Noted(Struct, frozen=True, omit_defaults=True):
+    """An event, and when: a wall label in microseconds, and the boot it belongs to.
+
+    `sent`: it is a record in the store.
+    """
 
     at_us: int
     boot: str
     event: Event
+    sent: bool = False
 
 
 class Chronicle:
@@ -46,10 +53,11 @@ class Chronicle:
         self._append = append
         self._clock = clock
         self._last = deque[Noted](_read(path), LAST_MAX)
-        self._waiting = deque[bytes](maxlen=WAITING_MAX)
         self._fresh = asyncio.Event()
         self._kept = asyncio.Event()
+        self._kept.set()
         self._unsent = asyncio.Event()
+        self._unsent.set()  # the agent before may have left some
 
     async def __aenter__(self) -> Self:
         return self
@@ -62,7 +70,6 @@ class Chronicle:
         """Something was done."""
         noted = Noted(int(self._clock.wall() * 1e6), self._clock.boot, event)
         self._last.append(noted)
-        self._waiting.append(msgspec.json.encode(noted))
         self._fresh.set()
         self._kept.clear()
         self._unsent.set()
@@ -100,13 +107,27 @@ class Chronicle:
         while True:
             await self._unsent.wait()
             self._unsent.clear()
-            while self._waiting:
-                bodies = list(self._waiting)
-                self._waiting.clear()
-                try:
-                    await self._append(bodies)
-                except StoreError as error:  # the parts that need the store say so
-                    log.info("%d events are not sent: %s", len(bodies), error)
+            if not await self._sent():
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._unsent.wait(), RETRY_S)
+                self._unsent.set()
+
+    async def _sent(self) -> bool:
+        """Send what is not in the store yet; whether all of it is there now."""
+        waiting = [one for one in self._last if not one.sent]
+        if not waiting:
+            return True
+        try:
+            await self._append([msgspec.json.encode(one) for one in waiting])
+        except StoreError as error:  # the parts that need the store say so
+            log.info("%d events are not sent yet: %s", len(waiting), error)
+            return False
+        done = {id(one) for one in waiting}
+        fresh = [replace(one, sent=True) if id(one) in done else one for one in self._last]
+        self._last = deque(fresh, LAST_MAX)
+        self._fresh.set()
+        self._kept.clear()
+        return True
 
 
 def _read(path: Path) -> list[Noted]:

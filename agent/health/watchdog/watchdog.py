@@ -8,7 +8,9 @@ faulthandler, whose thread needs neither the loop nor the interpreter's lock, wr
 all threads to a file and ends the process. The next start reads that file.
 
 Time is the sum of the ticks, each counted for COUNTED_S at most: while the machine slept or this
-process was stopped, no part could move, and none is dead for it.
+process was stopped, no part could move, and none is dead for it. (What ends a hung loop is a timer
+in real time: a process that was stopped for HUNG_S may end when it goes on.) A loop that is held up
+again and again is a part of its own (lag.py).
 """
 
 import asyncio
@@ -28,7 +30,7 @@ from agent.clock import Clock
 from agent.errors import HoldfastError, NotNow, NotThere
 from agent.health.conditions import Conditions
 from agent.health.watchdog import policy
-from agent.health.watchdog.budgets import Budgets
+from agent.health.watchdog.budgets import BUDGET_S_MAX, Budgets
 from agent.health.watchdog.disarmed import Disarmed
 from agent.health.watchdog.policy import Reading, Rule, Standing, Step, Verdict
 from agent.tasks import Crew
@@ -119,6 +121,8 @@ class Watchdog:
         self._hung_s = HUNG_S
         self._standings: dict[str, Standing] = {}
         self._rules: dict[str, Rule] = {}
+        # What was tried of parts that are gone, or were here before this start: they may come back.
+        self._tried = {} if budgets is None else budgets.before()
         self._under_way = set[str]()  # parts whose remedy is at work
         self._begun = Counter[tuple[str, str]]()  # parts and remedies, since the start
         self._ticked_s = 0.0  # by the clock
@@ -165,7 +169,9 @@ class Watchdog:
         self._arm()
         parts = {part.name: part for part in self._parts()}
         for gone in self._standings.keys() - parts.keys():
-            del self._standings[gone], self._rules[gone]
+            if taken := self._standings.pop(gone).taken:
+                self._tried[gone] = taken
+            del self._rules[gone]
             self._conditions.clear("part_stands_still", gone)
         self._armed = self.disarmed.left_s is None
         well = [self._look(part) for part in parts.values()]
@@ -233,8 +239,8 @@ class Watchdog:
         now_s, rule = self.now_s, part.rule
         before = self._standings.get(part.name)
         standing = policy.seen(before, part.read(), now_s)
-        if before is None and self._budgets:
-            standing = standing._replace(taken=self._budgets.of(part.name))
+        if before is None:
+            standing = standing._replace(taken=self._tried.pop(part.name, ()))
         step = None if part.name in self._under_way else policy.due(rule, standing, now_s)
         exhausted = policy.exhausted(rule, standing, now_s)
         withheld = (exhausted or bool(step and step.resets)) and not self._may_reset()
@@ -259,8 +265,11 @@ class Watchdog:
     def _keep(self) -> None:
         """What was tried, for the next start."""
         if self._budgets:
-            taken = {name: one.taken for name, one in self._standings.items()}
-            self._budgets.note(self.now_s, taken)
+            since_s = self.now_s - BUDGET_S_MAX
+            tried = self._tried.items()
+            self._tried = {name: taken for name, taken in tried if taken[-1].at_s > since_s}
+            present = {name: one.taken for name, one in self._standings.items()}
+            self._budgets.note(self.now_s, self._tried | present)
 
     async def _remedy(self, part: Part, step: Step, why: str) -> None:
         try:

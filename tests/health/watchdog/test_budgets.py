@@ -27,8 +27,8 @@ async def test_within_a_boot_the_axis_goes_on_by_the_clock(tmp_path: Path) -> No
     await written(path, clock_at(500.0), 40.0, Taken("agent", 30.0))
     after = Budgets(path, clock_at(520.0))
     assert after.begun_s == 60.0
-    assert after.of("store") == (Taken("agent", 30.0),)
-    assert after.of("uplink") == after.of("nothing") == ()
+    assert after.before().get("store", ()) == (Taken("agent", 30.0),)
+    assert after.before().get("uplink", ()) == after.before().get("nothing", ()) == ()
 
 
 async def test_after_a_reboot_it_goes_on_by_what_the_machine_has_been_up(tmp_path: Path) -> None:
@@ -36,15 +36,15 @@ async def test_after_a_reboot_it_goes_on_by_what_the_machine_has_been_up(tmp_pat
     await written(path, clock_at(500.0), 40.0, Taken("reboot", 40.0))
     after = Budgets(path, clock_at(25.0, boot="two"))
     assert after.begun_s == 65.0
-    assert after.of("store") == (Taken("reboot", 40.0),)
+    assert after.before().get("store", ()) == (Taken("reboot", 40.0),)
 
 
 async def test_what_no_longer_counts_is_forgotten(tmp_path: Path) -> None:
     path = tmp_path / "ladder.json"
     now_s = 2 * BUDGET_S_MAX
     await written(path, clock_at(0.0), now_s, Taken("agent", 5.0), Taken("agent", now_s))
-    assert Budgets(path, clock_at(1.0)).of("store") == (Taken("agent", now_s),)
-    assert Budgets(path, clock_at(BUDGET_S_MAX + 1.0)).of("store") == ()
+    assert Budgets(path, clock_at(1.0)).before().get("store", ()) == (Taken("agent", now_s),)
+    assert Budgets(path, clock_at(BUDGET_S_MAX + 1.0)).before().get("store", ()) == ()
 
 
 async def test_time_is_noted_while_something_is_remembered(tmp_path: Path) -> None:
@@ -64,7 +64,7 @@ async def test_whoever_ends_the_agent_may_wait_until_it_is_on_the_disk(tmp_path:
     running = asyncio.create_task(budgets.run())
     budgets.note(7.0, {"store": (Taken("agent", 7.0),)})
     await budgets.kept()
-    assert Budgets(path, clock_at(0.0)).of("store") == (Taken("agent", 7.0),)
+    assert Budgets(path, clock_at(0.0)).before().get("store", ()) == (Taken("agent", 7.0),)
     running.cancel()
     with suppress(asyncio.CancelledError):
         await running
@@ -82,13 +82,13 @@ async def test_a_file_that_is_none_is_begun_anew(tmp_path: Path, content: bytes)
     (tmp_path / "ladder.json").write_bytes(content)
     begun = Budgets(tmp_path / "ladder.json", clock_at(500.0))
     assert begun.begun_s == 0.0
-    assert begun.of("store") == ()
+    assert begun.before().get("store", ()) == ()
 
 
 async def test_a_time_to_come_does_not_count_for_ever(tmp_path: Path) -> None:
     path = tmp_path / "ladder.json"
     await written(path, clock_at(0.0), 10.0, Taken("agent", 1e9))
-    assert Budgets(path, clock_at(5.0)).of("store") == (Taken("agent", 15.0),)
+    assert Budgets(path, clock_at(5.0)).before().get("store", ()) == (Taken("agent", 15.0),)
 
 
 async def test_a_folder_that_cannot_be_written_stops_nobody(

@@ -10,7 +10,7 @@ import pytest
 
 from agent.clock import Clock
 from agent.errors import StoreError
-from agent.health.watchdog.chronicle import LAST_MAX, WAITING_MAX, Chronicle, Noted
+from agent.health.watchdog.chronicle import LAST_MAX, Chronicle, Noted
 from agent.health.watchdog.watchdog import Event
 from tests.sync.rig import eventually
 
@@ -66,11 +66,11 @@ async def test_a_store_that_hangs_keeps_nothing_from_the_file(tmp_path: Path) ->
     assert len(chronicle.last()) == LAST_MAX
     kept.gate.set()
     await eventually(lambda: kept.bodies, "it is sent")
-    assert len(kept.bodies) <= WAITING_MAX
+    await eventually(lambda: len(kept.bodies) >= LAST_MAX, "all that is known is sent")
     await end(running)
 
 
-async def test_a_store_that_refuses_costs_what_it_refused(tmp_path: Path) -> None:
+async def test_what_a_store_refuses_comes_with_the_next_event(tmp_path: Path) -> None:
     kept = Kept()
     kept.faults.append(StoreError("full"))
     chronicle = Chronicle(tmp_path / "watchdog.json", kept.append, Clock())
@@ -78,9 +78,27 @@ async def test_a_store_that_refuses_costs_what_it_refused(tmp_path: Path) -> Non
     chronicle.note(event(0))
     await eventually(lambda: not kept.faults, "it was asked")
     chronicle.note(event(1))
-    await eventually(lambda: kept.bodies, "it goes on")
-    assert b"done 1" in kept.bodies[0]
+    await eventually(lambda: len(kept.bodies) == 2, "both are sent")
     await end(running)
+
+
+async def test_what_a_store_never_took_is_sent_by_the_next_agent_and_once(tmp_path: Path) -> None:
+    kept, path = Kept(), tmp_path / "watchdog.json"
+    kept.gate.clear()
+    chronicle = Chronicle(path, kept.append, Clock())
+    running = asyncio.create_task(chronicle.run())
+    chronicle.note(event(0))
+    await chronicle.kept()
+    await end(running)
+    kept.gate.set()
+    for _ in range(2):
+        again = Chronicle(path, kept.append, Clock())
+        running = asyncio.create_task(again.run())
+        await eventually(lambda: kept.bodies, "the next one sends it")
+        await eventually(lambda again=again: again.last()[0].sent, "and knows")
+        await again.kept()
+        await end(running)
+    assert len(kept.bodies) == 1
 
 
 @pytest.mark.parametrize("content", [b"", b"[{", b"\xff", b'[{"at_us": "x"}]', bytes(2 << 20)])

@@ -244,6 +244,17 @@ async def test_a_part_that_is_gone_is_forgotten(tmp_path: Path) -> None:
         assert made.watchdog.seen() == []
 
 
+async def test_a_part_that_comes_and_goes_does_not_begin_its_ladder_anew(tmp_path: Path) -> None:
+    """Gone for a moment now and then, it climbs as one that is there all the time."""
+    async with bench(tmp_path) as made:
+        for _ in range(6):
+            await made.pass_s(40.0)
+            made.there = False
+            await made.pass_s(TICK_S)
+            made.there = True
+        assert made.begun == ["instance", "agent"]
+
+
 async def test_what_is_seen_is_shown(tmp_path: Path) -> None:
     async with bench(tmp_path) as made:
         made.reading = Reading(7, owed=False, why="nothing to do")
