@@ -12,6 +12,7 @@
 #
 # It starts and enables nothing that it was not asked to. PYTHON names another Python (>= 3.11).
 set -eu
+umask 022 # the agent's user must read what root installs, whatever root's own habit is
 
 PYTHON=${PYTHON:-python3}
 here=$(cd "$(dirname "$0")" && pwd)
@@ -78,18 +79,21 @@ make_venv() {
         fail "$PYTHON is not Python >= 3.11 with venv: apt-get install python3 python3-venv"
     # A link to Python that no longer leads anywhere, after an upgrade of the system, is made anew.
     [ -x "$opt/venv/bin/python" ] || run "$PYTHON" -m venv --clear "$opt/venv"
-    pip="$opt/venv/bin/python -m pip --disable-pip-version-check --no-cache-dir install --quiet"
     if [ -n "$wheels" ]; then
         # What carries the same version number may be newer all the same.
-        run $pip --no-index --no-deps --force-reinstall "$wheels"/*.whl
+        pip --no-index --no-deps --force-reinstall "$wheels"/*.whl
     else
-        run $pip --require-hashes -r "$checkout/requirements/device.txt"
+        pip --require-hashes -r "$checkout/requirements/device.txt"
         source=$(mktemp -d) # what builds it writes beside it
         run cp -r "$checkout/agent" "$checkout/fleet" "$checkout/pyproject.toml" "$checkout/README.md" "$source"
-        run $pip --no-deps --no-build-isolation --force-reinstall "$source"
+        pip --no-deps --no-build-isolation --force-reinstall "$source"
         rm -rf "$source"
     fi
     [ -n "$dry" ] || [ -z "$root" ] || unstage
+}
+
+pip() {
+    run "$opt/venv/bin/python" -m pip --disable-pip-version-check --no-cache-dir install --quiet "$@"
 }
 
 # Scripts name their Python by its path: in the image that is one without $root.
@@ -151,7 +155,13 @@ do_install() {
     install_files
     enable_units
     echo "done. Set link.broker_url in $etc/config.yaml, then: holdfast config check --config $etc/config.yaml"
-    [ -n "$start" ] || [ -n "$root" ] || echo "to start it: systemctl enable --now $names"
+    if [ -n "$start" ] || [ -n "$root" ]; then
+        return
+    elif systemd_here && systemctl --quiet is-active holdfast.service; then
+        echo "the former version still runs; to start the new one: systemctl restart $names"
+    else
+        echo "to start it: systemctl enable --now $names"
+    fi
 }
 
 do_uninstall() {

@@ -35,10 +35,11 @@ def wheels(folder: Path, says: str) -> Path:
     return folder
 
 
-def install(*words: str) -> subprocess.CompletedProcess[str]:
+def install(*words: str, umask: int = -1) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         ["sh", str(INSTALL), *words],
         capture_output=True,
+        umask=umask,
         text=True,
         timeout=4 * DEADLINE_S,
         env={"PATH": os.environ["PATH"], "PYTHON": sys.executable},
@@ -58,12 +59,16 @@ def files(folder: Path) -> set[str]:
 
 
 def test_all_is_installed_again_and_removed_and_what_is_yours_stays(tmp_path: Path) -> None:
-    root, made = image(tmp_path / "image"), wheels(tmp_path / "wheels", "first")
+    root, made = image(tmp_path / "an image"), wheels(tmp_path / "the wheels", "first")
     words = ("--root", str(root), "--wheels", str(made))
-    done = install(*words)
+    done = install(*words, umask=0o077)  # as a careful root has it
     assert done.returncode == 0, done.stdout + done.stderr
+    closed = [one for one in (root / "opt").rglob("*") if not one.stat().st_mode & 0o004]
+    assert not closed, "the agent's user cannot read it"
+    assert (root / "etc/holdfast/reset.d").stat().st_mode & 0o777 == 0o755
     script = root / "opt/holdfast/venv/bin/holdfast-root"
-    assert script.read_text().startswith("#!/opt/holdfast/venv/bin/python")
+    assert "/opt/holdfast/venv/bin/python" in script.read_text()
+    assert str(root) not in script.read_text()
     assert str(root) not in (root / "opt/holdfast/venv/pyvenv.cfg").read_text()
     for name in UNITS:
         shipped = ROOT / "provisioning" / "systemd" / name
