@@ -97,8 +97,8 @@ class App:
             await self.disk.bring_home()
             await parts.enter_async_context(self.store)
             # Left before the store, whose end may hang, and be what there is to write down.
-            await parts.enter_async_context(self.watchdog.chronicle)
-            await parts.enter_async_context(self.watchdog.budgets)
+            await parts.enter_async_context(self.watchdog.chronicle.file)
+            await parts.enter_async_context(self.watchdog.budgets.file)
             await parts.enter_async_context(self.health.flash)
             await parts.enter_async_context(link.control)
             if link.puts:
@@ -141,8 +141,9 @@ class App:
         loops += [health.accelerators.run, health.power.run]
         loops += [inference.domains.run, inference.runner.run, inference.reload.run]
         loops += [inference.remembered.run, inference.guests.run, link.run, link.control.run]
-        loops += [self.watchdog.watchdog.run, self.watchdog.chronicle.run, self.starts.run]
-        loops += [self.watchdog.budgets.run, self.watchdog.tell]
+        watchdog = self.watchdog
+        loops += [watchdog.watchdog.run, watchdog.tell, self.starts.run]
+        loops += [watchdog.chronicle.run, watchdog.chronicle.file.run, watchdog.budgets.file.run]
         if self.core.settings.watchdog.root_socket:
             loops.append(self.watchdog.look)
         loops += [doors.outbox.run, doors.traffic.run, doors.server.run]

@@ -266,8 +266,8 @@ class WatchdogParts:
     async def _all_kept(self) -> None:
         with suppress(TimeoutError):  # a disk that hangs keeps nobody from it
             async with asyncio.timeout(KEPT_S):
-                await self.chronicle.kept()
-                await self.budgets.kept()
+                await self.chronicle.file.kept()
+                await self.budgets.file.kept()
 
 
 def _rule(bound_s: float, *steps: Step) -> Rule:

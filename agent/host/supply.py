@@ -6,8 +6,9 @@ a mouse. /sys/class/thermal: zones of the CPU alone, for on some boards others s
 measures (PMIC-Die of a Jetson Nano: 100 °C, always).
 """
 
-from contextlib import suppress
 from pathlib import Path
+
+from agent.host.sysfs import number, text
 
 ROOT = Path("/")
 _STORES = ("Battery", "UPS")
@@ -22,10 +23,10 @@ def battery_left(root: Path = ROOT) -> float | None:
     """
     left = list[float]()
     for one in sorted((root / "sys/class/power_supply").glob("*")):
-        if _text(one / "type") not in _STORES or _text(one / "scope") == "Device":
+        if text(one / "type") not in _STORES or text(one / "scope") == "Device":
             continue
-        percent = _number(one / "capacity")
-        if _text(one / "status") != "Discharging":
+        percent = number(one / "capacity")
+        if text(one / "status") != "Discharging":
             left.append(1.0)
         elif percent is not None:
             left.append(percent / 100)
@@ -37,20 +38,8 @@ def cpu_c(root: Path = ROOT) -> float | None:
     found = [
         milli / 1000
         for zone in (root / "sys/class/thermal").glob("thermal_zone*")
-        if _text(zone / "type").lower().startswith(_ZONES)
-        and (milli := _number(zone / "temp")) is not None
+        if text(zone / "type").lower().startswith(_ZONES)
+        and (milli := number(zone / "temp")) is not None
         and int(milli / 1000) in _SENSIBLE_C
     ]
     return max(found, default=None)
-
-
-def _text(path: Path) -> str:
-    with suppress(OSError, UnicodeDecodeError):
-        return path.read_text().strip()
-    return ""
-
-
-def _number(path: Path) -> int | None:
-    with suppress(ValueError):
-        return int(_text(path))
-    return None

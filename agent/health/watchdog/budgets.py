@@ -11,17 +11,16 @@ Time counts while the machine runs. Within one boot the monotonic clock says how
 since the file was written; after another boot at least as much as the machine has been up.
 """
 
-import asyncio
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated
 
 import msgspec
 from msgspec import Meta, Struct
 
-from agent import whole_file
 from agent.clock import Clock
+from agent.health.watchdog.kept import KeptFile
 from agent.health.watchdog.policy import Taken
 
 log = logging.getLogger("watchdog")
@@ -42,26 +41,16 @@ class Kept(Struct, frozen=True):
 
 
 class Budgets:
-    """An async context manager; `run` writes what is noted."""
+    """`file` keeps what is noted."""
 
     def __init__(self, path: Path, clock: Clock) -> None:
-        self._path = path
+        self.file = KeptFile(path, lambda: msgspec.json.encode(self._noted))
         self._clock = clock
         self._noted: Kept | None = None
-        self._fresh = asyncio.Event()
-        self._kept = asyncio.Event()
-        self._kept.set()
         found = _read(path)
         self.begun_s = self._now_s(found) if found else 0.0
         self._taken = found.taken if found else {}
         self._noted_s = self.begun_s
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        if self._fresh.is_set():
-            await self._write()
 
     def before(self) -> dict[str, tuple[Taken, ...]]:
         """What was tried of each part before this start."""
@@ -76,33 +65,12 @@ class Budgets:
         left = _lately(taken, now_s)
         self._noted = Kept(self._clock.boot, self._clock.monotonic(), now_s, left)
         self._noted_s = now_s
-        self._fresh.set()
-        self._kept.clear()
+        self.file.changed()
 
     def due(self, now_s: float) -> bool:
         """Whether it is time to note that time has passed, for something that is remembered."""
         remembered = self._noted.taken if self._noted else self._taken
         return bool(remembered) and now_s - self._noted_s >= KEEP_S
-
-    async def kept(self) -> None:
-        """Return when what was noted is on the disk, while it runs."""
-        await self._kept.wait()
-
-    async def run(self) -> None:
-        """Write, for ever."""
-        while True:
-            await self._fresh.wait()
-            await self._write()
-
-    async def _write(self) -> None:
-        self._fresh.clear()
-        content = msgspec.json.encode(self._noted)
-        try:
-            await asyncio.to_thread(whole_file.replace, self._path, content)
-        except OSError as error:  # snapshot_unwritable says it of this folder
-            log.warning("%s: %s", self._path, error.strerror)
-        if not self._fresh.is_set():
-            self._kept.set()
 
     def _now_s(self, found: Kept) -> float:
         up_s = self._clock.monotonic()

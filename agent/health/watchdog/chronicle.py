@@ -13,15 +13,14 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Self
 
 import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from agent import whole_file
 from agent.clock import Clock
 from agent.errors import StoreError
+from agent.health.watchdog.kept import KeptFile
 from agent.health.watchdog.watchdog import Event
 
 log = logging.getLogger("watchdog")
@@ -43,67 +42,32 @@ class Noted(Struct, frozen=True, omit_defaults=True):
 
 
 class Chronicle:
-    """An async context manager: `note` never waits, `run` writes what was noted."""
+    """`note` never waits; `file` keeps what was noted, `run` sends it."""
 
     def __init__(
         self, path: Path, append: Callable[[Sequence[bytes]], Awaitable[object]], clock: Clock
     ) -> None:
         """`append` keeps records, each a JSON body, in the store. Raises StoreError."""
-        self._path = path
+        self.file = KeptFile(path, lambda: msgspec.json.encode(list(self._last)))
         self._append = append
         self._clock = clock
         self._last = deque[Noted](_read(path), LAST_MAX)
-        self._fresh = asyncio.Event()
-        self._kept = asyncio.Event()
-        self._kept.set()
         self._unsent = asyncio.Event()
         self._unsent.set()  # the agent before may have left some
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        if self._fresh.is_set():  # the last event may be why all of this ends
-            await self._write()
 
     def note(self, event: Event) -> None:
         """Something was done."""
         noted = Noted(int(self._clock.wall() * 1e6), self._clock.boot, event)
         self._last.append(noted)
-        self._fresh.set()
-        self._kept.clear()
+        self.file.changed()
         self._unsent.set()
-
-    async def kept(self) -> None:
-        """Return when what was noted is on the disk, while it runs."""
-        await self._kept.wait()
 
     def last(self) -> list[Noted]:
         """The newest first."""
         return list(reversed(self._last))
 
     async def run(self) -> None:
-        """Write and send, for ever; a store that hangs keeps nothing from the file."""
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._write_on())
-            group.create_task(self._send())
-
-    async def _write_on(self) -> None:
-        while True:
-            await self._fresh.wait()
-            await self._write()
-
-    async def _write(self) -> None:
-        self._fresh.clear()
-        content = msgspec.json.encode(list(self._last))
-        try:
-            await asyncio.to_thread(whole_file.replace, self._path, content)
-        except OSError as error:  # snapshot_unwritable says it of this folder
-            log.warning("%s: %s", self._path, error.strerror)
-        if not self._fresh.is_set():
-            self._kept.set()
-
-    async def _send(self) -> None:
+        """Send, for ever; a store that hangs keeps nothing from the file."""
         while True:
             await self._unsent.wait()
             self._unsent.clear()
@@ -125,8 +89,7 @@ class Chronicle:
         done = {id(one) for one in waiting}
         fresh = [replace(one, sent=True) if id(one) in done else one for one in self._last]
         self._last = deque(fresh, LAST_MAX)
-        self._fresh.set()
-        self._kept.clear()
+        self.file.changed()
         return True
 
 

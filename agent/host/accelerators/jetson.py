@@ -6,11 +6,11 @@ off while its part sleeps) or makes no sense is None.
 """
 
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 from agent.faults import fault
 from agent.host.accelerators.accelerator import Backend, Reading, Throttle
+from agent.host.sysfs import number, text
 
 ROOT = Path("/")
 ID = "gpu"
@@ -46,13 +46,13 @@ class Jetson:
     def read(self) -> list[Reading]:
         """How it is."""
         gpu = self._gpu()
-        name = _text(self._proc / "device-tree/model").rstrip("\0") or "Jetson"
+        name = text(self._proc / "device-tree/model").rstrip("\0") or "Jetson"
         if gpu is None:
             cause = "the kernel shows no GPU below /sys/class/devfreq: its driver is not loaded"
             lost = fault("off_the_bus")
             return [Reading(id=ID, name=name, present=False, cause=cause, fault=lost)]
         used_bytes, total_bytes = self._memory_bytes()
-        load = _number(gpu / "device/load")
+        load = number(gpu / "device/load")
         rails_w = dict(self._rails_w())
         zone = self._zone()
         return [
@@ -67,8 +67,8 @@ class Jetson:
                 utilisation_ratio=None if load is None else load / _PER_MILLE,
                 power_w=_whole_w(rails_w),
                 rails_w=rails_w,
-                clock_hz=_number(gpu / "cur_freq"),
-                clock_hz_max=_number(gpu / "max_freq"),
+                clock_hz=number(gpu / "cur_freq"),
+                clock_hz_max=number(gpu / "max_freq"),
                 mode=self._mode(),
             )
         ]
@@ -81,7 +81,7 @@ class Jetson:
 
     def _memory_bytes(self) -> tuple[int | None, int | None]:
         """Used, and all: the GPU has no memory of its own."""
-        rows = _text(self._proc / "meminfo").splitlines()
+        rows = text(self._proc / "meminfo").splitlines()
         kib = {key: value.split() for key, _, value in (row.partition(":") for row in rows)}
         try:
             total, free = (int(kib[key][0]) * 1024 for key in ("MemTotal", "MemAvailable"))
@@ -92,16 +92,16 @@ class Jetson:
     def _zone(self) -> Path | None:
         """The thermal zone of the GPU: gpu-thermal, of old GPU-therm."""
         for zone in sorted((self._sys / "class/thermal").glob("thermal_zone*")):
-            if _text(zone / "type").lower().startswith("gpu"):
+            if text(zone / "type").lower().startswith("gpu"):
                 return zone
         return None
 
     def _throttled(self) -> tuple[Throttle, ...] | None:
         """What slows it now, or did so since the last reading; None: nothing tells."""
         states = [
-            _number(device / "cur_state")
+            number(device / "cur_state")
             for device in (self._sys / "class/thermal").glob("cooling_device*")
-            if _text(device / "type") in _SLOWING
+            if text(device / "type") in _SLOWING
         ]
         events = dict(self._event_counts())
         if not states and not events:
@@ -116,45 +116,45 @@ class Jetson:
     def _event_counts(self) -> Iterator[tuple[str, int]]:
         for name in _EVENTS:
             for path in (self._sys / "class/hwmon").glob(f"*/{name}"):
-                if (count := _number(path)) is not None:
+                if (count := number(path)) is not None:
                     yield name, count
 
     def _rails_w(self) -> Iterator[tuple[str, float]]:
         """What the INA3221 on the board measure, by the name of each rail."""
         for label in sorted((self._sys / "class/hwmon").glob("*/in[123]_label")):
-            if _text(label.parent / "name") == "ina3221":
+            if text(label.parent / "name") == "ina3221":
                 channel = label.name[2]
-                millivolt = _number(label.parent / f"in{channel}_input")
-                milliampere = _number(label.parent / f"curr{channel}_input")
+                millivolt = number(label.parent / f"in{channel}_input")
+                milliampere = number(label.parent / f"curr{channel}_input")
                 if millivolt is not None and milliampere is not None:
                     yield from _named(label, millivolt * milliampere / 1e6)
         for label in sorted((self._sys / "bus/iio/devices").glob("*/rail_name_[012]")):
-            milliwatt = _number(label.parent / f"in_power{label.name[-1]}_input")
+            milliwatt = number(label.parent / f"in_power{label.name[-1]}_input")
             if milliwatt is not None:
                 yield from _named(label, milliwatt / 1e3)
 
     def _mode(self) -> str | None:
         """The power mode, by its name in nvpmodel's configuration; else by its number."""
-        number = power_mode(self._root)
-        if number is None:
+        mode = power_mode(self._root)
+        if mode is None:
             return None
-        for row in _text(self._root / "etc/nvpmodel.conf").splitlines():
+        for row in text(self._root / "etc/nvpmodel.conf").splitlines():
             head, _, name = row.partition("NAME=")  # < POWER_MODEL ID=2 NAME=MAXN_SUPER >
-            if head.split() == ["<", "POWER_MODEL", f"ID={number}"]:
+            if head.split() == ["<", "POWER_MODEL", f"ID={mode}"]:
                 return name.rstrip(" >")
-        return str(number)
+        return str(mode)
 
 
 def power_mode(root: Path = ROOT) -> int | None:
     """The number of the power mode that nvpmodel has set; None where it does not say."""
-    said = _text(root / "var/lib/nvpmodel/status")  # pmode:0002 fmode:quiet
-    number = said.partition("pmode:")[2].partition(" ")[0]
-    return int(number) if number.isdigit() else None
+    said = text(root / "var/lib/nvpmodel/status")  # pmode:0002 fmode:quiet
+    digits = said.partition("pmode:")[2].partition(" ")[0]
+    return int(digits) if digits.isdigit() else None
 
 
 def _named(label: Path, power_w: float) -> Iterator[tuple[str, float]]:
     """Channels that measure nothing are called NC."""
-    name = _text(label)
+    name = text(label)
     if name and name != "NC":
         yield name, round(power_w, 3)
 
@@ -169,28 +169,16 @@ def _whole_w(rails_w: dict[str, float]) -> float | None:
 
 
 def _temperature_c(zone: Path | None) -> float | None:
-    milli = _number(zone / "temp") if zone else None
+    milli = number(zone / "temp") if zone else None
     return None if milli is None or milli / 1000 <= _OFFLINE_C else milli / 1000
 
 
 def _passive_c(zone: Path | None) -> float | None:
     """The lowest trip point at which the kernel slows it down."""
     found = [
-        _number(kind.with_name(kind.name.replace("type", "temp")))
+        number(kind.with_name(kind.name.replace("type", "temp")))
         for kind in (zone.glob("trip_point_*_type") if zone else ())
-        if _text(kind) == "passive"
+        if text(kind) == "passive"
     ]
     known = [milli / 1000 for milli in found if milli]
     return min(known, default=None)
-
-
-def _text(path: Path) -> str:
-    with suppress(OSError, UnicodeDecodeError):
-        return path.read_text().strip()
-    return ""
-
-
-def _number(path: Path) -> int | None:
-    with suppress(ValueError):
-        return int(_text(path))
-    return None

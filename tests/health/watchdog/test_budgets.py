@@ -18,7 +18,8 @@ def clock_at(now_s: float, boot: str = "one") -> Still:
 
 
 async def written(path: Path, clock: Still, now_s: float, *taken: Taken) -> None:
-    async with Budgets(path, clock) as budgets:
+    budgets = Budgets(path, clock)
+    async with budgets.file:
         budgets.note(now_s, {"store": taken, "uplink": ()})
 
 
@@ -60,10 +61,10 @@ async def test_time_is_noted_while_something_is_remembered(tmp_path: Path) -> No
 async def test_whoever_ends_the_agent_may_wait_until_it_is_on_the_disk(tmp_path: Path) -> None:
     path = tmp_path / "ladder.json"
     budgets = Budgets(path, clock_at(0.0))
-    await budgets.kept()  # nothing to wait for
-    running = asyncio.create_task(budgets.run())
+    await budgets.file.kept()  # nothing to wait for
+    running = asyncio.create_task(budgets.file.run())
     budgets.note(7.0, {"store": (Taken("agent", 7.0),)})
-    await budgets.kept()
+    await budgets.file.kept()
     assert Budgets(path, clock_at(0.0)).before().get("store", ()) == (Taken("agent", 7.0),)
     running.cancel()
     with suppress(asyncio.CancelledError):

@@ -33,6 +33,13 @@ class Kept:
         self.bodies += bodies
 
 
+def begun(chronicle: Chronicle) -> "asyncio.Task[None]":
+    async def run() -> None:
+        await asyncio.gather(chronicle.run(), chronicle.file.run())
+
+    return asyncio.create_task(run())
+
+
 async def end(task: "asyncio.Task[None]") -> None:
     task.cancel()
     with suppress(asyncio.CancelledError):
@@ -42,7 +49,7 @@ async def end(task: "asyncio.Task[None]") -> None:
 async def test_what_is_noted_is_kept_and_sent_and_there_after_a_restart(tmp_path: Path) -> None:
     kept, path = Kept(), tmp_path / "watchdog.json"
     chronicle = Chronicle(path, kept.append, Clock())
-    running = asyncio.create_task(chronicle.run())
+    running = begun(chronicle)
     for number in range(3):
         chronicle.note(event(number))
     await eventually(lambda: len(kept.bodies) == 3 and path.exists(), "kept and sent")
@@ -59,7 +66,7 @@ async def test_a_store_that_hangs_keeps_nothing_from_the_file(tmp_path: Path) ->
     kept, path = Kept(), tmp_path / "watchdog.json"
     kept.gate.clear()
     chronicle = Chronicle(path, kept.append, Clock())
-    running = asyncio.create_task(chronicle.run())
+    running = begun(chronicle)
     for number in range(LAST_MAX + 10):
         chronicle.note(event(number))
     await eventually(path.exists, "it is written")
@@ -74,7 +81,7 @@ async def test_what_a_store_refuses_comes_with_the_next_event(tmp_path: Path) ->
     kept = Kept()
     kept.faults.append(StoreError("full"))
     chronicle = Chronicle(tmp_path / "watchdog.json", kept.append, Clock())
-    running = asyncio.create_task(chronicle.run())
+    running = begun(chronicle)
     chronicle.note(event(0))
     await eventually(lambda: not kept.faults, "it was asked")
     chronicle.note(event(1))
@@ -86,17 +93,17 @@ async def test_what_a_store_never_took_is_sent_by_the_next_agent_and_once(tmp_pa
     kept, path = Kept(), tmp_path / "watchdog.json"
     kept.gate.clear()
     chronicle = Chronicle(path, kept.append, Clock())
-    running = asyncio.create_task(chronicle.run())
+    running = begun(chronicle)
     chronicle.note(event(0))
-    await chronicle.kept()
+    await chronicle.file.kept()
     await end(running)
     kept.gate.set()
     for _ in range(2):
         again = Chronicle(path, kept.append, Clock())
-        running = asyncio.create_task(again.run())
+        running = begun(again)
         await eventually(lambda: kept.bodies, "the next one sends it")
         await eventually(lambda again=again: again.last()[0].sent, "and knows")
-        await again.kept()
+        await again.file.kept()
         await end(running)
     assert len(kept.bodies) == 1
 

@@ -99,7 +99,7 @@ async def bench(folder: Path, rule: Rule = RULE) -> AsyncIterator[Bench]:
     made = Bench(folder, rule)
     made.watchdog._ticked_s = made.clock.now_s
     made.watchdog._dump = made.watchdog._opened()
-    async with made.watchdog, made.budgets:
+    async with made.watchdog, made.budgets.file:
         yield made
 
 
