@@ -142,7 +142,7 @@ class App:
         loops += [inference.domains.run, inference.runner.run, inference.reload.run]
         loops += [inference.remembered.run, inference.guests.run, link.run, link.control.run]
         watchdog = self.watchdog
-        loops += [watchdog.watchdog.run, watchdog.tell, self.starts.run]
+        loops += [watchdog.watchdog.run, watchdog.tell, watchdog.device.run, self.starts.run]
         loops += [watchdog.chronicle.run, watchdog.chronicle.file.run, watchdog.budgets.file.run]
         if self.core.settings.watchdog.root_socket:
             loops.append(self.watchdog.look)

@@ -1,5 +1,6 @@
 #!/bin/sh
-# Installs Holdfast as a service: user, /opt/holdfast, /etc/holdfast, units. Run it again to update.
+# Installs Holdfast as a service: user, /opt/holdfast, /etc/holdfast, units, and that systemd feeds the
+# machine's own watchdog. Run it again to update.
 #
 #   install.sh [install|uninstall] [--root DIR] [--wheels DIR] [--enable] [--start] [--dry-run]
 #
@@ -34,7 +35,7 @@ while [ $# -gt 0 ]; do
         --enable) enable=yes ;;
         --start) start=yes ;;
         --dry-run) dry=yes ;;
-        -h | --help) sed -n '2,14s/^# \{0,1\}//p' "$0"; exit 0 ;;
+        -h | --help) sed -n '2,15s/^# \{0,1\}//p' "$0"; exit 0 ;;
         *) fail "unknown: $1 (--help tells what there is)" 2 ;;
     esac
     shift
@@ -54,6 +55,7 @@ etc=$root/etc/holdfast
 units=$root/usr/lib/systemd/system
 sysusers=$root/usr/lib/sysusers.d/holdfast.conf
 rules=$root/usr/lib/udev/rules.d/60-holdfast.rules
+watchdog=$root/etc/systemd/system.conf.d/holdfast.conf
 names="holdfast.service holdfast-root.service holdfast-root.socket"
 
 # systemd of this machine, where it runs it and this machine is meant.
@@ -139,6 +141,49 @@ install_files() {
     fi
 }
 
+# RuntimeWatchdogSec wherever systemd reads it, but for the file that is put there.
+own_watchdog() {
+    grep -lsE '^[[:space:]]*RuntimeWatchdogSec[[:space:]]*=' "$root"/etc/systemd/system.conf \
+        "$root"/etc/systemd/system.conf.d/*.conf "$root"/run/systemd/system.conf.d/*.conf \
+        "$root"/usr/local/lib/systemd/system.conf.d/*.conf "$root"/usr/lib/systemd/system.conf \
+        "$root"/usr/lib/systemd/system.conf.d/*.conf | grep -vxF "$watchdog" | head -n 1
+}
+
+# What a driver does not take, systemd cannot set. (0: whatever it is asked for.)
+bound_watchdog() {
+    most=$(cat "$root/sys/class/watchdog/watchdog0/max_timeout" 2> /dev/null || echo 0)
+    for name in RuntimeWatchdogSec RebootWatchdogSec; do
+        asked=$(sed -n "s/^$name=//p" "$here/systemd/holdfast-watchdog.conf")
+        if [ "$most" -gt 0 ] && [ "$asked" -gt "$most" ]; then
+            run sed -i "s/^$name=.*/$name=$most/" "$watchdog"
+        fi
+    done
+}
+
+# systemd leaves the machine's own watchdog alone unless it is told not to.
+feed_watchdog() {
+    echo "the machine's own watchdog"
+    if [ -e "$watchdog" ]; then
+        echo "  $watchdog is there, and stays as it is"
+    elif own=$(own_watchdog) && [ -n "$own" ]; then
+        echo "  $own has RuntimeWatchdogSec already, and stays as it is"
+    elif grep -qsE '^[^#]*owner:[[:space:]]*(agent|none)' "$etc/config.yaml"; then
+        echo "  watchdog.owner is not systemd: left to it"
+    elif [ -z "$root" ] && ! ls /dev/watchdog* > /dev/null 2>&1; then
+        echo "  this machine has none: nothing would reset it if it hung (docs/watchdog.md)"
+    else
+        copy "$here/systemd/holdfast-watchdog.conf" "$watchdog" 644
+        bound_watchdog
+        if ! systemd_here; then
+            return
+        elif [ -n "$start" ]; then
+            run systemctl daemon-reexec # it reads no new system.conf.d otherwise
+        else
+            echo "  armed from the next boot on, or by: systemctl daemon-reexec"
+        fi
+    fi
+}
+
 enable_units() {
     if systemd_here; then
         run systemctl daemon-reload
@@ -153,6 +198,7 @@ do_install() {
     make_user
     make_venv
     install_files
+    feed_watchdog
     enable_units
     echo "done. Set link.broker_url in $etc/config.yaml, then: holdfast config check --config $etc/config.yaml"
     if [ -n "$start" ] || [ -n "$root" ]; then
@@ -175,6 +221,9 @@ do_uninstall() {
         run rm -f "$units/$name"
     done
     run rm -f "$rules" "$sysusers"
+    if cmp -s "$here/systemd/holdfast-watchdog.conf" "$watchdog"; then
+        run rm -f "$watchdog" # nobody has made it his own
+    fi
     run rm -rf "$opt"
     if systemd_here; then
         run systemctl daemon-reload

@@ -1,5 +1,6 @@
 """provisioning/install.sh, into a folder that stands for an image: this machine is not touched."""
 
+import configparser
 import os
 import shutil
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from agent import config_file
+from agent.config import Watchdog
 from tests.outside import DEADLINE_S, ROOT
 
 INSTALL = ROOT / "provisioning" / "install.sh"
@@ -25,6 +27,9 @@ PARTS = {
     "holdfast = fake_holdfast:main\nholdfast-root = fake_holdfast:main\n",
     "holdfast-0.1.0.dist-info/RECORD": "",
 }
+
+
+DROP_IN = {"system.conf.d", "system.conf.d/holdfast.conf"}
 
 
 def wheels(folder: Path, says: str) -> Path:
@@ -54,6 +59,13 @@ def image(folder: Path) -> Path:
     return folder
 
 
+def takes(root: Path, most: str) -> None:
+    """Its watchdog's driver takes so many seconds."""
+    board = root / "sys/class/watchdog/watchdog0"
+    board.mkdir(parents=True)
+    (board / "max_timeout").write_text(f"{most}\n")
+
+
 def files(folder: Path) -> set[str]:
     return {str(one.relative_to(folder)) for one in folder.rglob("*")}
 
@@ -61,6 +73,7 @@ def files(folder: Path) -> set[str]:
 def test_all_is_installed_again_and_removed_and_what_is_yours_stays(tmp_path: Path) -> None:
     root, made = image(tmp_path / "an image"), wheels(tmp_path / "the wheels", "first")
     words = ("--root", str(root), "--wheels", str(made))
+    takes(root, "100")
     done = install(*words, umask=0o077)  # as a careful root has it
     assert done.returncode == 0, done.stdout + done.stderr
     closed = [one for one in (root / "opt").rglob("*") if not one.stat().st_mode & 0o004]
@@ -75,7 +88,10 @@ def test_all_is_installed_again_and_removed_and_what_is_yours_stays(tmp_path: Pa
         assert (root / "usr/lib/systemd/system" / name).read_text() == shipped.read_text()
     assert (root / "usr/lib/udev/rules.d/60-holdfast.rules").exists()
     assert (root / "opt/holdfast/models/speech").is_dir()
-    assert not (root / "etc/systemd").exists(), "nothing is enabled that was not asked for"
+    assert files(root / "etc/systemd") == DROP_IN, "nothing is enabled that was not asked for"
+    drop_in = root / "etc/systemd/system.conf.d/holdfast.conf"
+    rows = drop_in.read_text().splitlines()
+    assert {"[Manager]", "RuntimeWatchdogSec=60", "RebootWatchdogSec=100"} <= set(rows)
     config = root / "etc/holdfast/config.yaml"
     assert config.stat().st_mode & 0o777 == 0o640
     assert config_file.load(config).watchdog.root_socket == "/run/holdfast-root.sock"
@@ -94,13 +110,69 @@ def test_all_is_installed_again_and_removed_and_what_is_yours_stays(tmp_path: Pa
     (installed,) = root.glob("opt/holdfast/venv/lib/*/site-packages/fake_holdfast.py")
     assert "second" in installed.read_text(), "of one version number, and newer"
 
+    done = install("uninstall", "--root", str(root), "--dry-run")
+    assert str(drop_in) not in done.stdout, "it is not as it ships: somebody's own"
+    shutil.copy(ROOT / "provisioning" / "systemd" / "holdfast-watchdog.conf", drop_in)
     done = install("uninstall", "--root", str(root))
     assert done.returncode == 0, done.stdout + done.stderr
     assert "left, for they are yours" in done.stdout
     assert not (root / "opt/holdfast").exists()
     assert not any((root / "usr/lib/systemd/system").iterdir())
+    assert not drop_in.exists()
     assert (root / "var/lib/holdfast/holdfast.db").read_text() == "records"
     assert config.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "told"),
+    [
+        ("etc/systemd/system.conf", "[Manager]\n#RuntimeWatchdogSec=off\n", ""),
+        ("etc/systemd/system.conf", "[Manager]\nRuntimeWatchdogSec=30\n", "RuntimeWatchdogSec"),
+        ("usr/lib/systemd/system.conf.d/l4t.conf", "RuntimeWatchdogSec = 2min\n", "l4t.conf has"),
+        ("etc/systemd/system.conf.d/holdfast.conf", "[Manager]\n", "holdfast.conf is there"),
+        ("etc/holdfast/config.yaml", "watchdog: {owner: agent}\n", "not systemd"),
+        ("etc/holdfast/config.yaml", "watchdog:\n  owner: systemd  # agent\n", ""),
+    ],
+)
+def test_who_feeds_the_machines_own_watchdog_already_goes_on(
+    tmp_path: Path, name: str, text: str, told: str
+) -> None:
+    root, made = image(tmp_path / "image"), wheels(tmp_path / "wheels", "first")
+    (root / name).parent.mkdir(parents=True, exist_ok=True)
+    (root / name).write_text(text)
+    drop_in = root / "etc/systemd/system.conf.d/holdfast.conf"
+    # It is copied as all other files are: what would be done is enough to know.
+    done = install("--root", str(root), "--wheels", str(made), "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert (f"{drop_in}\n" in done.stdout) == (not told), done.stdout
+    assert told in done.stdout
+    assert (root / name).read_text() == text
+
+
+@pytest.mark.parametrize(
+    ("most", "told"), [("15", ["=15/", "=15/"]), ("100", ["=100/"]), ("255", []), ("0", [])]
+)
+def test_no_more_is_asked_of_a_driver_than_it_takes(
+    tmp_path: Path, most: str, told: list[str]
+) -> None:
+    """An older Raspberry Pi's takes 15 s: systemd could not set 60."""
+    root, made = image(tmp_path / "image"), wheels(tmp_path / "wheels", "first")
+    takes(root, most)
+    done = install("--root", str(root), "--wheels", str(made), "--dry-run")
+    assert done.returncode == 0, done.stderr
+    bounded = [row for row in done.stdout.splitlines() if "sed -i" in row]
+    assert len(bounded) == len(told)
+    assert all(one in row for one, row in zip(told, bounded, strict=True))
+
+
+def test_every_board_takes_what_systemd_is_told_of_its_watchdog() -> None:
+    """docs/watchdog.md, RuntimeWatchdogSec by board: 255 s at most; and of a Raspberry Pi's, some
+    kernels keep what a division by 16 leaves, and feed it every 8 s."""
+    told = configparser.ConfigParser()
+    told.read(ROOT / "provisioning" / "systemd" / "holdfast-watchdog.conf")
+    spans_s = [int(told["Manager"][name]) for name in ("RuntimeWatchdogSec", "RebootWatchdogSec")]
+    assert spans_s == sorted(spans_s)
+    assert all(one <= 255 and one % 16 > 8 for one in [*spans_s, Watchdog().timeout_s])
 
 
 def test_a_dry_run_does_nothing(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ def parts(document: dict[str, Any]) -> None:
             f"[yellow]disarmed[/] for {span(document['disarmed_s'])} yet: it does nothing"
         )
     start(document)
+    console.print(hardware(document["hardware"]), soft_wrap=True)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for column in ("part", "is", "for", "steps done", "remedies", ""):
         table.add_column(column, overflow="fold")
@@ -61,6 +62,28 @@ def began(one: dict[str, Any]) -> str:
         said += f"\n[red]safe mode, no model runs: {escape(safe['why'])}[/]; it ends in "
         said += f"{span(safe['leaves_in_s'])}, or by: holdfast watchdog resume"
     return said
+
+
+def hardware(one: dict[str, Any]) -> str:
+    """The machine's own watchdog, in a line."""
+    found, device = one["found"], escape(one["device"])
+    if found is None:
+        return f"{device}: this machine has no watchdog of its own"
+    armed = {True: "armed", False: "[yellow]not armed[/]", None: "its driver does not say more"}
+    said = [armed[found["armed"]], f"owner {one['owner']}"]
+    for name, word in (
+        ("timeout_s", "waits for"),
+        ("time_left_s", "left"),
+        ("pretimeout_s", "pretimeout"),
+        ("timeout_s_max", "at most"),
+    ):
+        if found[name]:
+            said.append(f"{word} {found[name]} s")
+    if found["nowayout"]:
+        said.append("cannot be disarmed")
+    if found["causes"]:
+        said.append(f"reset this machine: {', '.join(found['causes'])}")
+    return f"{device} ({escape(found['identity'])}): {', '.join(said)}"
 
 
 def events(document: dict[str, Any]) -> None:

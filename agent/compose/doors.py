@@ -122,7 +122,8 @@ class DoorParts:
             BatchDoors(self._calls),
             PageDoors(),
             WatchdogDoors(
-                watchdog.watchdog, watchdog.chronicle, watchdog.resets.seen, watchdog.starts
+                *(watchdog.watchdog, watchdog.chronicle, watchdog.resets.seen, watchdog.starts),
+                watchdog.device,
             ),
             AcceleratorDoors(health.accelerators.shown, health.power.shown),
             AudioDoors(parts.guests, store.shelf),
@@ -145,12 +146,13 @@ class DoorParts:
         from agent.api.metrics.watchdog import WatchdogMetrics
 
         core, health, domains = self._core, self._health, self._inference.domains
+        watchdog = self._watchdog
         return Metrics(
             *(health.status, core.conditions, core.store, health.flash, self._link.report.last),
             DoorMetrics(self.traffic, lambda: self.server.active_requests).collect,
             ModelMetrics(domains, self._inference.scheduler).collect,
             ProcessMetrics(domains.all).collect,
-            WatchdogMetrics(self._watchdog.watchdog, self._watchdog.starts).collect,
+            WatchdogMetrics(watchdog.watchdog, watchdog.starts, watchdog.device).collect,
             AcceleratorMetrics(health.accelerators.shown).collect,
             PowerMetrics(health.power.shown).collect,
         ).text

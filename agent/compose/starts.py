@@ -7,6 +7,7 @@ from agent.compose.core import Core
 from agent.health.starts.budget import PAUSE_S, Limits
 from agent.health.starts.starts import Places, Starts
 from agent.health.watchdog.watchdog import Event
+from agent.host import reset_reason
 from agent.host.wdt import HardwareWatchdog
 from agent.inference.domains.hold import Hold
 
@@ -15,10 +16,9 @@ def starts(core: Core, hold: Hold, note: Callable[[Event], None]) -> Starts:
     """Judged, and not written down yet."""
     settings = core.settings.watchdog
     places = Places(core.beside("starts.json"), core.beside("status.json"), core.beside("hung.txt"))
-    found = HardwareWatchdog(Path(settings.device)).found()
     return Starts(
         places,
-        lambda: found.causes if found else None,
+        lambda: _causes(Path(settings.device)),
         Limits(
             *(settings.resets_per_day_max, settings.safe_mode_s),
             *(settings.safe_mode_after, settings.safe_mode_window_s),
@@ -30,3 +30,9 @@ def starts(core: Core, hold: Hold, note: Callable[[Event], None]) -> Starts:
         core.conditions,
         core.clock,
     )
+
+
+def _causes(device: Path) -> set[str] | None:
+    """What reset the machine: all that its watchdog and its power controller say."""
+    found = HardwareWatchdog(device).found()
+    return reset_reason.joined(found.causes if found else None, reset_reason.causes())

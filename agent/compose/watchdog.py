@@ -22,6 +22,7 @@ from agent.health.checks.bounds import own_bytes, own_bytes_max
 from agent.health.starts.causes import Cause
 from agent.health.watchdog.budgets import Budgets
 from agent.health.watchdog.chronicle import Chronicle
+from agent.health.watchdog.device_seen import DeviceSeen
 from agent.health.watchdog.disarmed import Disarmed
 from agent.health.watchdog.hardware import Hardware
 from agent.health.watchdog.lag import LATE_S as LAG_S
@@ -115,6 +116,12 @@ class WatchdogParts:
         self.systemd = Systemd()
         self.disarmed = Disarmed(core.conditions, core.clock)
         self.hardware = self._hardware()
+        self.device = DeviceSeen(
+            *(settings.owner, settings.device),
+            HardwareWatchdog(Path(settings.device)).found,
+            core.conditions,
+            installed=self.systemd.there,
+        )
         self.budgets = Budgets(core.beside("ladder.json"), core.clock)
         self.chronicle = Chronicle(core.beside("watchdog.json"), self._append, core.clock)
         self.starts = starts(core, inference.hold, self.chronicle.note)
@@ -127,7 +134,7 @@ class WatchdogParts:
             core.beside("hung.txt"),
             self.disarmed,
             self.budgets,
-            self.starts.may_reset,
+            self.starts.why_no_reset,
         )
 
     def _hardware(self) -> Hardware | None:
@@ -248,9 +255,16 @@ class WatchdogParts:
         return await self.resets.reset(why)
 
     async def _marked(self, event: Event) -> None:
-        """It stands written down before it is done: there may be no later."""
+        """It stands written down before it is done: there may be no later.
+
+        Raises HoldfastError where it does not: nobody resets what he cannot count.
+        """
         self.chronicle.note(event)
         await self.starts.mark(Cause.WATCHDOG, event.cause)
+        if why := self.starts.why_no_reset():
+            raise HoldfastError(
+                f"this machine is not reset: {why}", "holdfast watchdog status, and the conditions"
+            )
         await self._all_kept()
 
     async def _end(self, why: str) -> str:

@@ -3,7 +3,8 @@
 To open it is to arm it, so whatever can be read beforehand is read from sysfs. What a driver makes
 of a timeout is its own: it is set, read back, and reported as it is. It is disarmed by the letter
 `V` before the close; a driver built with `nowayout` goes on all the same, and that is reported too.
-The numbers are those of the kernel's include/uapi/linux/watchdog.h.
+The numbers are those of the kernel's include/uapi/linux/watchdog.h, the files those of its
+Documentation/ABI/testing/sysfs-class-watchdog; older kernels (before 2023) have no `options`.
 """
 
 import errno
@@ -35,6 +36,11 @@ CAUSES = {
     EXTERN2: "external",
 }
 
+# Those that say that they reset the machine (`bootstatus`), and leave that out of their options
+# (drivers/watchdog: i6300esb.c, imx2_wdt.c, sp5100_tco.c). Those of a Jetson, a Raspberry Pi and an
+# Intel chipset never say it (timer-tegra186.c, tegra_wdt.c, bcm2835_wdt.c, iTCO_wdt.c).
+TELL = ("i6300ESB timer", "imx2+ watchdog", "SP5100 TCO timer")
+
 Ioctl = Callable[[int, int, bytes], bytes]
 
 
@@ -45,18 +51,22 @@ def _number(direction: int, number: int) -> int:
 
 KEEPALIVE = _number(_READ, 5)
 SET_TIMEOUT, GET_TIMEOUT = _number(_READ | _WRITE, 6), _number(_READ, 7)
-SET_PRETIMEOUT = _number(_READ | _WRITE, 8)
 
 
-class Found(Struct, frozen=True):
-    """What is known of it without opening it; seconds. `causes` are of the last reset.
+class WatchdogFound(Struct, frozen=True):
+    """What is known of it without opening it; seconds. None: its driver does not say.
 
-    No cause: it has none to tell, as after a power cut; None: the driver does not say.
+    `armed`: somebody has it open, and feeds it or is to. `time_left_s` is what the hardware has
+    left, where the kernel feeds a short one in between, too. `pretimeout_s` before the end the
+    kernel is told. `causes` are of the last reset; no cause: it has none to tell, as after a power
+    cut.
     """
 
     identity: str
+    armed: bool | None
     timeout_s: int | None
     timeout_s_max: int | None
+    time_left_s: int | None
     pretimeout_s: int | None
     nowayout: bool
     causes: tuple[str, ...] | None
@@ -81,7 +91,7 @@ class HardwareWatchdog:
         """Whether it resets this machine unless it is fed."""
         return self._fd >= 0
 
-    def found(self) -> Found | None:
+    def found(self) -> WatchdogFound | None:
         """What sysfs tells of it; None: there is no such device."""
         if not self._sysfs.is_dir():
             return None
@@ -89,16 +99,18 @@ class HardwareWatchdog:
         causes = None
         if status is not None and (status or self._tells()):
             causes = tuple(sorted({name for bit, name in CAUSES.items() if status & bit}))
-        return Found(
+        return WatchdogFound(
             self._text("identity"),
+            {"active": True, "inactive": False}.get(self._text("state")),
             self._number("timeout"),
             self._number("max_timeout") or None,
+            self._number("timeleft"),
             self._number("pretimeout"),
             self._text("nowayout") == "1",
             causes,
         )
 
-    def arm(self, timeout_s: int, pretimeout_s: int | None = None) -> int:
+    def arm(self, timeout_s: int) -> int:
         """Open it, and have it wait for `timeout_s`; the seconds that it really waits.
 
         Raises WatchdogBusy, HoldfastError.
@@ -125,9 +137,6 @@ class HardwareWatchdog:
                 f"{self._device} does not say how long it waits: {error.strerror}",
                 "it cannot be relied upon: set watchdog.owner: none, or another watchdog.device",
             ) from error
-        if pretimeout_s is not None:
-            with suppress(OSError):  # most have none
-                self._ioctl(self._fd, SET_PRETIMEOUT, _INT.pack(pretimeout_s))
         return self.timeout_s
 
     def feed(self) -> None:
@@ -153,16 +162,21 @@ class HardwareWatchdog:
         return self._text("state") != "active"
 
     def _tells(self) -> bool:
-        """Whether the driver would say that it reset the machine; older kernels do not say that."""
+        """Whether its driver would say that it reset the machine; where nobody knows, it does not.
+
+        (The device would tell its options, too, once it is open; but that is to arm it.)
+        """
+        if self._text("identity") in TELL:
+            return True
         try:
-            return bool(int(self._text("options") or "0x20", 16) & CARD_RESET)
-        except ValueError:
+            return bool(int(self._text("options"), 16) & CARD_RESET)
+        except ValueError:  # an older kernel
             return False
 
     def _text(self, name: str) -> str:
         try:
             return (self._sysfs / name).read_text().strip()
-        except OSError:
+        except (OSError, UnicodeDecodeError):
             return ""
 
     def _number(self, name: str) -> int | None:

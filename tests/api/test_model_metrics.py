@@ -209,7 +209,7 @@ def test_the_documentation_names_every_metric_with_its_labels(board: Board) -> N
 def test_the_documentation_names_every_metric_of_doors_jobs_and_process(board: Board) -> None:
     named = documented("docs/health.md")
     own = ("holdfast_http_", "holdfast_jobs", "holdfast_build_", "holdfast_watchdog_", "process_")
-    starts = ("holdfast_starts", "holdfast_resets_", "holdfast_safe_")
+    starts = ("holdfast_starts", "holdfast_resets_", "holdfast_safe_", "holdfast_hardware_")
     shown = labels(board, (*own, "holdfast_part_", *starts))
     assert shown
     assert named == shown

@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from agent import config_file
+from agent.app import App
 from agent.clock import Clock
 from agent.compose.watchdog import Turns, begin_anew, memory
 from agent.config import Store as Settings
+from agent.errors import HoldfastError
 from agent.health.watchdog.policy import Reading
 from agent.records import RecordType
 from agent.store import database
@@ -19,7 +22,7 @@ from agent.store.store import Store
 from tests.inference.domains.bed import until, workers
 from tests.inference.domains.test_twinned import CPU, CUDA, Played, one
 from tests.inference.domains.test_twinned import gpu as gpu
-from tests.outside import DEADLINE_S
+from tests.outside import DEADLINE_S, program
 from tests.store.faults.disk import Disk, needs_fuse
 from tests.store.test_removed import looked
 
@@ -93,6 +96,30 @@ def test_a_process_without_descriptors_is_not_taken_for_one_that_leaks(
 
     monkeypatch.setattr("agent.compose.watchdog.own_bytes", refused)
     assert memory(1) == Reading(0, owed=False, why="nobody knows: Too many open files")
+
+
+async def test_what_cannot_be_counted_is_not_reset(tmp_path: Path) -> None:
+    """The disk fails after the start, so that the remedy's own mark is what cannot be written."""
+    config, pulled = tmp_path / "config.yaml", tmp_path / "pulled"
+    command = f"[{program('touch', 'coreutils')}, {pulled}]"
+    config.write_text(
+        f"link: {{ack_from: broker}}\nstore: {{path: {tmp_path}/store/holdfast.db}}\n"
+        f"watchdog: {{reset_command: {command}, device: /dev/none}}\n"
+    )
+    app = App(config_file.load(config), config)
+    app.starts.begin()
+    book = tmp_path / "store" / "starts.json"
+    parts = {part.name: part for part in app.watchdog._parts()}
+    book.unlink()
+    book.mkdir()
+    for remedy in ("reboot", "reset"):
+        with pytest.raises(HoldfastError, match=r"not reset: .*starts.json cannot be written"):
+            await parts["store"].remedies[remedy]("the watchdog saw no progress of store")
+    assert not pulled.exists()
+    book.rmdir()
+    with pytest.raises(HoldfastError, match="the machine is still there"):
+        await parts["store"].remedies["reset"]("the watchdog saw no progress of store")
+    assert pulled.exists(), "a disk that writes again"
 
 
 async def test_a_domain_that_begins_anew_leaves_its_accelerator_until_that_is_proved(

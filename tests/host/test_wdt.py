@@ -44,11 +44,15 @@ def device(tmp_path: Path) -> Path:
     path.touch()
     folder = tmp_path / "sys" / "watchdog0"
     folder.mkdir(parents=True)
-    told = {"identity": "i6300ESB timer", "timeout": "30", "max_timeout": "2046"}
-    told |= {"bootstatus": "32", "nowayout": "0", "state": "inactive"}
-    for name, text in told.items():
-        (folder / name).write_text(f"{text}\n")
+    found = {"identity": "i6300ESB timer", "timeout": "30", "max_timeout": "2046"}
+    told(path, **found, bootstatus="32", nowayout="0", state="inactive")
     return path
+
+
+def told(device: Path, **found: str) -> None:
+    """What its driver says in sysfs."""
+    for name, text in found.items():
+        (device.parent / "sys" / device.name / name).write_text(f"{text}\n")
 
 
 def made(device: Path, driver: Driver) -> HardwareWatchdog:
@@ -57,12 +61,19 @@ def made(device: Path, driver: Driver) -> HardwareWatchdog:
 
 def test_the_numbers_are_the_kernels() -> None:
     assert (wdt.SET_TIMEOUT, wdt.GET_TIMEOUT) == (0xC0045706, 0x80045707)
-    assert (wdt.KEEPALIVE, wdt.SET_PRETIMEOUT) == (0x80045705, 0xC0045708)
+    assert wdt.KEEPALIVE == 0x80045705
 
 
 def test_what_is_known_before_it_is_armed(device: Path) -> None:
     found = made(device, Driver()).found()
-    assert found == wdt.Found("i6300ESB timer", 30, 2046, None, False, ("watchdog",))
+    assert found == wdt.WatchdogFound(
+        "i6300ESB timer", False, 30, 2046, None, None, nowayout=False, causes=("watchdog",)
+    )
+    told(device, state="active", timeleft="17", pretimeout="5", nowayout="1", max_timeout="0")
+    found = made(device, Driver()).found()
+    assert found == wdt.WatchdogFound(
+        "i6300ESB timer", True, 30, None, 17, 5, nowayout=True, causes=("watchdog",)
+    )
     assert HardwareWatchdog(device.parent / "watchdog9", device.parent / "sys").found() is None
 
 
@@ -70,24 +81,39 @@ def test_what_is_known_before_it_is_armed(device: Path) -> None:
     ("said", "causes"), [("0", ()), ("33", ("overheat", "watchdog")), ("", None)]
 )
 def test_why_the_machine_was_reset(device: Path, said: str, causes: tuple[str, ...] | None) -> None:
-    (device.parent / "sys/watchdog0/bootstatus").write_text(said)
+    told(device, bootstatus=said)
     found = made(device, Driver()).found()
     assert found
     assert found.causes == causes
 
 
 @pytest.mark.parametrize(
-    ("options", "causes"),
-    [("0x8180", None), ("0x81a0", ()), ("", ()), ("nonsense", None)],  # softdog, i6300esb
+    ("identity", "options", "causes"),
+    [
+        ("Software Watchdog", "0x8180", None),
+        ("SBSA Generic Watchdog", "0x81a0", ()),
+        ("SBSA Generic Watchdog", "nonsense", None),
+        # Kernels before 2023 do not say what a driver can: JetPack 5 and 6, Debian 12.
+        ("NVIDIA Tegra186 WDT", None, None),
+        ("Broadcom BCM2835 Watchdog timer", None, None),
+        ("iTCO_wdt", None, None),
+        # These do, and do not say that they do.
+        ("i6300ESB timer", None, ()),
+        ("imx2+ watchdog", "0x8180", ()),
+        ("", None, None),
+    ],
 )
 def test_a_driver_that_never_tells_a_reset_has_not_said_that_there_was_none(
-    device: Path, options: str, causes: tuple[str, ...] | None
+    device: Path, identity: str, options: str | None, causes: tuple[str, ...] | None
 ) -> None:
-    (device.parent / "sys/watchdog0/bootstatus").write_text("0\n")
-    (device.parent / "sys/watchdog0/options").write_text(f"{options}\n")
+    told(device, identity=identity, bootstatus="0", **({"options": options} if options else {}))
     found = made(device, Driver()).found()
     assert found
     assert found.causes == causes
+    told(device, bootstatus="32")
+    found = made(device, Driver()).found()
+    assert found
+    assert found.causes == ("watchdog",), "who says it, says it"
 
 
 def test_it_is_armed_fed_and_disarmed_by_its_letter(device: Path) -> None:
@@ -114,7 +140,7 @@ def test_what_it_really_waits_is_said(device: Path, driver: Driver, really_s: in
 
 
 def test_one_that_goes_on_is_reported(device: Path) -> None:
-    (device.parent / "sys/watchdog0/state").write_text("active")
+    told(device, state="active")
     watchdog = made(device, Driver())
     watchdog.arm(60)
     assert not watchdog.disarm()

@@ -6,15 +6,17 @@ from prometheus_client import Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
 from agent.health.starts.starts import Starts
+from agent.health.watchdog.device_seen import DeviceSeen
 from agent.health.watchdog.watchdog import Watchdog
 
 
 class WatchdogMetrics:
     """Collects when somebody asks."""
 
-    def __init__(self, watchdog: Watchdog, starts: Starts) -> None:
+    def __init__(self, watchdog: Watchdog, starts: Starts, device: DeviceSeen) -> None:
         self._watchdog = watchdog
         self._starts = starts
+        self._device = device
 
     def collect(self) -> Iterator[Metric]:
         """Every family, with what it means and its type."""
@@ -37,6 +39,7 @@ class WatchdogMetrics:
             remedies.add_metric([part, remedy], count)
         yield remedies
         yield from self._begun()
+        yield from self._hardware()
 
     def _begun(self) -> Iterator[Metric]:
         begun = CounterMetricFamily(
@@ -49,3 +52,18 @@ class WatchdogMetrics:
         yield GaugeMetricFamily("holdfast_resets_left", left, value=self._starts.resets_left)
         safe = "1 in safe mode: no model runs."
         yield GaugeMetricFamily("holdfast_safe_mode", safe, value=int(bool(self._starts.safe)))
+
+    def _hardware(self) -> Iterator[Metric]:
+        """As it was seen last: at the start, every ten minutes, and when somebody asks for it."""
+        found = self._device.last.found
+        armed = found.armed if found else None
+        yield GaugeMetricFamily(
+            "holdfast_hardware_watchdog_armed",
+            "1 while somebody has armed the machine's own watchdog, and feeds it.",
+            value=None if armed is None else int(armed),
+        )
+        yield GaugeMetricFamily(
+            "holdfast_hardware_watchdog_timeout_seconds",
+            "How long the machine's own watchdog waits to be fed before it resets the machine.",
+            value=found.timeout_s if found else None,
+        )

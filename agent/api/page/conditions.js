@@ -121,7 +121,7 @@ const ZH = {
   version_refused: ["模型由其他版本代替", "修好该版本，然后运行：holdfast models load"],
   watchdog_disarmed: ["看门狗已停用", "到时自动恢复；立即恢复：holdfast watchdog arm"],
   watchdog_short: ["硬件看门狗的时限短于重启所需", "提高 watchdog.timeout_s；若驱动不支持，请改用 watchdog.owner: systemd"],
-  watchdog_unarmed: ["硬件看门狗未启用", "检查 watchdog.device 及其权限；只能有一个程序使用它。"],
+  watchdog_unarmed: ["硬件看门狗未启用", "由 systemd 负责时设置 RuntimeWatchdogSec=60；否则检查 watchdog.device 及其权限，只能有一个程序使用它。"],
 };
 
 export const NAMES = { en: EN, zh: ZH };

@@ -11,6 +11,7 @@ from agent.api.form.asked import NoQuery, order_of, query_of
 from agent.api.form.route import Route, get, post
 from agent.health.starts.starts import Starts, StartShown
 from agent.health.watchdog.chronicle import Chronicle, Noted
+from agent.health.watchdog.device_seen import DeviceSeen, HardwareShown
 from agent.health.watchdog.disarmed import DISARMED_S, DISARMED_S_MAX
 from agent.health.watchdog.watchdog import Seen, Watchdog
 from agent.host.resets.resets import ResetHook
@@ -20,13 +21,15 @@ class Watched(Struct, frozen=True):
     """Whether whoever would reset this agent, or this machine, is being fed; and each part.
 
     `disarmed_s` is for how long it is disarmed yet; null: it is not.
-    `start` is why the agent began, and how often that may yet be.
+    `start` is why the agent began, and how often that may yet be; `hardware` is the machine's own
+    watchdog.
     """
 
     fed: bool
     parts: list[Seen]
     disarmed_s: float | None
     start: StartShown
+    hardware: HardwareShown
 
 
 class History(Struct, frozen=True):
@@ -66,12 +69,14 @@ class WatchdogDoors:
         chronicle: Chronicle,
         hooks: Callable[[], Awaitable[list[ResetHook]]],
         starts: Starts,
+        device: DeviceSeen,
     ) -> None:
         """`hooks` looks at all reset hooks, and pulls none."""
         self._watchdog = watchdog
         self._chronicle = chronicle
         self._hooks = hooks
         self._starts = starts
+        self._device = device
 
     def routes(self) -> list[Route]:
         """What is served."""
@@ -121,18 +126,18 @@ class WatchdogDoors:
 
     async def _seen(self, request: web.Request) -> web.Response:
         query_of(request, NoQuery)
-        return self._watched()
+        return await self._watched()
 
     async def _resume(self, request: web.Request) -> web.Response:
         query_of(request, NoQuery)
         await self._starts.resume()
-        return self._watched()
+        return await self._watched()
 
     async def _test(self, request: web.Request) -> web.Response:
         query_of(request, NoQuery)
         trial = await order_of(request, Trial, '{"part": "store"}')
         self._watchdog.hang(trial.part)
-        return self._watched()
+        return await self._watched()
 
     async def _history(self, request: web.Request) -> web.Response:
         query_of(request, NoQuery)
@@ -146,16 +151,19 @@ class WatchdogDoors:
         query_of(request, NoQuery)
         order = await order_of(request, Disarming, '{"for_s": 3600}')
         self._watchdog.disarm(order.for_s)
-        return self._watched()
+        return await self._watched()
 
     async def _arm(self, request: web.Request) -> web.Response:
         query_of(request, NoQuery)
         await order_of(request, Arming, "{}")
         self._watchdog.arm()
-        return self._watched()
+        return await self._watched()
 
-    def _watched(self) -> web.Response:
-        watchdog = self._watchdog
+    async def _watched(self) -> web.Response:
+        watchdog, hardware = self._watchdog, await self._device.now()
         return document(
-            Watched(watchdog.fed, watchdog.seen(), watchdog.disarmed.left_s, self._starts.shown())
+            Watched(
+                *(watchdog.fed, watchdog.seen(), watchdog.disarmed.left_s),
+                *(self._starts.shown(), hardware),
+            )
         )

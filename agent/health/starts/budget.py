@@ -3,8 +3,10 @@
 What a person, or the power, has done costs nothing. What costs:
 
     a restart   the agent crashed or hung, within one boot of the machine
-    a reset     a watchdog, a crash or the agent itself had the machine begin anew; also for an
-                unknown cause, if the run before was shorter than SHORT_S: a loop has short runs
+    a reset     a watchdog, a crash or the agent itself had the machine begin anew
+    a doubt     the machine began anew for an unknown cause, and the run before was shorter than
+                SHORT_S: a loop of resets has short runs, and so has a line that is bad for an hour.
+                DOUBTS of them count as one reset
 
 As many restarts within `loop_s`, or as many resets within DAY_S, as the limits say, and the agent
 is in safe mode from that start on. It leaves by itself after a time that doubles with each entry,
@@ -29,8 +31,11 @@ STARTLIMIT_S = 600.0  # StartLimitIntervalSec of the unit
 PAUSE_S = 75.0
 RESTARTS_KEPT = 100
 RESETS_KEPT = 64  # more than may be allowed
+# A loop still ends in safe mode, after three times as many starts; and a bad line may go down as
+# often. Nothing else tells them apart.
+DOUBTS = 3
 DOUBLED_MAX = 4
-Kind = Literal["restart", "reset"]
+Kind = Literal["restart", "reset", "doubt"]
 
 
 class Spent(Struct, frozen=True):
@@ -77,7 +82,7 @@ def cost(verdict: Verdict, last: Run | None) -> Kind | None:
     if verdict.cause in (Cause.WATCHDOG, Cause.CRASH, Cause.HUNG):
         return "reset"
     short = last is not None and last.alive_s - last.began_s < SHORT_S
-    return "reset" if verdict.cause is Cause.UNKNOWN and short else None
+    return "doubt" if verdict.cause is Cause.UNKNOWN and short else None
 
 
 def within(account: Account, kind: Kind, span_s: float, now_s: float) -> int:
@@ -92,7 +97,8 @@ def loops(account: Account, limits: Limits, now_s: float) -> bool:
 
 def resets_left(account: Account, limits: Limits, now_s: float) -> int:
     """How many resets there may still be."""
-    return max(0, limits.resets_max - within(account, "reset", DAY_S, now_s))
+    doubts = within(account, "doubt", DAY_S, now_s)
+    return max(0, limits.resets_max - within(account, "reset", DAY_S, now_s) - doubts // DOUBTS)
 
 
 def after_start(account: Account, kind: Kind | None, limits: Limits, now_s: float) -> Account:
@@ -103,7 +109,7 @@ def after_start(account: Account, kind: Kind | None, limits: Limits, now_s: floa
     if account.safe:
         return replace(account, safe=replace(account.safe, since_s=now_s))
     if resets_left(account, limits, now_s) == 0:
-        why = f"the machine began anew {limits.resets_max} times within a day of running"
+        why = f"the machine began anew {_machine(account, now_s)} within a day of running"
     elif loops(account, limits, now_s):
         minutes = limits.loop_s / 60
         why = f"the agent began anew {limits.restarts_max} times within {minutes:.0f} minutes"
@@ -136,8 +142,16 @@ def resumed(now_s: float) -> Account:
     return Account(left_s=now_s)
 
 
+def _machine(account: Account, now_s: float) -> str:
+    """How often it began anew, in words."""
+    resets, doubts = (within(account, kind, DAY_S, now_s) for kind in ("reset", "doubt"))
+    return f"{resets + doubts} times" + (f" ({doubts} of them for no known cause)" * bool(doubts))
+
+
 def _kept(spent: tuple[Spent, ...], now_s: float) -> tuple[Spent, ...]:
     lately = [one for one in spent if now_s - one.at_s < DAY_S]
-    restarts = [one for one in lately if one.kind == "restart"][-RESTARTS_KEPT:]
-    resets = [one for one in lately if one.kind == "reset"][-RESETS_KEPT:]
-    return tuple(sorted([*restarts, *resets], key=lambda one: one.at_s))
+    bounds = {"restart": RESTARTS_KEPT, "reset": RESETS_KEPT, "doubt": DOUBTS * RESETS_KEPT}
+    kept = list[Spent]()
+    for kind, most in bounds.items():
+        kept += [one for one in lately if one.kind == kind][-most:]
+    return tuple(sorted(kept, key=lambda one: one.at_s))

@@ -3,15 +3,17 @@
     the same boot     hung      it had ended itself: its stacks, or its watchdog's last word
                       ordered   it had been told to end
                       crash     neither: killed, or a fault
-    another boot      as marked who rebooted or reset the machine has said so just before
+    another boot      as marked its watchdog has noted, just before, that it resets the machine
+                      ordered   it had been told to end, as at a shutdown in order
                       watchdog  the hardware says that it reset the machine
                       power     the hardware says so; or nothing else was told, and it reports no
                                 reset of its own
-                      crash     the kernel panicked; or systemd rebooted after too many starts
-                      ordered   it had been told to end, as at a shutdown in order
+                      crash     the kernel panicked; or systemd rebooted after too many starts; or
+                                the hardware says that it was software, and nobody had said so
                       unknown   nothing was told, and the hardware does not say
 
-What the hardware says goes before a clean end: a machine that hangs while it goes down was reset.
+A clean end goes before what the hardware says: many boards have their watchdog reset them where
+somebody has them rebooted, and who was told to end has no part in what came after.
 """
 
 from collections.abc import Collection
@@ -24,6 +26,7 @@ SECONDS_MAX = 1e12  # no clock has run for longer
 Seconds = Annotated[float, Meta(ge=0, le=SECONDS_MAX)]
 MARK_S = 300.0  # of the machine's time: a reboot that has not come by then does not come
 BURST = 10  # StartLimitBurst of the unit
+SOFTWARE = "software"
 
 
 class Cause(StrEnum):
@@ -63,7 +66,8 @@ class Run(Struct, frozen=True):
 
 
 class Evidence(NamedTuple):
-    """All that is known. `hardware`: what reset the machine; empty: nothing; None: nobody says.
+    """All that is known. `hardware`: what reset the machine; empty: nothing; None: nobody says;
+    `software`: neither a watchdog nor the power.
 
     `hung`: the last run left its stacks; `panicked`: the kernel left its last words, which were not
     there before; `restarts`: how often the agent had begun again within systemd's StartLimit.
@@ -111,17 +115,19 @@ def _with_machine(last: Run, evidence: Evidence) -> tuple[Cause, str]:
     mark, hardware = last.mark, evidence.hardware
     if mark and last.alive_s - mark.at_s <= MARK_S:
         return mark.cause, mark.why
-    if hardware:
-        power = "watchdog" not in hardware and any(one.startswith("power") for one in hardware)
-        said = f"the hardware says what reset the machine: {', '.join(sorted(hardware))}"
+    if last.ended == "told":
+        return Cause.ORDERED, "it had been told to end before the machine went down"
+    if own := sorted({*(hardware or ())} - {SOFTWARE}):
+        power = "watchdog" not in own and any(one.startswith("power") for one in own)
+        said = f"the hardware says what reset the machine: {', '.join(own)}"
         return (Cause.POWER if power else Cause.WATCHDOG), said
     if evidence.panicked:
         return Cause.CRASH, "the kernel panicked: its last words are in pstore"
-    if last.ended == "told":
-        return Cause.ORDERED, "it had been told to end before the machine went down"
     if evidence.restarts >= BURST - 1:
         said = f"it had begun {evidence.restarts + 1} times within minutes: systemd rebooted"
         return Cause.CRASH, said
+    if hardware:
+        return Cause.CRASH, "software reset the machine without a word: a panic, or a forced reboot"
     if hardware is None:
         return Cause.UNKNOWN, "the machine went down without a word, and nothing says why"
     return Cause.POWER, "the machine went down without a word, and its watchdog reset nothing"

@@ -80,7 +80,7 @@ class Starts:
     ) -> None:
         """Judges from what is there, and changes nothing yet.
 
-        `hardware` is what reset the machine, as host/wdt.py has it; `hold` keeps models from being
+        `hardware` is what reset the machine, as Evidence has it; `hold` keeps models from being
         started; `note` keeps an event.
         """
         self._places = places
@@ -139,9 +139,18 @@ class Starts:
         """How many resets there may still be within the day."""
         return budget.resets_left(self._book.account, self._limits, self._running_s())
 
-    def may_reset(self) -> bool:
-        """Whether the machine may be rebooted or reset now: nobody does it who cannot count it."""
-        return not self.safe and not self._unkept and self.resets_left > 0
+    def why_no_reset(self) -> str:
+        """Why the machine may not be rebooted or reset now; empty: it may.
+
+        Nobody does it who cannot count it.
+        """
+        if self.safe:
+            return f"the agent is in safe mode: {self.safe}"
+        if self._unkept:
+            return f"{self._places.book} cannot be written, so that nobody could count it"
+        if self.resets_left == 0:
+            return f"all {self._limits.resets_max} resets of a day of running are spent"
+        return ""
 
     def shown(self) -> StartShown:
         """For people and programs."""
@@ -186,9 +195,9 @@ class Starts:
         await self._keep()
 
     async def mark(self, cause: Cause, why: str) -> None:
-        """The machine is about to be rebooted or reset: the next start has this cause.
+        """The machine is about to be rebooted or reset: the next start has this cause, for MARK_S.
 
-        `watchdog`: a remedy, which costs; `ordered`: somebody asked for it. It holds for MARK_S.
+        Whether it stands written down, `why_no_reset` tells.
         """
         self._set(mark=Mark(cause, why, self._clock.monotonic()))
         await self._keep()

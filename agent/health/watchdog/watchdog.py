@@ -102,13 +102,13 @@ class Watchdog:
         hung: Path,
         disarmed: Disarmed | None = None,
         budgets: Budgets | None = None,
-        may_reset: Callable[[], bool] = lambda: True,
+        why_no_reset: Callable[[], str] = lambda: "",
     ) -> None:
         """`parts` are asked for at each tick, for they come and go; `note` keeps an event.
 
         `hung` is the file that the stacks of a hung loop are written to. Without `budgets` what was
-        tried is forgotten with this process. While `may_reset` says no, the machine is neither
-        rebooted nor reset for a part, nor left to starve so that somebody else does it.
+        tried is forgotten with this process. While `why_no_reset` has a reason, the machine is
+        neither rebooted nor reset for a part, nor left to starve so that somebody else does it.
         """
         self._parts = parts
         self._feeders = feeders
@@ -127,8 +127,8 @@ class Watchdog:
         self._begun = Counter[tuple[str, str]]()  # parts and remedies, since the start
         self._ticked_s = 0.0  # by the clock
         self._budgets = budgets
-        self._may_reset = may_reset
-        self._withheld = set[str]()  # parts for which the machine is not reset
+        self._why_no_reset = why_no_reset
+        self._withheld = dict[str, str]()  # parts for which the machine is not reset, and why
         self.disarmed = disarmed or Disarmed(conditions, clock)
         # Of the axis on which only running time counts; it goes on where the one before ended.
         self.now_s = budgets.begun_s if budgets else 0.0
@@ -171,7 +171,7 @@ class Watchdog:
         for gone in self._standings.keys() - parts.keys():
             if taken := self._standings.pop(gone).taken:
                 self._tried[gone] = taken
-            del self._rules[gone]
+            del self._rules[gone], self._withheld[gone]
             self._conditions.clear("part_stands_still", gone)
         self._armed = self.disarmed.left_s is None
         well = [self._look(part) for part in parts.values()]
@@ -243,8 +243,8 @@ class Watchdog:
             standing = standing._replace(taken=self._tried.pop(part.name, ()))
         step = None if part.name in self._under_way else policy.due(rule, standing, now_s)
         exhausted = policy.exhausted(rule, standing, now_s)
-        withheld = (exhausted or bool(step and step.resets)) and not self._may_reset()
-        (self._withheld.add if withheld else self._withheld.discard)(part.name)
+        withheld = self._why_no_reset() if exhausted or (step and step.resets) else ""
+        self._withheld[part.name] = withheld
         begun = step if self._armed and not withheld else None
         if begun:
             standing = policy.took(standing, begun, now_s)
@@ -252,7 +252,7 @@ class Watchdog:
         if begun:
             self._begin(part, begun, now_s - standing.moved_s)
         self._tell(part, standing)
-        return part.name in self._under_way or withheld or not (exhausted and self._armed)
+        return part.name in self._under_way or bool(withheld) or not (exhausted and self._armed)
 
     def _begin(self, part: Part, step: Step, still_s: float) -> None:
         why = f"the watchdog saw no progress of {part.name} for {still_s:.0f} s"
@@ -294,8 +294,8 @@ class Watchdog:
             return
         taken = [one.remedy for one in standing.taken]
         tried = f"; tried: {', '.join(taken)}" if taken else ""
-        if part.name in self._withheld:
-            tried += "; this machine is not reset for it, for it was reset too often"
+        if why := self._withheld[part.name]:
+            tried += f"; this machine is not reset for it: {why}"
         cause = {
             Verdict.LATE: f"{part.name} {part.trouble}",
             Verdict.DEAD: f"{part.name} {part.trouble}, for too long{tried}",

@@ -25,7 +25,7 @@ LONG, SHORT = Run("b", 0.0, SHORT_S), Run("b", 0.0, SHORT_S - 1)
         (Cause.POWER, True, SHORT, None),
         (Cause.ORDERED, True, SHORT, None),
         (Cause.UNKNOWN, True, LONG, None),
-        (Cause.UNKNOWN, True, SHORT, "reset"),
+        (Cause.UNKNOWN, True, SHORT, "doubt"),
     ],
 )
 def test_what_a_start_costs(cause: Cause, reset: bool, last: Run, kind: Kind | None) -> None:
@@ -46,6 +46,26 @@ def test_resets_of_a_day_are_counted_and_others_are_not() -> None:
     assert spent.safe
     assert "3 times within a day" in spent.safe.why
     assert starts("reset", "reset", "reset", every_s=DAY_S / 2).safe is None
+
+
+def test_starts_for_no_known_cause_are_many_before_they_are_too_many() -> None:
+    """Six flaps of a bad line end in no safe mode; a loop of resets does."""
+    flaps: list[Kind] = ["doubt"] * (LIMITS.resets_max * budget.DOUBTS)
+    once = starts(*flaps[1:], every_s=SHORT_S - 1)
+    assert once.safe is None
+    assert budget.resets_left(once, LIMITS, 1e6 + len(flaps) * SHORT_S) == 1
+    loop = starts(*flaps, every_s=SHORT_S - 1)
+    assert loop.safe
+    assert "9 times (9 of them for no known cause)" in loop.safe.why
+    assert starts(*flaps, every_s=DAY_S / 8).safe is None, "of a day"
+    mixed = starts("reset", "reset", *flaps[: budget.DOUBTS], every_s=60)
+    assert mixed.safe
+    shipped = Limits(Watchdog().resets_per_day_max, 3600.0)
+    account, now_s = Account(), 0.0
+    for _ in range(shipped.resets_max * 2):
+        now_s += 300.0
+        account = budget.after_start(account, "doubt", shipped, now_s)
+    assert account.safe is None
 
 
 def test_restarts_in_a_loop_are_too_many_before_systemd_reboots() -> None:
@@ -93,7 +113,7 @@ def test_who_is_resumed_begins_as_if_nothing_had_been() -> None:
     assert found.entered == 1
 
 
-kinds: st.SearchStrategy[Kind | None] = st.sampled_from(["restart", "reset", None])
+kinds: st.SearchStrategy[Kind | None] = st.sampled_from(["restart", "reset", "doubt", None])
 steps = st.lists(st.tuples(kinds, st.floats(0, 200_000)), max_size=200)
 
 
@@ -105,8 +125,9 @@ def test_what_is_kept_is_bounded_and_safe_mode_comes_with_the_last_reset(
     for kind, pause_s in taken:
         now_s += pause_s
         found = budget.after_start(found, kind, LIMITS, now_s)
-        assert len(found.spent) <= budget.RESTARTS_KEPT + budget.RESETS_KEPT
-        if kind == "reset" and budget.resets_left(found, LIMITS, now_s) == 0:
+        kept = budget.RESTARTS_KEPT + (1 + budget.DOUBTS) * budget.RESETS_KEPT
+        assert len(found.spent) <= kept
+        if kind in ("reset", "doubt") and budget.resets_left(found, LIMITS, now_s) == 0:
             assert found.safe
         if kind is None:
             continue

@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from agent.health.starts.causes import (
     BURST,
@@ -54,7 +55,15 @@ def marked(cause: Cause, ago_s: float = 10.0) -> Run:
         (run(), (), {"restarts": BURST - 2}, Cause.POWER),
         (run(ended="told"), (), {}, Cause.ORDERED),
         (run(ended="told"), None, {}, Cause.ORDERED),
-        (run(ended="told"), WATCHDOG, {}, Cause.WATCHDOG),
+        # a board whose watchdog is what resets it, whoever has it rebooted
+        (run(ended="told"), WATCHDOG, {}, Cause.ORDERED),
+        (run(ended="told"), ("software",), {}, Cause.ORDERED),
+        (run(ended="again"), WATCHDOG, {}, Cause.WATCHDOG),
+        # software, and nobody had said so
+        (run(), ("software",), {}, Cause.CRASH),
+        (run(), ("software",), {"panicked": True}, Cause.CRASH),
+        (run(), ("software", "watchdog"), {}, Cause.WATCHDOG),
+        (run(), ("software", "power_low"), {}, Cause.POWER),
         (run(ended="again"), (), {}, Cause.POWER),
         # who rebooted it has said so
         (marked(Cause.ORDERED), WATCHDOG, {}, Cause.ORDERED),
@@ -79,7 +88,9 @@ runs = st.builds(
     *(st.sampled_from([HERE, THERE]), seconds, seconds),
     *(st.sampled_from(["", "told", "again"]), st.text(), st.none() | marks),
 )
-words = st.sampled_from(["watchdog", "overheat", "power_low", "power_high", "fan", "external"])
+words = st.sampled_from(
+    ["watchdog", "overheat", "power_low", "power_high", "fan", "external", "software"]
+)
 evidences = st.builds(
     Evidence,
     st.just(HERE),
@@ -104,4 +115,12 @@ def test_where_the_hardware_says_watchdog_no_power_cut_is_made_of_it(evidence: E
     found = judge(evidence._replace(hardware=WATCHDOG))
     last = evidence.last
     if found.reset and last and last.mark is None:
-        assert found.cause is Cause.WATCHDOG
+        assert found.cause is (Cause.ORDERED if last.ended == "told" else Cause.WATCHDOG)
+
+
+@given(evidences)
+def test_who_was_told_to_end_has_no_part_in_what_came_after(evidence: Evidence) -> None:
+    if (last := evidence.last) is None or last.mark:
+        return
+    found = judge(evidence._replace(last=replace(last, ended="told"), hung=False))
+    assert found.cause is Cause.ORDERED

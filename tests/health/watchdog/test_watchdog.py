@@ -19,6 +19,7 @@ from agent.health.watchdog.watchdog import TICK_S, Event, Part, Remedy, Watchdog
 from tests.outside import DEADLINE_S, ROOT
 
 RULE = Rule(10.0, 24.0, (Step("instance", 1, 600.0, 10.0), Step("agent", 1, 600.0, 10.0)))
+SPENT = "all 6 resets of a day of running are spent"
 MACHINE = Rule(
     *(10.0, 24.0),
     (
@@ -53,7 +54,7 @@ class Bench:
 
     def __init__(self, folder: Path, rule: Rule = RULE) -> None:
         self.rule = rule
-        self.may_reset = True
+        self.why_no_reset = ""
         self.clock, self.fed, self.events = Still(), Fed(), list[Event]()
         self.conditions = Conditions(self.clock)
         self.reading = Reading(0, owed=True)
@@ -65,7 +66,7 @@ class Bench:
         parts = (self._parts, [self.fed], self.events.append, self.conditions, self.clock)
         self.budgets = Budgets(folder / "ladder.json", self.clock)
         disarmed = Disarmed(self.conditions, self.clock)
-        more = (disarmed, self.budgets, lambda: self.may_reset)
+        more = (disarmed, self.budgets, lambda: self.why_no_reset)
         self.watchdog = Watchdog(*parts, folder / "hung.txt", *more)
 
     def _parts(self) -> list[Part]:
@@ -176,19 +177,19 @@ async def test_a_machine_that_may_not_be_reset_is_neither_reset_nor_starved(
     tmp_path: Path,
 ) -> None:
     async with bench(tmp_path, MACHINE) as made:
-        made.may_reset = False
+        made.why_no_reset = SPENT
         await made.pass_s(120.0)
         assert made.begun == ["agent", "agent"]
         assert made.watchdog.fed
-        assert "reset too often" in made.held()["part_stands_still"]
-        made.may_reset = True
+        assert "not reset for it: all 6 resets of a day" in made.held()["part_stands_still"]
+        made.why_no_reset = ""
         await made.pass_s(TICK_S)
         assert made.begun == ["agent", "agent", "reboot"]
-        assert "reset too often" not in made.held()["part_stands_still"]
+        assert "not reset for it" not in made.held()["part_stands_still"]
         await made.pass_s(60.0)
         assert made.begun[-1] == "reset"
         assert not made.watchdog.fed, "nothing is left to try"
-        made.may_reset = False
+        made.why_no_reset = SPENT
         await made.pass_s(TICK_S)
         assert made.watchdog.fed, "who starves is reset by somebody else"
 
