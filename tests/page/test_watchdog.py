@@ -35,8 +35,11 @@ def test_what_must_move_is_shown(browser: Browser, site: Site) -> None:
         expect(page.locator("#watchdog-brief")).to_have_text("All moves")
         expect(page.locator("#parts")).to_contain_text("store")
         expect(page.locator("#parts")).to_contain_text("uplink")
-        cause = Client(site.device.socket).get("/api/v1/watchdog")["start"]["cause"]
-        expect(page.locator("#parts")).to_contain_text(BEGAN[cause])
+        document = Client(site.device.socket).get("/api/v1/watchdog")
+        expect(page.locator("#parts")).to_contain_text(BEGAN[document["start"]["cause"]])
+        found = document["hardware"]["found"]
+        said = found["identity"] if found else "there is none"
+        expect(page.locator("#parts")).to_contain_text(said)
         assert not seen.complaints()
 
 

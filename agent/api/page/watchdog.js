@@ -27,10 +27,11 @@ export function render() {
   if (seen === null) return;
   const still = seen.parts.filter((one) => one.verdict !== "fine").length;
   brief("watchdog-brief", still ? counted("parts_still", still) : word("all_move"), still ? "warn" : "ok");
-  const { start } = seen;
+  const { start, hardware } = seen;
   facts(byId("parts"), [
     [word("began"), `${word(`cause_${start.cause}`)}, ${moment(start.at_us)}`],
     [word("safe_mode"), start.safe_mode?.why, "critical", "en"],
+    [word("hardware"), device(hardware.found), hardware.found?.armed === false ? "warn" : ""],
     ...seen.parts.map((one) => [one.part, told(one), TONES[one.verdict], one.why ? "en" : ""]),
   ]);
   show(byId("no-remedies"), events.length === 0);
@@ -44,6 +45,13 @@ export function render() {
       say(item.lastChild, `${event.part}: ${event.remedy}. ${event.cause}; ${event.outcome}`);
     },
   );
+}
+
+function device(found) {
+  if (found === null) return word("hardware_none");
+  const { identity, armed, timeout_s } = found;
+  const state = armed === false ? word("hardware_unarmed") : timeout_s !== null && span(timeout_s);
+  return [identity, state].filter(Boolean).join(", ");
 }
 
 function told({ verdict, still_s, why }) {
