@@ -1,7 +1,7 @@
 """Tasks that come and go while the agent runs."""
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -40,6 +40,41 @@ class Crew:
         if not task.cancelled() and (fault := task.exception()):
             self._fault = self._fault or fault
             self._faulty.set()
+
+
+class Anew:
+    """A loop that others may have begun anew, while whoever runs it notices nothing of it."""
+
+    def __init__(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """`work` goes on for ever, and may be cancelled and called again at any time."""
+        self._work = self._next = work
+        self._task: asyncio.Task[None] | None = None
+
+    async def run(self) -> None:
+        """Have it done, for ever. Raises what it raises."""
+        whose = asyncio.current_task()
+        assert whose
+        while True:
+            work, self._next = self._next, self._work
+            self._task = asyncio.create_task(work())
+            try:
+                await self._task
+            except asyncio.CancelledError:
+                if whose.cancelling():  # else it is to begin anew
+                    raise
+
+    async def restart(self) -> None:
+        """Cancel it, and have it begin anew; returns once it is over."""
+        if self._task:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+
+    def hang(self, seconds: float) -> None:
+        """Cancel it, and have it do nothing for so long, or until a restart; for tests of the
+        watch."""
+        self._next = lambda: asyncio.sleep(seconds)
+        if self._task:
+            self._task.cancel()
 
 
 async def through(work: Coroutine[Any, Any, T]) -> T:

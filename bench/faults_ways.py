@@ -1,4 +1,5 @@
-"""The faults, each from outside: signals, control groups, disks, sockets, the clock.
+"""The faults, from outside: signals, control groups, disks, sockets, the clock; two by the
+watchdog's own test.
 
 A way is a context: entered, the fault is there; left, it is over.
 """
@@ -144,6 +145,13 @@ def agent(site: Site, sign: signal.Signals) -> Iterator[None]:
 
 
 @contextmanager
+def hung(site: Site, part: str) -> Iterator[None]:
+    """A loop of the agent's stands still: what `holdfast watchdog test` does."""
+    site.ask("/api/v1/watchdog/test", {"part": part})
+    yield
+
+
+@contextmanager
 def inside(site: Site, what: str) -> Iterator[None]:
     """Something in the agent's own process (bench/faulty)."""
     site.fault.write_text(what)
@@ -285,9 +293,11 @@ FAULTS = [
     ),
     Fault("source", "arecord sits in its driver (frozen)", frozen_arecord, 10, MICROPHONE),
     Fault("source", "a read of the folder never returns", unread_folder, 40, disk="inbox"),
+    Fault("source", "its listener hangs", partial(hung, part="source hall")),
     # the link
     Fault("uplink", "broker killed", partial(broker, sign=KILL), 5, quick=True),
     Fault("uplink", "broker silent (stopped)", partial(broker, sign=STOP), 20),
+    Fault("uplink", "it hangs", partial(hung, part="uplink")),
     # the agent itself
     Fault("loop", "in a C call that holds the lock", C_CALL),
     Fault("loop", "turns for ever, in Python", partial(inside, what="turn")),

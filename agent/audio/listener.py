@@ -24,6 +24,7 @@ from agent.inference.speech import FRESH, Speech, lag
 from agent.records import RATE_HZ, Position, Raw, Segment, Stamp, raw_stream
 from agent.store.drafts import Drafted
 from agent.store.spool import Dead, Heard, Spool
+from agent.tasks import Anew
 from agent.words import counted
 
 log = logging.getLogger("heard")
@@ -121,6 +122,7 @@ class Listener:
         self.heard_rows = 0  # since the start
         self.hears = False  # something waits to be heard, and its turn has come
         self.followers: list[Follower] = []
+        self._life = Anew(self._hear_on)
 
     @property
     def arrived(self) -> asyncio.Event:
@@ -134,6 +136,19 @@ class Listener:
 
     async def run(self) -> None:
         """Hear on from the stored position; when the store fails, again from there."""
+        await self._life.run()
+
+    async def restart(self, _: str) -> str:
+        """Begin anew, as at a start. What was done, in words."""
+        await self._life.restart()
+        return "hearing begins anew at the stored position"
+
+    def hang(self, seconds: float) -> None:
+        """Stand still with something to hear, as something in it may; for tests of the watch."""
+        self.hears = True
+        self._life.hang(seconds)
+
+    async def _hear_on(self) -> None:
         while True:
             self.hears = False
             try:
@@ -141,6 +156,7 @@ class Listener:
             except EpochOver:
                 log.info("%s: hearing goes on in a new store file", self.source)
             except StoreError as error:
+                self.hears = False  # its turn comes once the store takes what is heard
                 self._conditions.hold(
                     "hearing_stopped", self.source, "critical", str(error), error.hint
                 )

@@ -43,9 +43,9 @@ STREAM = "watchdog"
 LATE_S, DEAD_S = 10.0, 24.0  # with a tick of 2 s, the first remedy comes within 30 s
 BEYOND_S = 4.0  # how much longer than a part's own bound
 KEPT_S = 2.0  # for a disk that writes at all
-SILENT = 1.5  # intervals of the keep-alive after which the link ends a connection
 INSTANCE = Step("instance", 3, 600.0, 5.0)
 DOMAIN = Step("domain", 2, 1800.0, 20.0)
+PART = Step("part", 2, 1800.0, 20.0)
 AGENT = Step("agent", 2, 3600.0, 30.0)
 # In 120 s systemd ends all units, or kills them; what hangs then, RebootWatchdogSec sees to.
 REBOOT = Step("reboot", 1, 6 * 3600.0, 120.0, 30.0, resets=True)
@@ -181,7 +181,8 @@ class WatchdogParts:
         rule, remedies = Rule(LATE_S, DEAD_S, self._last_steps), self._last_remedies("store")
         yield Part("store", self._turns.read, rule, remedies, self._turns.hang)
         yield self._memory()
-        yield Part(LOOP, self.lag.read, Rule(*LAGS, (AGENT,)), {"agent": self._end}, trouble=LATE)
+        rule = Rule(*LAGS, (AGENT,), spared=True)
+        yield Part(LOOP, self.lag.read, rule, {"agent": self._end}, trouble=LATE)
         for domain in self._inference.domains.all():
             yield self._domain(domain)
         for listener in (*self._inference.ears.listeners, *self._inference.ears.guests):
@@ -192,7 +193,8 @@ class WatchdogParts:
         """No reboot gives it more than a new process does."""
         most = own_bytes_max(self._core.settings.models)
         bound = f"is above {most >> 20} MiB in the agent's own process, and stays there"
-        rule, remedies = Rule(LATE_S, DEAD_S, (AGENT,)), {"agent": self._end}
+        rule = Rule(LATE_S, DEAD_S, (AGENT,), spared=True)
+        remedies: dict[str, Remedy] = {"agent": self._end}
         return Part("memory", partial(memory, most), rule, remedies, trouble=bound)
 
     def _domain(self, domain: Domain) -> Part:
@@ -217,26 +219,28 @@ class WatchdogParts:
             return Reading(listener.heard_rows, listener.hears, why)
 
         name = f"source {listener.source}"
-        rule = _rule(domain.settings.call_timeout_s, DOMAIN, *self._last_steps)
+        rule = _rule(domain.settings.call_timeout_s, PART, DOMAIN, *self._last_steps)
         remedies: dict[str, Remedy] = {
+            "part": listener.restart,
             "domain": partial(begin_anew, domain),
             **self._last_remedies(name),
         }
-        return Part(name, read, rule, remedies)
+        return Part(name, read, rule, remedies, partial(listener.hang, HANG_S))
 
     def _uplink(self) -> Part:
-        link, settings = self._link.link, self._core.settings.link
+        link = self._link.link
 
         def read() -> Reading:
-            if link.connected_since is not None:  # a bad network is no fault of this agent's
-                return Reading(link.turns, owed=False, why="its keep-alive sees to a connection")
-            if link.rests or not link.turns:
-                return Reading(link.turns, owed=False, why="it waits before it tries")
-            return Reading(link.turns, owed=True)
+            if link.rests or not link.steps:
+                return Reading(link.steps, owed=False, why="it waits before it tries")
+            if self._turns.stands:  # what is sent is kept there
+                return Reading(link.steps, owed=False, why="the store stands still")
+            return Reading(link.steps, owed=True)
 
-        bound_s = max(SILENT * settings.keepalive_s, settings.connect_timeout_s)
-        rule = _rule(bound_s, *self._last_steps)
-        return Part("uplink", read, rule, self._last_remedies("uplink"))
+        # A bad network is no fault of this machine's: it is not reset for what looks like one.
+        rule = replace(_rule(link.step_s_max, PART, AGENT), spared=True)
+        remedies: dict[str, Remedy] = {"part": link.restart, "agent": self._end}
+        return Part("uplink", read, rule, remedies, partial(link.hang, HANG_S))
 
     def _last_remedies(self, part: str) -> dict[str, Remedy]:
         """What is left once nothing within the agent helps."""

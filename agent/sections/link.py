@@ -30,9 +30,11 @@ class Link(Part, frozen=True, kw_only=True):
     """The way to the cloud. No `broker_url`: the embedded broker, for trying things out.
 
     When the broker cannot be reached, `fallback_urls` are tried in their order; from there the way
-    back is tried each `prefer_s`. `client_id` (none: holdfast- and the device's id) and `alpn` are
-    for brokers that want them so. The password, which may be a token, is read anew for each
-    connection; `cert_file` and `key_file` are the device's certificate.
+    back is tried each `prefer_s`. A call of a broker has twice `connect_timeout_s`, its name and
+    all its addresses together, and each of its first answers has that once. `client_id` (none:
+    holdfast- and the device's id) and `alpn` are for brokers that want them so. The password, which
+    may be a token, is read anew for each connection; `cert_file` and `key_file` are the device's
+    certificate.
 
     `ack_from` says whose acknowledgement lets the device purge: `ingest` (stored in the far
     database) or `broker` (taken by the broker). It never changes by itself. Up to

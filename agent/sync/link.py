@@ -23,11 +23,12 @@ from agent.shown import LinkShown
 from agent.sync.budget.pace import Pace
 from agent.sync.mqtt.backoff import Backoff
 from agent.sync.mqtt.brokers import MQTT5, MQTT311, Broker, Brokers
-from agent.sync.mqtt.connection import Call, Connection, Will
+from agent.sync.mqtt.connection import Call, Caller, Connection, Will
 from agent.sync.mqtt.faults import PATIENCE, BadClientId, Preferred, TooLarge
 from agent.sync.mqtt.reasons import TAKEN_OVER
 from agent.sync.telling import Telling
 from agent.sync.up.uplink import Uplink
+from agent.tasks import Anew
 
 log = logging.getLogger("link")
 STABLE_S = 30.0  # a connection that lasted this long begins the backoff anew
@@ -53,8 +54,8 @@ class Link:
     ) -> None:
         """`version` is Holdfast's; `url` is the broker's, the embedded one's if none is named."""
         self.connected_since: float | None = None  # monotonic
-        self.turns = 0  # connections tried
         self.rests = False  # it waits before it tries again
+        self._turns = 0  # connections tried, and taken by the broker
         self._settings = settings
         self._device = device
         self._epoch = epoch
@@ -72,6 +73,19 @@ class Link:
         self._brokers = Brokers([url, *settings.fallback_urls], clock, best)
         self._backoff = Backoff(settings.backoff_s_min, settings.backoff_s_max, jitter)
         self._tell = Telling(settings, self._topics, conditions)
+        self._caller = Caller(settings, clock)
+        self._life = Anew(self._live)
+
+    @property
+    def steps(self) -> int:
+        """What it has done; no step takes longer than `step_s_max`, unless it `rests` or the store
+        does. None: it has not begun."""
+        return self._turns + self._caller.placed + self._uplink.rounds.count
+
+    @property
+    def step_s_max(self) -> float:
+        """The longest: a call of a broker, or a round of the uplink."""
+        return max(self._caller.whole_s, self._uplink.round_s_max)
 
     def state(self) -> LinkShown:
         """What `status` shows of the link."""
@@ -92,16 +106,31 @@ class Link:
 
     async def run(self) -> None:
         """Connect, serve the connection to its end, wait, again."""
+        await self._life.run()
+
+    async def restart(self, _: str) -> str:
+        """Begin anew, as after a connection that was lost. What was done, in words."""
+        await self._life.restart()
+        return "the link begins anew; what is not acknowledged is sent again"
+
+    def hang(self, seconds: float) -> None:
+        """Stand still, as something in it may; for tests of the watch."""
+        self._life.hang(seconds)
+
+    async def _live(self) -> None:
         self._tell.down(LinkError("not connected yet"))
-        while True:
-            self.turns += 1
-            fault = await self._one_connection()
-            since, self.connected_since = self.connected_since, None
-            self._tell.down(fault)
-            if self._wait_is_due(fault, since) and await self._hurried_within(
-                self._backoff.wait_s()
-            ):
-                self._backoff.begin_anew()
+        try:
+            while True:
+                self._turns += 1
+                fault = await self._one_connection()
+                since, self.connected_since = self.connected_since, None
+                self._tell.down(fault)
+                if self._wait_is_due(fault, since) and await self._hurried_within(
+                    self._backoff.wait_s()
+                ):
+                    self._backoff.begin_anew()
+        finally:
+            self.connected_since = None
 
     def hurry(self) -> None:
         """End the wait for the next try, if there is one now."""
@@ -161,11 +190,13 @@ class Link:
         death = Will(self._topics.presence, self._presence(online=False), broker.retains)
         call = Call(broker.url, self._client_id, broker.version, death)
         return Connection(
-            *(self._settings, self._clock, call, self._on_message, self._tell.answered)
+            *(self._settings, self._clock, self._caller, call),
+            *(self._on_message, self._tell.answered),
         )
 
     async def _serve(self, connection: Connection) -> None:
         """Everything that runs over one connection; raises LinkError at its end."""
+        self._turns += 1  # the broker took it
         await self._introduce(connection)
         self.connected_since = self._clock.monotonic()
         self._tell.up(self._brokers, connection.terms)
@@ -206,7 +237,7 @@ class Link:
             call = Call(broker.url, f"{self._client_id}-probe", broker.version)
             try:
                 async with Connection(
-                    *(self._settings, self._clock, call),
+                    *(self._settings, self._clock, self._caller, call),
                     *(lambda *_: None, lambda *_: None),
                 ):
                     return None

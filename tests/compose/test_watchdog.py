@@ -15,6 +15,7 @@ from agent.compose.watchdog import Turns, begin_anew, memory
 from agent.config import Store as Settings
 from agent.errors import HoldfastError
 from agent.health.watchdog.policy import Reading
+from agent.health.watchdog.watchdog import Part
 from agent.records import RecordType
 from agent.store import database
 from agent.store.intake import New
@@ -137,3 +138,46 @@ async def test_a_domain_that_begins_anew_leaves_its_accelerator_until_that_is_pr
         d.restart()  # somebody has seen to it
         await until(lambda: not d.falls, "it is on the GPU")
         assert (await rig.ask()).ep == CUDA
+
+
+def part(folder: Path, name: str, link: str = "") -> Part:
+    """One of an agent's that was built, and not begun."""
+    config = folder / "config.yaml"
+    source = f"{{kind: folder, name: inbox, path: {folder}}}"
+    config.write_text(
+        f"link: {{ack_from: broker{link}}}\nstore: {{path: {folder}/store/holdfast.db}}\n"
+        f"audio: {{sources: [{source}]}}\n"
+    )
+    parts = App(config_file.load(config), config).watchdog._parts()
+    return next(one for one in parts if one.name == name)
+
+
+def ladder(part: Part) -> list[str]:
+    steps = [step.remedy for step in part.rule.steps]
+    assert part.remedies.keys() == set(steps)
+    return steps
+
+
+@pytest.mark.parametrize(
+    ("link", "bound_s", "dead_s"),
+    [
+        ("", 20.0, 24.0),
+        (", connect_timeout_s: 60", 120.0, 124.0),
+        (", batch_s: 100", 102.0, 106.0),
+    ],
+)
+def test_for_the_uplink_no_machine_is_reset_and_its_rule_is_above_its_own_bound(
+    tmp_path: Path, link: str, bound_s: float, dead_s: float
+) -> None:
+    uplink = part(tmp_path, "uplink", link)
+    assert ladder(uplink) == ["part", "agent"]
+    assert uplink.rule.spared, "nor left to starve, so that somebody else resets it"
+    assert not any(step.resets for step in uplink.rule.steps)
+    assert (uplink.rule.late_s, uplink.rule.dead_s) == (bound_s, dead_s)
+    assert not uplink.read().owed, "it has not begun"
+
+
+def test_a_source_begins_anew_before_its_domain_does(tmp_path: Path) -> None:
+    source = part(tmp_path, "source inbox")
+    assert ladder(source) == ["part", "domain", "agent", "reboot", "reset"]
+    assert not source.rule.spared

@@ -16,8 +16,9 @@ from agent.errors import HoldfastError
 from agent.health.watchdog.budgets import Kept
 from agent.health.watchdog.policy import Taken
 from tests.cli.inbox import heard, inbox
+from tests.e2e.judge import Judge
 from tests.host.root.played import Played
-from tests.outside import ROOT, Checked, Device, holdfast, running, until
+from tests.outside import ROOT, Checked, Device, Mosquitto, holdfast, running, until
 
 LONG_S = 90.0  # for what takes up to 30 s by its nature, on a busy machine
 
@@ -128,6 +129,34 @@ def test_a_source_that_has_heard_all_owes_nothing(tmp_path: Path) -> None:
             return source["done"] > 0 and source["why"] == "nothing waits to be heard"
 
         until(idle, "it says so")
+
+
+def test_an_uplink_and_a_source_that_hang_begin_anew_and_nothing_is_lost(tmp_path: Path) -> None:
+    """Neither the agent nor a domain is ended for them."""
+    broker = Mosquitto(tmp_path)
+    judge = Judge(tmp_path / "judge.db", broker.port, "device-under-test")
+    device = Device(
+        tmp_path, {"link": {"broker_url": broker.url, "ack_from": "ingest"}, **inbox(tmp_path)}
+    )
+    with running(broker, judge, device):
+        until(lambda: heard(device) and device.status()["link"]["connected"], "it is at its work")
+        agent, domain = device.pid, device.status()["domains"]["audio"]["pid"]
+        hang(device, "uplink")
+        hang(device, "source inbox")
+        until(lambda: not device.status()["link"]["connected"], "the uplink hangs")
+        shutil.copy(ROOT / "samples" / "fan.flac", tmp_path / "inbox")
+        until(lambda: device.ledger("inbox.raw")["held"], "sound waits")
+        until(lambda: device.status()["link"]["connected"], "the uplink is back", LONG_S)
+        until(lambda: heard(device), "the source is back", LONG_S)
+        until(lambda: device.ledger("inbox.segments")["delivered"], "all is sent")
+        until(lambda: not device.ledger("inbox.segments")["held"], "all is sent")
+        told = set(history(device))
+        tests = {("uplink", "test"), ("source inbox", "test")}
+        assert told == tests | {("uplink", "part"), ("source inbox", "part")}
+        assert (device.pid, device.status()["domains"]["audio"]["pid"]) == (agent, domain)
+        assert not device.dead()
+        sent = device.ledger("inbox.segments")
+        assert judge.seqs("inbox.segments") == [*range(1, sent["produced"] + 1)]
 
 
 def test_what_is_no_part_is_refused(device: Device) -> None:

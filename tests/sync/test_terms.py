@@ -8,7 +8,7 @@ import pytest
 from agent import config
 from agent.clock import Clock
 from agent.sync.mqtt.brokers import MQTT5
-from agent.sync.mqtt.connection import Call, Connection
+from agent.sync.mqtt.connection import Call, Caller, Connection
 from agent.sync.mqtt.terms import Terms
 from tests.listener import Listener
 from tests.outside import Mosquitto, running
@@ -46,7 +46,8 @@ async def test_the_narrower_bounds_hold() -> None:
     async with Stub(b"\0" + granted) as stub:
         call = Call(stub.url, "dev", MQTT5)
         async with Connection(
-            settings, Clock(), call, lambda *_: None, lambda *_: None
+            *(settings, Clock(), Caller(settings, Clock()), call),
+            *(lambda *_: None, lambda *_: None),
         ) as connection:
             lost = connection.terms.lost
             assert connection.terms == Terms(7, 20_000 - 1024, 11, retains=False, lost=lost)

@@ -52,13 +52,15 @@ class Step(Struct, frozen=True):
 class Rule(Struct, frozen=True):
     """Without progress for `late_s` a part is late, for `dead_s` dead; then `steps` are due.
 
-    `steps` are in the order of what they cost. Raises ValueError where their tries together are
+    `steps` are in the order of what they cost. A part that is `spared` is told of once they are
+    spent, and nobody is left to starve for it. Raises ValueError where their tries together are
     more than can be remembered.
     """
 
     late_s: float
     dead_s: float
     steps: tuple[Step, ...]
+    spared: bool = False
 
     def __post_init__(self) -> None:
         if sum(step.tries for step in self.steps) > TAKEN_MAX:
@@ -112,7 +114,8 @@ def due(rule: Rule, standing: Standing, now_s: float) -> Step | None:
 def exhausted(rule: Rule, standing: Standing, now_s: float) -> bool:
     """Whether a part is dead, and nothing is left to try: whoever resets machines is to know."""
     return (
-        verdict(rule, standing, now_s) is Verdict.DEAD
+        not rule.spared
+        and verdict(rule, standing, now_s) is Verdict.DEAD
         and not _resting(rule, standing, now_s)
         and due(rule, standing, now_s) is None
     )

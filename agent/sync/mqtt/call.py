@@ -1,6 +1,12 @@
-"""Calling a broker: everything up to a CONNECT that is on its way. It blocks: names, TCP, TLS."""
+"""Calling a broker: everything up to a CONNECT that is on its way. It blocks: names, TCP, TLS.
 
+Limits: a call has WHOLE times `connect_timeout_s`, whatever takes it so long. One that is not back
+by then is left to its thread, and reaches nobody any more; of these there are THREADS_MAX at most.
+"""
+
+import asyncio
 import logging
+import threading
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -15,7 +21,13 @@ from agent.clock import Clock
 from agent.config import Link as Settings
 from agent.errors import LinkError
 from agent.sync.mqtt import tls
+from agent.sync.mqtt.faults import PATIENCE
+from agent.sync.mqtt.reach import Client
+from agent.threads import apart
 
+WHOLE = 2.0
+THREADS_MAX = 8
+_SLOW = f"{PATIENCE}; a name server, or the disk with the link's certificates, may not answer"
 QOS = 1
 RECEIVE_MAXIMUM = 100
 INCOMING_BYTES_MAX = 1 << 20  # of a packet from the broker: an ack is far smaller
@@ -71,16 +83,55 @@ class Placed(Struct, frozen=True):
     faults: Faults
 
 
-def place(call: Call, settings: Settings, clock: Clock) -> Placed:
-    """Reach the broker; raises LinkError, also for a file of the settings that cannot be used."""
-    placed, properties = Placed(_client(call, settings), Faults("paho")), None
-    placed.client.enable_logger(placed.faults)
+class Caller:
+    """Places one call after the other, each in a thread of its own."""
+
+    def __init__(self, settings: Settings, clock: Clock) -> None:
+        self.whole_s = WHOLE * settings.connect_timeout_s
+        self.placed = 0
+        self._settings = settings
+        self._clock = clock
+        self._threads = threading.BoundedSemaphore(THREADS_MAX)
+
+    async def place(self, call: Call) -> Placed:
+        """Reach the broker; raises LinkError, also for a file of the settings that cannot be used,
+        and where it is not reached within `whole_s`."""
+        if not self._threads.acquire(blocking=False):
+            raise LinkError(
+                f"{call.host}:{call.port}: {THREADS_MAX} calls before this one are not back yet",
+                _SLOW,
+            )
+        until_s = self._clock.monotonic() + self.whole_s
+        try:
+            async with asyncio.timeout(self.whole_s):
+                placed = await apart(lambda: self._place(call, until_s))
+        except TimeoutError as error:
+            raise LinkError(
+                f"{call.host}:{call.port}: not reached in {self.whole_s} s", _SLOW
+            ) from error
+        self.placed += 1
+        return placed
+
+    def _place(self, call: Call, until_s: float) -> Placed:
+        try:
+            return place(call, self._settings, self._clock, until_s)
+        finally:
+            self._threads.release()
+
+
+def place(call: Call, settings: Settings, clock: Clock, until_s: float) -> Placed:
+    """Reach the broker before `until_s` (monotonic), but that nothing bounds how long its name
+    takes. Raises LinkError."""
+    client = _client(call, settings)
+    client.clock, client.until_s = clock, until_s
+    placed, properties = Placed(client, Faults("paho")), None
+    client.enable_logger(placed.faults)
     if call.version == MQTTProtocolVersion.MQTTv5:
         properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
         properties.ReceiveMaximum = RECEIVE_MAXIMUM
         properties.MaximumPacketSize = INCOMING_BYTES_MAX
     try:
-        placed.client.connect(
+        client.connect(
             call.host,
             call.port,
             settings.keepalive_s,
@@ -96,8 +147,8 @@ def place(call: Call, settings: Settings, clock: Clock) -> Placed:
     return placed
 
 
-def _client(call: Call, settings: Settings) -> mqtt.Client:
-    client = mqtt.Client(
+def _client(call: Call, settings: Settings) -> Client:
+    client = Client(
         CallbackAPIVersion.VERSION2,
         client_id=call.client_id,
         clean_session=None if call.version == MQTTProtocolVersion.MQTTv5 else True,
@@ -111,7 +162,6 @@ def _client(call: Call, settings: Settings) -> mqtt.Client:
         client.username_pw_set(settings.username, _password(settings.password_file))
     if call.encrypted:
         client.tls_set_context(tls.context(settings))
-    client.connect_timeout = settings.connect_timeout_s
     return client
 
 

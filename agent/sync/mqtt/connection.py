@@ -21,14 +21,13 @@ from agent.config import Link as Settings
 from agent.errors import LinkError
 from agent.mqtt import Driver
 from agent.sync.mqtt import reasons, tls
-from agent.sync.mqtt.call import INCOMING_BYTES_MAX, QOS, Call, Will, place
+from agent.sync.mqtt.call import INCOMING_BYTES_MAX, QOS, Call, Caller, Will
 from agent.sync.mqtt.faults import PATIENCE, TooLarge, Unspoken
 from agent.sync.mqtt.flight import Flight, settle
 from agent.sync.mqtt.keepalive import KeepAlive, Verdict
 from agent.sync.mqtt.terms import Terms, agreed
-from agent.threads import apart
 
-__all__ = ["Call", "Connection", "TooLarge", "Will"]
+__all__ = ["Call", "Caller", "Connection", "TooLarge", "Will"]
 LOOK_S_MAX = 1.0  # how often the keep-alive and what is in flight are looked at
 
 
@@ -43,6 +42,7 @@ class Connection:
         self,
         settings: Settings,
         clock: Clock,
+        caller: Caller,
         call: Call,
         on_message: Callable[[str, bytes], None],
         on_answer: Callable[[str, ReasonCode], None],
@@ -50,6 +50,7 @@ class Connection:
         """`on_answer` hears of each message its topic and the broker's word, which MQTT 5 tells."""
         self._settings = settings
         self._clock = clock
+        self._caller = caller
         self._call = call
         self._loop = asyncio.get_running_loop()
         self.ended: asyncio.Future[str] = self._loop.create_future()
@@ -68,9 +69,14 @@ class Connection:
         """The narrower of our limit and the broker's."""
         return self.terms.payload_bytes_max
 
+    @property
+    def idle(self) -> bool:
+        """Whether the broker has answered all that went out."""
+        return self._flight.idle
+
     async def __aenter__(self) -> Self:
         """Connect; raises LinkError, Unspoken where another protocol version might serve."""
-        placed = await apart(lambda: place(self._call, self._settings, self._clock))
+        placed = await self._caller.place(self._call)
         self._client, self._faults = placed.client, placed.faults
         if self._client.socket() is None:  # reset before CONNECT was out
             raise LinkError(

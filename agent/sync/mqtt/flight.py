@@ -78,6 +78,11 @@ class Flight:
         silent = now - max(oldest, self._answered_at) > patience_s
         return now - oldest if silent or now - oldest > OVERDUE * patience_s else None
 
+    @property
+    def idle(self) -> bool:
+        """Whether the broker has answered all that went out."""
+        return not self._sent
+
     def end(self, error: LinkError) -> None:
         """Nothing will be answered any more."""
         for future in [*(sent.answer for sent in self._sent.values()), *self._queue]:

@@ -55,6 +55,11 @@ class Gate:
         self._admit()
         self._changed()
 
+    @property
+    def waits(self) -> bool:
+        """Whether a message stands before it, and not because another one is to be alone."""
+        return not self._alone and any(not turn.done() for one in self._waiting for _, turn in one)
+
     @asynccontextmanager
     async def alone(self) -> AsyncIterator[None]:
         """Nothing else is in flight, and nothing passes, until the end."""

@@ -86,6 +86,11 @@ class Sender:
         return self._connection.ended.done()
 
     @property
+    def stands(self) -> bool:
+        """Whether a message that may go does not, though nothing is out that it could wait for."""
+        return self.gate.waits and self._connection.idle
+
+    @property
     def is_allowed(self) -> bool:
         """Whether the backlog may go, or would but for the rate."""
         return self._pace.allows(live=False)

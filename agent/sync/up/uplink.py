@@ -30,6 +30,7 @@ from agent.sync.up.gathering import Gathering
 from agent.sync.up.hearing import Hearing
 from agent.sync.up.parcels import Ratio, cut, halves, tell_sent
 from agent.sync.up.puts import Puts
+from agent.sync.up.rounds import Rounds
 from agent.sync.up.sending import Answers, Parts, Sender, all_of
 from agent.sync.up.suspects import Suspects
 from agent.sync.up.waits import Out, Waits
@@ -77,6 +78,12 @@ class Uplink:
         )
         self.heard = self._hearing.heard  # an ack came
         self._sending = {True: 0, False: 0}  # leases, by whether they are live
+        self.rounds = Rounds("next", "late")
+
+    @property
+    def round_s_max(self) -> float:
+        """How long a round takes at most, but for the store, whatever network and broker do."""
+        return self._settings.batch_s + 2 * LOOK_S
 
     async def run(self, connection: Connection) -> None:
         """Send until it is cancelled; whatever was out before it is sent again."""
@@ -121,6 +128,8 @@ class Uplink:
     async def _next(self, sender: Sender) -> Batch:
         """The next lease; waits until there is one."""
         while True:
+            if not sender.stands:
+                self.rounds.came("next")
             self._outbox.more.clear()
             await self._gathering.wait(self._waits.bytes, sender.plain_bytes_max)
             if leased := await self._lease(sender):
@@ -207,6 +216,7 @@ class Uplink:
     async def _look_after(self) -> None:
         """Send again what nobody answers."""
         while True:
+            self.rounds.came("late")
             await asyncio.sleep(min(LOOK_S, self._settings.ack_timeout_s / 4))
             late = self._waits.overdue(self._clock.monotonic())
             if late:

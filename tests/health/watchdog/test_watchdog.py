@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from agent.clock import Clock
 from agent.errors import HoldfastError
@@ -141,6 +142,18 @@ async def test_nobody_is_fed_once_nothing_is_left_to_try(tmp_path: Path) -> None
         made.reading = Reading(1, owed=True)
         await made.pass_s(TICK_S)
         assert made.watchdog.fed
+
+
+async def test_nobody_starves_for_a_part_that_is_spared_and_it_is_told_all_the_same(
+    tmp_path: Path,
+) -> None:
+    async with bench(tmp_path, replace(RULE, spared=True)) as made:
+        await made.pass_s(200.0)
+        assert made.begun == ["instance", "agent"]
+        assert made.fed.times == 100
+        told = made.held()["part_stands_still"]
+        assert told.startswith("critical")
+        assert told.endswith("tried: instance, agent")
 
 
 async def test_a_remedy_that_does_not_end_is_not_waited_for_nor_doubled(tmp_path: Path) -> None:
