@@ -27,9 +27,9 @@ Class = Literal[
 ]
 Classify = Callable[[str], Class | None]
 Remedy = Literal[
-    "smaller",  # try again with less at once
+    "smaller",  # it works with less at once, or with fewer models; meanwhile this one on the CPU
     "cpu",  # this model on the CPU
-    "instance",  # another process in the place of this one
+    "instance",  # in another process it may work again
     "domain_on_cpu",  # the whole domain on the CPU
     "cool",  # wait until it is cool
     "reboot",

@@ -33,6 +33,7 @@ class HealthParts:
         self.accelerators = AcceleratorWatch(
             *(found(), conditions, clock),
             calls=lambda: sum(domain.figures.done for domain in domains.all()),
+            leave=domains.fell,
         )
         self.power = power(core, inference, watchdog, self.accelerators)
         self.views = Views(

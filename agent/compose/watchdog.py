@@ -20,7 +20,7 @@ from agent.compose.starts import starts
 from agent.errors import HoldfastError, StoreError
 from agent.health.checks.bounds import own_bytes, own_bytes_max
 from agent.health.starts.causes import Cause
-from agent.health.watchdog.budgets import Budgets
+from agent.health.watchdog.budgets import BUDGET_S_MAX, Budgets
 from agent.health.watchdog.chronicle import Chronicle
 from agent.health.watchdog.device_seen import DeviceSeen
 from agent.health.watchdog.disarmed import Disarmed
@@ -43,8 +43,8 @@ STREAM = "watchdog"
 LATE_S, DEAD_S = 10.0, 24.0  # with a tick of 2 s, the first remedy comes within 30 s
 BEYOND_S = 4.0  # how much longer than a part's own bound
 KEPT_S = 2.0  # for a disk that writes at all
-INSTANCE = Step("instance", 3, 600.0, 5.0)
-DOMAIN = Step("domain", 2, 1800.0, 20.0)
+INSTANCE = Step("instance", 3, 600.0, None)
+DOMAIN = Step("domain", 2, 1800.0, None)
 PART = Step("part", 2, 1800.0, 20.0)
 AGENT = Step("agent", 2, 3600.0, 30.0)
 # In 120 s systemd ends all units, or kills them; what hangs then, RebootWatchdogSec sees to.
@@ -211,12 +211,12 @@ class WatchdogParts:
         domain = self._inference.domains.named(self._core.settings.audio.domain)
 
         def read() -> Reading:
-            if not domain.ready.is_set():
-                return Reading(listener.heard_rows, owed=False, why=domain.cause)
+            why = _excuse(domain)
             if self._turns.stands:  # what is heard is kept there
-                return Reading(listener.heard_rows, owed=False, why="the store stands still")
-            why = "" if listener.hears else "nothing waits to be heard"
-            return Reading(listener.heard_rows, listener.hears, why)
+                why = "the store stands still"
+            elif not listener.hears:
+                why = why or "nothing waits to be heard"
+            return Reading(listener.heard_rows, not why, why, domain.held_up_s())
 
         name = f"source {listener.source}"
         rule = _rule(domain.settings.call_timeout_s, PART, DOMAIN, *self._last_steps)
@@ -289,8 +289,15 @@ class WatchdogParts:
 
 
 def _rule(bound_s: float, *steps: Step) -> Rule:
-    """For a part that itself sees to what takes longer than `bound_s`."""
-    return Rule(max(LATE_S, bound_s), max(DEAD_S, bound_s + BEYOND_S), steps)
+    """For a part that itself sees to what takes longer than `bound_s`.
+
+    Where it is dead later than others, its tries count for as much longer: else they would be
+    forgotten before the next step is due.
+    """
+    dead_s = max(DEAD_S, bound_s + BEYOND_S)
+    longer = dead_s / DEAD_S
+    counted = [replace(one, within_s=min(one.within_s * longer, BUDGET_S_MAX)) for one in steps]
+    return Rule(max(LATE_S, bound_s), dead_s, tuple(counted))
 
 
 def memory(bound_bytes: int) -> Reading:
@@ -302,10 +309,16 @@ def memory(bound_bytes: int) -> Reading:
     return Reading(0, owed=own > bound_bytes, why="it is below its bound")
 
 
-def _calls(domain: Domain) -> Reading:
+def _excuse(domain: Domain) -> str:
+    """Why no step can be expected of a domain now; empty: it can."""
     if not domain.ready.is_set():
-        return Reading(domain.figures.done, owed=False, why=domain.cause)
-    return Reading(domain.figures.done, domain.owes, "" if domain.owes else "no call waits")
+        return domain.cause or "its process has ended"
+    return "another domain has the GPU" if domain.waiting and not domain.owes else ""
+
+
+def _calls(domain: Domain) -> Reading:
+    why = _excuse(domain) or ("" if domain.owes else "no call waits")
+    return Reading(domain.figures.done, not why, why, domain.held_up_s())
 
 
 async def _kill(domain: Domain, why: str) -> str:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from msgspec import Struct, field, structs
 
 from agent.clock import Clock
-from agent.faults import REMEDIES, Fault, Remedy, fault_of_xid
+from agent.faults import REMEDIES, Class, Fault, Remedy, fault_of_xid
 from agent.health.conditions import Conditions, Severity
 from agent.host.accelerators.accelerator import (
     Accelerators,
@@ -94,6 +94,7 @@ class Tally(Struct):
     slowed_s: dict[Throttle, float] = {}
     erred: str = ""
     erred_s: float = 0.0
+    useless: Class | None = None  # for this fault
 
 
 class AcceleratorWatch:
@@ -107,14 +108,20 @@ class AcceleratorWatch:
         look_s: float = LOOK_S,
         bound_s: float = BOUND_S,
         calls: Callable[[], int] = lambda: 0,
+        leave: Callable[[Class, str], object] = lambda *_: None,
     ) -> None:
-        """`calls`: how many calls of models were answered so far."""
+        """`calls`: how many calls of models were answered so far.
+
+        `leave` has whoever uses an accelerator leave it. It is told once for each fault of a
+        reading that makes it useless, with its class and its cause in words.
+        """
         self._accelerators = accelerators
         self._conditions = conditions
         self._clock = clock
         self._look_s = look_s
         self._bound_s = bound_s
         self._calls = calls
+        self._leave = leave
         self._taken = deque[tuple[float, float, int]]()  # when, joules, calls, each so far
         self._reading: asyncio.Task[list[Reading]] | None = None
         self._found: list[Reading] = []
@@ -190,6 +197,7 @@ class AcceleratorWatch:
         for one in found:
             tally = self._tallies.setdefault(one.id, Tally())
             self._tell_lost(one)
+            self._have_left(one, tally)
             self._tell_slowed(one, tally, now)
             self._tell_errors(one, tally, now)
             _count_energy(one, tally, now)
@@ -217,6 +225,13 @@ class AcceleratorWatch:
         todo = TODO[one.fault.remedy if one.fault else REMEDIES["off_the_bus"]]
         cause = f"{one.name} is not there any more: {one.cause}"
         self._conditions.hold("accelerator_lost", one.id, "warning", cause, todo)
+
+    def _have_left(self, one: Reading, tally: Tally) -> None:
+        """Heat is no reason to: a GPU that is slowed mostly still goes before the CPU."""
+        found, why = _useless(one)
+        if found and found != tally.useless:
+            self._leave(found, f"{one.name}: {why}")
+        tally.useless = found
 
     def _tell_slowed(self, one: Reading, tally: Tally, now: float) -> None:
         """A cause without numbers that change: each other cause would be told anew."""
@@ -255,7 +270,21 @@ class AcceleratorWatch:
             self._conditions.clear("accelerator_errors", one.id)
 
 
+def _useless(reading: Reading) -> tuple[Class | None, str]:
+    """The class of a reading's fault that makes its accelerator useless, and why; None: it works.
+
+    Whatever Xids came after it: those are of the programs that used it.
+    """
+    if not reading.present:
+        return reading.fault.kind if reading.fault else "off_the_bus", str(reading.cause)
+    for xid in reading.xids:
+        if (found := fault_of_xid(xid)) and _of_hardware(found):
+            return found.kind, f"Xid {xid}"
+    return None, ""
+
+
 def _of_hardware(found: Fault) -> bool:
+    """Whether it is the accelerator's own, and not that of a program."""
     return found.remedy == "reboot"
 
 

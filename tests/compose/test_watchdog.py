@@ -3,7 +3,9 @@
 import asyncio
 import errno
 import os
+import signal
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -11,16 +13,23 @@ import pytest
 from agent import config_file
 from agent.app import App
 from agent.clock import Clock
-from agent.compose.watchdog import Turns, begin_anew, memory
+from agent.compose import watchdog
+from agent.compose.watchdog import AGENT, DOMAIN, INSTANCE, REBOOT, RESET, Turns, begin_anew, memory
 from agent.config import Store as Settings
 from agent.errors import HoldfastError
-from agent.health.watchdog.policy import Reading
-from agent.health.watchdog.watchdog import Part
+from agent.health.watchdog import policy
+from agent.health.watchdog.policy import Reading, Rule, Standing
+from agent.health.watchdog.watchdog import TICK_S, Part
 from agent.records import RecordType
 from agent.store import database
 from agent.store.intake import New
 from agent.store.store import Store
-from tests.inference.domains.bed import until, workers
+from bench.models import loop, write
+from tests.host.grouped import Group, needs_group
+from tests.inference.domains.bed import until, whole, workers
+from tests.inference.domains.rig import rules, running
+from tests.inference.domains.test_lease_real import Pair
+from tests.inference.domains.test_lease_real import pair as pair
 from tests.inference.domains.test_twinned import CPU, CUDA, Played, one
 from tests.inference.domains.test_twinned import gpu as gpu
 from tests.outside import DEADLINE_S, program
@@ -181,3 +190,83 @@ def test_a_source_begins_anew_before_its_domain_does(tmp_path: Path) -> None:
     source = part(tmp_path, "source inbox")
     assert ladder(source) == ["part", "domain", "agent", "reboot", "reset"]
     assert not source.rule.spared
+
+
+def runs(pid: int) -> bool:
+    state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    return state not in "Tt"
+
+
+async def test_time_without_a_processor_is_not_held_against_a_domain(tmp_path: Path) -> None:
+    needs_group("cpu")
+    write(tmp_path / "models", "loop", loop())
+    async with running(tmp_path / "models", d=rules("loop", call_timeout_s=600.0)) as rig:
+        d = rig.domains.named("d")
+        assert watchdog._calls(d) == (0, False, "no call waits", 0.0)
+        d.submit(whole("loop", "turns", 1 << 40))
+        await until(lambda: d.busy, "it computes")
+        assert d.pid is not None
+        group = Group("cpu", d.pid)
+        try:
+            group.write("cpu.cfs_period_us", 100_000)
+            group.write("cpu.cfs_quota_us", 1000)  # a hundredth
+            group.enter()
+            await until(lambda: watchdog._calls(d).held_up_s > 0.5, "it wants a processor")
+            assert watchdog._calls(d).owed
+            os.kill(d.pid, signal.SIGSTOP)
+            await until(lambda: not runs(d.pid or 0), "it wants nothing any more")
+            before = watchdog._calls(d)
+            await asyncio.sleep(0.1)  # which may be longer, and is not counted
+            assert watchdog._calls(d) == before
+        finally:
+            os.kill(d.pid, signal.SIGKILL)
+            group.leave()
+
+
+async def test_who_waits_for_the_gpu_of_another_owes_nothing(pair: Pair) -> None:
+    await asyncio.gather(pair.ask("llm"), pair.ask("image"))
+    llm, image = pair.domains["llm"], pair.domains["image"]
+    held, waits = pair.work("llm", 1 << 40), pair.work("image")
+    llm.submit(held)
+    await until(lambda: llm.busy, "it has its turn")
+    os.kill(llm.pid or 0, signal.SIGSTOP)
+    image.submit(waits)
+    await until(lambda: image.waiting, "the other one waits")
+    assert watchdog._calls(image) == (1, False, "another domain has the GPU", 0.0)
+    assert watchdog._calls(llm).owed, "it is who stands still"
+    llm.cancel(held)
+    assert llm.kill_busy("it stands still") == 1
+    async with asyncio.timeout(DEADLINE_S):
+        await waits.done
+    assert watchdog._calls(image)[:3] == (2, False, "no call waits")
+
+
+LAST = (AGENT, REBOOT, RESET)
+CLIMBED = ["instance"] * 3 + ["domain"] * 2 + ["agent"] * 2 + ["reboot"] + ["reset"] * 2
+
+
+def climbed(rule: Rule) -> list[tuple[float, str]]:
+    """What is done, and when, for a part that nothing helps; each beginning takes no time."""
+    standing, now_s, found = Standing(0, 0.0), 0.0, list[tuple[float, str]]()
+    while not policy.exhausted(rule, standing, now_s) and len(found) <= len(CLIMBED):
+        now_s += TICK_S
+        standing = policy.seen(standing, Reading(0, owed=True), now_s)
+        if step := policy.due(rule, standing, now_s):
+            standing = policy.took(standing, step, now_s)
+            found.append((now_s, step.remedy))
+            if step in rule.steps[-3:]:  # the agent begins anew, and remembers
+                standing = Standing(0, now_s, taken=standing.taken)
+    return found
+
+
+@pytest.mark.parametrize("call_timeout_s", [10.0, 30.0, 600.0])
+def test_a_domain_that_nothing_helps_climbs_the_whole_ladder_once(call_timeout_s: float) -> None:
+    """So the machine is rebooted only after the agent was started anew, twice."""
+    rule = watchdog._rule(call_timeout_s, INSTANCE, DOMAIN, *LAST)
+    found = climbed(rule)
+    assert [remedy for _, remedy in found] == CLIMBED
+    times = [0.0, *(at_s for at_s, _ in found)]
+    apart = [later - first for first, later in pairwise(times)]
+    assert min(apart) >= rule.dead_s > call_timeout_s, "what is begun anew has its time"
+    if call_timeout_s == 10.0:  # docs/watchdog.md
+        assert [at_s for at_s, _ in found] == [24, 48, 72, 96, 120, 144, 174, 204, 324, 354]

@@ -65,10 +65,14 @@ class Bed:
         look_s: float = LOOK_S,
         calls: Callable[[], int] = lambda: 0,
     ) -> None:
+        self.left: list[tuple[str, str]] = []
         self.clock, self.board = Hands(), board or Board()
         self.conditions = Conditions(self.clock)
         parts = (self.board, self.conditions, self.clock)
-        self.watch = AcceleratorWatch(*parts, look_s, bound_s, calls)
+        self.watch = AcceleratorWatch(*parts, look_s, bound_s, calls, self._leave)
+
+    def _leave(self, kind: str, cause: str) -> None:
+        self.left.append((kind, cause))
 
     async def look(self, after_s: float = LOOK_S, **more: Any) -> float:
         self.clock.at_s += after_s
@@ -228,6 +232,55 @@ async def test_a_reading_is_of_a_class_too() -> None:
     assert await kind(temperature_c=95.0) == "thermal"
     assert await kind(throttled=("thermal",), xids=(45, 109, 45)) == "hang"
     assert await kind(present=False, fault=fault("off_the_bus"), xids=(31,)) == "off_the_bus"
+
+
+async def test_a_card_that_is_lost_is_left_once_each_time() -> None:
+    bed = Bed()
+    lost = {"present": False, "cause": "NVML: GPU is lost", "fault": fault("off_the_bus")}
+    told = ("off_the_bus", "GPU: NVML: GPU is lost")
+    await bed.look()
+    for _ in range(3):
+        await bed.look(**lost)
+    assert bed.left == [told]
+    await bed.look(present=True)
+    await bed.look(**lost)
+    assert bed.left == [told, told]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "left"),
+    [
+        ({"xids": (79,)}, [("off_the_bus", "GPU: Xid 79")]),
+        ({"xids": (13, 79, 31, 45)}, [("off_the_bus", "GPU: Xid 79")]),  # what it brings with it
+        ({"xids": (119,)}, [("hang", "GPU: Xid 119")]),
+        ({"xids": (95,)}, [("sticky", "GPU: Xid 95")]),  # its memory: only a reset helps
+        ({"xids": (8, 13, 31, 43, 45)}, []),  # of programs; they are ended for it
+        ({"throttled": ("thermal",)}, []),
+        ({"temperature_c": 99.0}, []),
+        (
+            {"present": False, "cause": "NVML: RM", "fault": fault("driver_mismatch", "reboot")},
+            [("driver_mismatch", "GPU: NVML: RM")],
+        ),
+    ],
+)
+async def test_what_is_useless_is_left_and_what_is_slow_is_not(
+    wrong: dict[str, Any], left: list[tuple[str, str]]
+) -> None:
+    bed = Bed()
+    await bed.look(**wrong)
+    assert bed.left == left
+
+
+async def test_nobody_leaves_what_cannot_be_asked() -> None:
+    """A driver that was installed while the old one runs on: processes that use it go on."""
+    with bound(Card()) as (library, nvml):
+        bed = Bed(nvml)
+        await bed.look()
+        library.refuses = {"nvmlInitWithFlags": VERSION_MISMATCH}
+        nvml._end()
+        await bed.look()
+        assert bed.told() == [("accelerator_lost", "nvml", "warning")]
+        assert bed.left == []
 
 
 async def test_energy_is_power_over_time() -> None:

@@ -3,6 +3,7 @@
 A part tells how much it has done, and whether it owes a step now. It has moved when the count has
 changed, or nothing is owed: who has nothing to do is not dead. All times are of one axis on which
 nothing but running time counts (watchdog.py), so a machine that slept, or a debugger, kills nobody.
+Who wants a processor that others have is late, as anybody would see, but dead only by its own time.
 
 Limits: TAKEN_MAX remedies of a part are remembered; a budget is never for more.
 """
@@ -27,24 +28,30 @@ class Verdict(StrEnum):
 
 
 class Reading(NamedTuple):
-    """What a part says of itself: steps done, whether it owes one, and if not, why not."""
+    """What a part says of itself: steps done, whether it owes one, and if not, why not.
+
+    `held_up_s`: for how long so far, by a count that only grows, it could not move for want of a
+    processor.
+    """
 
     done: int
     owed: bool
     why: str = ""
+    held_up_s: float = 0.0
 
 
 class Step(Struct, frozen=True):
     """One rung of a ladder: at most `tries` times in `within_s`, then the next one is due.
 
-    After it, nothing is done for `pause_s`, in which it may have its effect. What is not done
-    within `time_s` is given up. One that `resets` the machine is subject to the budget of the day.
+    After it, nothing is done for `pause_s`, in which it may have its effect (None: for `dead_s` of
+    the rule, since what begins anew has as long as what it replaces). What is not done within
+    `time_s` is given up. One that `resets` the machine is subject to the budget of the day.
     """
 
     remedy: str
     tries: int
     within_s: float
-    pause_s: float
+    pause_s: float | None
     time_s: float = 20.0
     resets: bool = False
 
@@ -76,32 +83,44 @@ class Taken(NamedTuple):
 
 
 class Standing(NamedTuple):
-    """What is remembered of a part."""
+    """What is remembered of a part.
+
+    `held_up_s` is for how long it was held up so far; the marks are what that was when it moved
+    last, and when the last remedy was begun.
+    """
 
     done: int
     moved_s: float
     why: str = ""
     taken: tuple[Taken, ...] = ()
+    held_up_s: float = 0.0
+    moved_mark_s: float = 0.0
+    taken_mark_s: float = 0.0
 
 
 def seen(before: Standing | None, reading: Reading, now_s: float) -> Standing:
     """After one more look. What is seen first has moved."""
+    done, owed, why, held_up_s = reading
     if before is None:
-        return Standing(reading.done, now_s, reading.why)
-    moved = reading.done != before.done or not reading.owed
-    moved_s = now_s if moved else before.moved_s
-    return Standing(reading.done, moved_s, reading.why, before.taken)
+        return Standing(done, now_s, why, (), held_up_s, held_up_s, held_up_s)
+    found = before._replace(done=done, why=why, held_up_s=held_up_s)
+    moved = done != before.done or not owed
+    return found._replace(moved_s=now_s, moved_mark_s=held_up_s) if moved else found
 
 
 def verdict(rule: Rule, standing: Standing, now_s: float) -> Verdict:
     """How a part is now."""
-    still_s = now_s - standing.moved_s
-    if still_s >= rule.dead_s:
+    if own_still_s(standing, now_s) >= rule.dead_s:
         return Verdict.DEAD
-    if still_s >= rule.late_s:
+    if now_s - standing.moved_s >= rule.late_s:
         return Verdict.LATE
     lately = [one for one in standing.taken if now_s - one.at_s < FLAPS_S]
     return Verdict.FLAPPING if len(lately) >= FLAPS else Verdict.FINE
+
+
+def own_still_s(standing: Standing, now_s: float) -> float:
+    """For how long a part has not moved, without the time in which it was held up."""
+    return now_s - standing.moved_s - (standing.held_up_s - standing.moved_mark_s)
 
 
 def due(rule: Rule, standing: Standing, now_s: float) -> Step | None:
@@ -124,7 +143,7 @@ def exhausted(rule: Rule, standing: Standing, now_s: float) -> bool:
 def took(standing: Standing, step: Step, now_s: float) -> Standing:
     """After a remedy was begun."""
     taken = (*standing.taken, Taken(step.remedy, now_s))[-TAKEN_MAX:]
-    return standing._replace(taken=taken)
+    return standing._replace(taken=taken, taken_mark_s=standing.held_up_s)
 
 
 def failed(standing: Standing) -> Standing:
@@ -139,7 +158,10 @@ def _resting(rule: Rule, standing: Standing, now_s: float) -> bool:
         return False
     last = standing.taken[-1]
     pauses = [step.pause_s for step in rule.steps if step.remedy == last.remedy]
-    return bool(pauses) and now_s - last.at_s < pauses[0]
+    if not pauses:
+        return False
+    pause_s = rule.dead_s if pauses[0] is None else pauses[0]
+    return now_s - last.at_s - (standing.held_up_s - standing.taken_mark_s) < pause_s
 
 
 def _left(step: Step, standing: Standing, now_s: float) -> bool:

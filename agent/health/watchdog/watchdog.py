@@ -296,8 +296,10 @@ class Watchdog:
         tried = f"; tried: {', '.join(taken)}" if taken else ""
         if why := self._withheld[part.name]:
             tried += f"; this machine is not reset for it: {why}"
+        mostly = 2 * policy.own_still_s(standing, self.now_s) < self.now_s - standing.moved_s
+        waits = ": it waits for a processor, which others have" if mostly else ""
         cause = {
-            Verdict.LATE: f"{part.name} {part.trouble}",
+            Verdict.LATE: f"{part.name} {part.trouble}{waits}",
             Verdict.DEAD: f"{part.name} {part.trouble}, for too long{tried}",
             Verdict.FLAPPING: f"{part.name} moves, but stood still again and again{tried}",
         }[verdict]

@@ -52,7 +52,8 @@ class Climb:
                 async with asyncio.timeout(None if due_s is None else max(0.0, due_s - now_s)):
                     await self._woken.wait()
             except TimeoutError:
-                await self._probe(self._ladder.due(self._clock.monotonic()))
+                if names := self._ladder.due(self._clock.monotonic()):  # timers may be early
+                    await self._probe(names)
 
     async def _probe(self, names: list[str]) -> None:
         try:

@@ -37,6 +37,7 @@ from agent.inference.domains.lease import Lease
 from agent.inference.domains.pool import Pool
 from agent.inference.domains.pools import Pools
 from agent.inference.domains.restarts import Restarts
+from agent.inference.domains.waits import Waits
 from agent.inference.domains.work import Class, Work
 from agent.inference.domains.zygote import Zygote
 from agent.tasks import Crew, through
@@ -100,6 +101,7 @@ class Domain:
         self._turn = asyncio.Lock()  # of changes of models
         self._pools = Pools(self._crew)
         self._growth = Growth(name, clock.monotonic())
+        self._waits = Waits()
         self.lease = lease or Lease(clock)
         instances = (lambda: self._pools.serving), (lambda: self._pools.instances)
         parts = (*instances, clock, self.figures, self.lease)
@@ -160,9 +162,25 @@ class Domain:
         return len(self._dispatch.queue)
 
     @property
+    def busy(self) -> list[Instance]:
+        """Those that have calls."""
+        return [one for one in self._pools.instances if one.flights]
+
+    @property
     def owes(self) -> bool:
-        """Whether there are calls that it accepted and did not answer yet."""
-        return self.waiting > 0 or any(one.flights for one in self._pools.instances)
+        """Whether there are calls that it could have answered by now, and did not yet.
+
+        It could not where they all wait for the turn of another domain on the GPU (lease.py).
+        """
+        due = len(self._dispatch.queue) > 0 and not self._dispatch.seat.waits
+        return due or bool(self.busy)
+
+    def held_up_s(self) -> float:
+        """Seconds so far in which one of its processes had calls, and wanted a processor in vain.
+
+        Counted between each time that this is asked and the next.
+        """
+        return self._waits.look(self.busy)
 
     @property
     def gpu_s(self) -> float:
@@ -261,7 +279,7 @@ class Domain:
 
     def kill_busy(self, why: str) -> int:
         """Kill the instances that have calls, which are made again; how many there were."""
-        busy = [one for one in self._pools.instances if one.flights]
+        busy = self.busy
         for instance in busy:
             instance.kill(why)
         return len(busy)

@@ -116,6 +116,11 @@ class Domains:
         for domain in self.all():
             domain.rests = why.get(domain.name, "")
 
+    def fell(self, fault: str, cause: str) -> None:
+        """Somebody saw an accelerator fail: those that prefer one go on on the CPU."""
+        for domain in self.all():
+            domain.fell(fault, cause)
+
     def serving(self, model: str) -> Domain | None:
         """The domain that has this model."""
         return self._by_model.get(model)

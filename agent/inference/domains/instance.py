@@ -110,6 +110,10 @@ class Instance:
         """What is under way, in seconds of its own time as estimated."""
         return sum(flight.cost_s for flight in self.flights.values())
 
+    def waited_s(self) -> float:
+        """How long its process has been ready to run, and had no processor."""
+        return self._process.waited_s() if self._process else 0.0
+
     async def run(self) -> str:
         """From its start to its end; why it ended. Cancelled, it ends the process in order."""
         cause = "it was stopped"

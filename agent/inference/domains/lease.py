@@ -90,6 +90,11 @@ class Seat:
             return UNBOUNDED_S
         return self._lease.turn(self, ahead=ahead)
 
+    @property
+    def waits(self) -> bool:
+        """Whether what it would send now waits for the turn of another domain."""
+        return self._lease.keeps(self)
+
     def began(self, ep: str, holder: object, klass: Class) -> None:
         """A batch was sent to `holder`, an instance on `ep`."""
         if ep in self._lease.eps:
@@ -144,6 +149,14 @@ class Lease:
             return QUANTUM_S
         best.wake()
         return 0.0
+
+    def keeps(self, seat: Seat) -> bool:
+        """As Seat.waits."""
+        want = seat.want() if seat in self._seats else None
+        if want is None:
+            return False
+        self.look()
+        return not self._may(seat, want)
 
     def left(self, seat: Seat) -> None:
         """It runs on the GPU no more."""

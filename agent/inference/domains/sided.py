@@ -83,8 +83,13 @@ class Sided(Domain):
         return super().waiting + (self.twin.waiting if self.twin else 0)
 
     @property
+    def busy(self) -> list[Instance]:
+        """Those that have calls, on either side."""
+        return [*super().busy, *(one for twin in self._twins for one in twin.busy)]
+
+    @property
     def owes(self) -> bool:
-        """Whether there are calls that it accepted and did not answer yet."""
+        """Whether there are calls that it could have answered by now, and did not yet."""
         return super().owes or any(twin.owes for twin in self._twins)
 
     @property
@@ -134,10 +139,6 @@ class Sided(Domain):
         super().restart()
         if self.twin:
             self.twin.restart()
-
-    def kill_busy(self, why: str) -> int:
-        """Kill the instances that have calls, which are made again; how many there were."""
-        return super().kill_busy(why) + sum(twin.kill_busy(why) for twin in self._twins)
 
     def hang(self) -> None:
         """Stop the process of each instance, as something in it may; for tests of the watch."""

@@ -10,8 +10,8 @@ from agent.health.watchdog.policy import Reading, Rule, Standing, Step, Verdict
 
 TICK_S = 2.0
 LADDER = (
-    Step("instance", 2, 600.0, 10.0),
-    Step("domain", 1, 600.0, 20.0),
+    Step("instance", 2, 600.0, None),
+    Step("domain", 1, 600.0, None),
     Step("agent", 1, 3600.0, 30.0),
 )
 RULE = Rule(10.0, 24.0, LADDER)
@@ -25,10 +25,14 @@ class Course:
         self.now_s = 100.0
         self.standing: Standing | None = None
         self.taken: list[tuple[float, str]] = []
+        self.held_up_s = 1000.0  # before anybody looked
 
-    def tick(self, done: int, *, owed: bool) -> Verdict:
+    def tick(self, done: int, *, owed: bool, held_up_s: float = 0.0) -> Verdict:
+        """One look, in a tick of which it was held up for so long."""
         self.now_s += TICK_S
-        standing = policy.seen(self.standing, Reading(done, owed), self.now_s)
+        self.held_up_s += held_up_s
+        reading = Reading(done, owed, held_up_s=self.held_up_s)
+        standing = policy.seen(self.standing, reading, self.now_s)
         if step := policy.due(self.rule, standing, self.now_s):
             standing = policy.took(standing, step, self.now_s)
             self.taken.append((self.now_s, step.remedy))
@@ -65,11 +69,46 @@ def test_who_stands_still_is_late_then_dead_and_climbs_the_ladder() -> None:
     begun = 102.0
     assert [(at - begun, remedy) for at, remedy in course.taken] == [
         (24.0, "instance"),
-        (34.0, "instance"),
-        (44.0, "domain"),
-        (64.0, "agent"),
+        (48.0, "instance"),
+        (72.0, "domain"),
+        (96.0, "agent"),
     ]
-    assert course.exhausted
+    assert not course.exhausted, "that may still help"
+    while not course.exhausted:
+        course.tick(7, owed=True)
+    assert course.now_s - begun == 96.0 + 30.0
+
+
+def test_what_began_anew_has_as_long_as_what_it_replaced() -> None:
+    course = Course()
+    while len(course.taken) < 2:
+        done = 7 if len(course.taken) == 0 else 8  # the first remedy helps for a moment
+        course.tick(done, owed=True)
+    (first_s, _), (second_s, _) = course.taken
+    assert second_s - first_s == RULE.dead_s + TICK_S, "counted from the step that it made"
+
+
+def test_who_is_held_up_is_late_as_anybody_and_dead_by_time_of_its_own() -> None:
+    course = Course()
+    own_s, told = 0.25, list[Verdict]()  # of each tick; the rest of it is others'
+    while not course.taken:
+        told.append(course.tick(7, owed=True, held_up_s=TICK_S - own_s))
+    assert (told.index(Verdict.LATE) * TICK_S, told.index(Verdict.DEAD) * own_s) == (10.0, 24.0)
+    while len(course.taken) < 2:
+        course.tick(7, owed=True, held_up_s=TICK_S - own_s)
+    (first_s, _), (second_s, _) = course.taken
+    assert second_s - first_s == 24.0 / own_s * TICK_S, "nor in the pause after a remedy"
+
+
+def test_who_is_held_up_all_the_time_is_never_treated() -> None:
+    course = Course()
+    told = [course.tick(7, owed=True, held_up_s=TICK_S) for _ in range(1000)]
+    assert (told[-1], course.taken) == (Verdict.LATE, [])
+    assert course.tick(8, owed=True) is Verdict.FINE
+    while not course.taken:
+        course.tick(8, owed=True)
+    assert course.taken[0][0] == course.now_s
+    assert course.now_s - 102.0 == 1000 * TICK_S + 24.0, "what was before it moved is forgotten"
 
 
 def test_nothing_is_exhausted_while_a_remedy_may_still_help() -> None:
@@ -126,7 +165,7 @@ steps = st.builds(
     remedy=st.sampled_from(["instance", "domain", "part", "agent"]),
     tries=st.integers(1, 4),
     within_s=st.floats(10, 4000),
-    pause_s=st.floats(0, 60),
+    pause_s=st.none() | st.floats(0, 60),
 )
 rules = st.builds(
     Rule,
@@ -155,6 +194,10 @@ def test_the_promises_hold_for_any_course(rule: Rule, looks: list[tuple[bool, bo
             assert len(course.taken) == 1, "the first remedy comes with the first look"
         assert course.standing
         assert len(course.standing.taken) <= policy.TAKEN_MAX
+    pauses = {step.remedy: step.pause_s for step in rule.steps}
+    for (first, remedy), (later, _) in pairwise(course.taken):
+        pause_s = pauses[remedy]
+        assert later - first >= (rule.dead_s if pause_s is None else pause_s)
     for step in rule.steps:
         at = [at_s for at_s, remedy in course.taken if remedy == step.remedy]
         for first, later in zip(at, at[step.tries :], strict=False):

@@ -131,6 +131,20 @@ async def test_the_first_remedy_comes_in_time_and_is_told(tmp_path: Path) -> Non
         assert not made.held()
 
 
+async def test_who_waits_for_a_processor_is_told_of_and_not_treated(tmp_path: Path) -> None:
+    async with bench(tmp_path) as made:
+        for i in range(100):
+            made.reading = Reading(0, owed=True, held_up_s=0.95 * TICK_S * i)
+            await made.pass_s(TICK_S)
+        assert not made.begun
+        told = "domain d owes work and makes no progress: it waits for a processor"
+        assert made.held()["part_stands_still"].startswith(f"warning {told}")
+        assert made.watchdog.fed
+        assert made.watchdog.seen()[0].still_s == 99 * TICK_S, "as it is"
+        await made.pass_s(24.0)
+        assert made.begun == ["instance"], "now it had one"
+
+
 async def test_nobody_is_fed_once_nothing_is_left_to_try(tmp_path: Path) -> None:
     async with bench(tmp_path) as made:
         await made.pass_s(60.0)

@@ -201,6 +201,33 @@ def test_work_of_the_same_class_waits_until_the_batch_is_done() -> None:
     assert [one for one, _ in stage.turns] == [long, first]
 
 
+def test_who_waits_for_a_turn_of_another_is_known() -> None:
+    stage = Stage()
+    long, same = stage.play("batch", 0.3, 3.0), stage.play("batch", 0.7, 1.0)
+    stage.at(0.0, long.comes)
+    stage.at(0.1, same.comes)
+    stage.run(0.05)
+    assert not long.seat.waits, "it runs"
+    assert not same.seat.waits, "it wants nothing"
+    stage.run(2.5)
+    assert (long.seat.waits, same.seat.waits) == (False, True)
+    stage.run(1.0)
+    assert not same.seat.waits, "it is its turn"
+
+
+def test_whose_turn_has_lapsed_keeps_nobody_waiting() -> None:
+    stage = Stage()
+    stage.play("batch", 0.3, 1e6).comes()
+    stage.run(1.0)
+    same = stage.play("batch", 0.7, 0.01)
+    same.seat.turn(EP, ahead=False)
+    same.waiting = 1  # and it does not ask
+    stage.clock.now_s += 40.0
+    assert same.seat.waits
+    stage.clock.now_s += 10.0
+    assert not same.seat.waits, "it would be sent"
+
+
 @pytest.mark.parametrize(
     ("first", "second", "deadlines_s"),
     [

@@ -283,7 +283,9 @@ async def test_who_sees_the_gpu_fail_may_say_so(tmp_path: Path, gpu: Played) -> 
         load = Load(rig)
         await load.more(CUDA)
         d.fell("off_the_bus", "Xid 79: GPU has fallen off the bus")
+        gpu.has(sticky=True)  # no probe passes before the twin has answered
         await load.more(CPU)
+        gpu.is_well()
         await load.more(CUDA)
         await load.end()
         assert d.ladder.count == {"off_the_bus": 1}
