@@ -40,6 +40,7 @@ from agent.config import Config
 from agent.errors import ConfigError, StoreError
 from agent.health.conditions import Conditions
 from agent.health.starts.causes import Cause
+from agent.host.systemd import state_folder
 from agent.protocol.presence import Heartbeat
 from agent.store.arrivals import Limits
 from agent.store.store import Store
@@ -60,7 +61,7 @@ class App:
         _one_onnxruntime()
         clock = Clock()
         conditions = Conditions(clock)
-        self.disk = StoreDisk(settings.store, conditions, clock)
+        self.disk = StoreDisk(settings.store, conditions, clock, state=state_folder())
         settings = replace(settings, store=self.disk.settings)
         self.store = Store(settings.store, clock, _job_limits(settings.jobs))
         self.core = Core(settings, path, settings.device, clock, conditions, self.store)
@@ -92,10 +93,10 @@ class App:
             parts.enter_context(self.watchdog.lag)
             await parts.enter_async_context(self.watchdog.watchdog)  # left last: ends may hang
             await parts.enter_async_context(self.starts)
-            await self._pause()
+            why = "the budgets are spent, and it still crashes: begins"
+            await self._pause(self.starts.pause_s, why)
             await parts.enter_async_context(inference.zygote)  # it begins while the store is opened
-            await self.disk.bring_home()
-            await parts.enter_async_context(self.store)
+            await self._open_store(parts)
             # Left before the store, whose end may hang, and be what there is to write down.
             await parts.enter_async_context(self.watchdog.chronicle.file)
             await parts.enter_async_context(self.watchdog.budgets.file)
@@ -146,6 +147,8 @@ class App:
         loops += [watchdog.chronicle.run, watchdog.chronicle.file.run, watchdog.budgets.file.run]
         if self.core.settings.watchdog.root_socket:
             loops.append(self.watchdog.look)
+        if same := self.disk.same(self.store):
+            loops.append(same.run)
         loops += [doors.outbox.run, doors.traffic.run, doors.server.run]
         if link.broker:
             loops.append(link.broker.run)
@@ -163,10 +166,20 @@ class App:
             safe_mode=bool(self.starts.safe),
         )
 
-    async def _pause(self) -> None:
-        """Where nothing has helped so far, a start is not made at once."""
-        if pause_s := self.starts.pause_s:
-            log.warning("the budgets are spent, and it still crashes: begins in %.0f s", pause_s)
+    async def _open_store(self, parts: AsyncExitStack) -> None:
+        """Raises StoreError: at once where the next start counts this one, else after a pause."""
+        try:
+            await self.disk.bring_home()
+            await parts.enter_async_context(self.store)
+        except StoreError as error:
+            why = f"{error}; and nobody counts how often: ends"
+            await self._pause(self.starts.uncounted_pause_s, why)
+            raise
+
+    async def _pause(self, pause_s: float, why: str) -> None:
+        """Where nothing has helped so far, it does not begin, or end, at once."""
+        if pause_s:
+            log.warning("%s in %.0f s", why, pause_s)
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stop.wait(), pause_s)
 

@@ -123,6 +123,8 @@ install_files() {
     for name in $names; do
         copy "$here/systemd/$name" "$units/$name" 644
     done
+    copy "$here/uncounted.sh" "$root/usr/lib/holdfast/uncounted.sh" 755
+    run rm -f "$root/var/lib/holdfast/uncounted" # what failed before is mended now
     copy "$here/udev/60-holdfast.rules" "$rules" 644
     run mkdir -p "$etc/reset.d"
     if [ -e "$etc/config.yaml" ]; then
@@ -224,6 +226,7 @@ do_uninstall() {
     if cmp -s "$here/systemd/holdfast-watchdog.conf" "$watchdog"; then
         run rm -f "$watchdog" # nobody has made it his own
     fi
+    run rm -rf "$root/usr/lib/holdfast"
     run rm -rf "$opt"
     if systemd_here; then
         run systemctl daemon-reload

@@ -87,6 +87,7 @@ def test_all_is_installed_again_and_removed_and_what_is_yours_stays(tmp_path: Pa
         shipped = ROOT / "provisioning" / "systemd" / name
         assert (root / "usr/lib/systemd/system" / name).read_text() == shipped.read_text()
     assert (root / "usr/lib/udev/rules.d/60-holdfast.rules").exists()
+    assert os.access(root / "usr/lib/holdfast/uncounted.sh", os.X_OK)
     assert (root / "opt/holdfast/models/speech").is_dir()
     assert files(root / "etc/systemd") == DROP_IN, "nothing is enabled that was not asked for"
     drop_in = root / "etc/systemd/system.conf.d/holdfast.conf"
@@ -101,6 +102,7 @@ def test_all_is_installed_again_and_removed_and_what_is_yours_stays(tmp_path: Pa
     config.write_text("link: {ack_from: broker}\n")
     (root / "var/lib/holdfast/holdfast.db").write_text("records")
     before = files(root)
+    (root / "var/lib/holdfast/uncounted").write_text("60\n")
     wheels(made, "second")
     done = install(*words)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -119,6 +121,7 @@ def test_all_is_installed_again_and_removed_and_what_is_yours_stays(tmp_path: Pa
     assert not (root / "opt/holdfast").exists()
     assert not any((root / "usr/lib/systemd/system").iterdir())
     assert not drop_in.exists()
+    assert not (root / "usr/lib/holdfast").exists()
     assert (root / "var/lib/holdfast/holdfast.db").read_text() == "records"
     assert config.exists()
 

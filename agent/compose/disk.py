@@ -1,7 +1,8 @@
-"""The disk of the store: whether it is there, and where records go while it is not."""
+"""The disk of the store: whether it serves, and where records go while it does not."""
 
 import asyncio
 import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,15 +11,18 @@ from msgspec.structs import replace
 from agent import config
 from agent.clock import Clock
 from agent.health.conditions import Conditions
+from agent.health.same_store import SameStore
 from agent.host import mounts
 from agent.store import standby
 from agent.store.lock import Lock
+from agent.store.store import Store
 
 log = logging.getLogger("store")
+KNOWN = "store.json"  # in the state folder
 
 
 class StoreDisk:
-    """What /etc/fstab mounts above `store.path`; a store without such a disk has no standby."""
+    """What is mounted above `store.path`; a store on the system's own disk has no standby."""
 
     def __init__(
         self,
@@ -27,41 +31,85 @@ class StoreDisk:
         clock: Clock,
         root: Path = mounts.ROOT,
         is_mounted: Callable[[Path], bool] = mounts.is_mounted,
+        state: Path | None = None,
     ) -> None:
-        """`settings` become those that count."""
+        """`settings` become those that count; `state` is the unit's folder, if it has one."""
         self.settings = settings
         self._conditions = conditions
         self._clock = clock
-        self._standby: Path | None = None
+        self._standbys: list[Path] = []
+        self._known: Path | None = None
         path = mounts.absolute(settings.path)
-        point = mounts.point(path, root)
+        named = mounts.point(path, root)
+        point = named or mounts.holding(path)
         if point is None:
             return
-        self._standby = standby.place(path, point)
-        if not is_mounted(point):
-            self._stand_by(point, self._standby)
-            self._standby = None
+        places = standby.places(path, point, state, beside=named is not None)
+        if named and not is_mounted(named):
+            self._is_missing(named, places)
+        elif (refusal := standby.refusal(path)) and refusal.errno in standby.OF_THE_DISK:
+            self._refuses(point, refusal, places)
+        else:
+            self._standbys = places
+            if state and places and places[-1].is_relative_to(state):
+                self._known = state / KNOWN
 
-    def _stand_by(self, point: Path, place: Path) -> None:
-        bytes_max = min(self.settings.bytes_max, standby.BYTES_MAX)
-        self.settings = replace(self.settings, path=str(place), bytes_max=bytes_max)
+    def _is_missing(self, point: Path, places: list[Path]) -> None:
+        usable = [one for one in places if standby.refusal(one) is None]
+        place = (usable or places)[0]  # never below the mount point
+        self._stand_by(place)
         self._conditions.hold(
             "store_disk_missing",
             str(point),
             "critical",
-            f"/etc/fstab has a disk for {point}, and none is mounted there: records are kept in "
-            f"{place} meanwhile, up to {bytes_max} bytes",
+            f"/etc/fstab has a disk for {point}, and none is mounted there: {self._meanwhile()}",
             f"look at `systemctl status {point}` and at the disk (fsck), mount it, then restart "
             "the agent: what was kept meanwhile is saved into the store",
         )
 
+    def _refuses(self, point: Path, refusal: OSError, places: list[Path]) -> None:
+        usable = [one for one in places if standby.refusal(one) is None]
+        if not usable:
+            return  # opening the store says what is wrong, and ends the agent
+        self._stand_by(usable[0])
+        self._conditions.hold(
+            "store_disk_unusable",
+            str(point),
+            "critical",
+            f"the store cannot be opened on the disk of {point}: {os.strerror(refusal.errno or 0)}:"
+            f" {self._meanwhile()}",
+            f"look at the disk (dmesg, fsck), at its room, and at the rights on {point}, then "
+            "restart the agent: what was kept meanwhile is saved into the store",
+        )
+
+    def _stand_by(self, place: Path) -> None:
+        bytes_max = min(self.settings.bytes_max, standby.BYTES_MAX)
+        self.settings = replace(self.settings, path=str(place), bytes_max=bytes_max)
+
+    def _meanwhile(self) -> str:
+        bytes_max = self.settings.bytes_max
+        return f"records are kept in {self.settings.path} meanwhile, up to {bytes_max} bytes"
+
+    def same(self, store: Store) -> SameStore | None:
+        """Who looks whether the disk is still the same; None: nothing off it could remember."""
+        if self._known is None:
+            return None
+
+        async def epochs() -> set[str]:
+            aside = {one.epoch for one in await store.salvage.reports()}
+            return {store.epoch, *aside, *await store.ledger.by_epoch()}
+
+        path = str(mounts.absolute(self.settings.path))
+        return SameStore(self._known, path, lambda: store.epoch, epochs, self._conditions)
+
     async def bring_home(self) -> None:
-        """Before the store is opened: what was kept while its disk was not there.
+        """Before the store is opened: what was kept while its disk did not serve.
 
         Raises StoreLocked, StoreError.
         """
-        if self._standby and self._standby.parent.exists():
-            await asyncio.to_thread(self._bring_home, self._standby)
+        for place in self._standbys:
+            if place.parent.exists():
+                await asyncio.to_thread(self._bring_home, place)
 
     def _bring_home(self, place: Path) -> None:
         store = mounts.absolute(self.settings.path)
@@ -74,7 +122,7 @@ class StoreDisk:
                 "store_standby_left",
                 str(place.parent),
                 "warning",
-                f"what was kept while the disk was not there cannot be saved into the store: "
+                f"what was kept while the disk did not serve cannot be saved into the store: "
                 f"{error.strerror}",
                 f"make room on the disk of {store}, then restart the agent; it stays until then",
             )

@@ -8,6 +8,7 @@ from agent.health.starts.budget import PAUSE_S, Limits
 from agent.health.starts.starts import Places, Starts
 from agent.health.watchdog.watchdog import Event
 from agent.host import reset_reason
+from agent.host.systemd import state_folder
 from agent.host.wdt import HardwareWatchdog
 from agent.inference.domains.hold import Hold
 
@@ -15,7 +16,11 @@ from agent.inference.domains.hold import Hold
 def starts(core: Core, hold: Hold, note: Callable[[Event], None]) -> Starts:
     """Judged, and not written down yet."""
     settings = core.settings.watchdog
-    places = Places(core.beside("starts.json"), core.beside("status.json"), core.beside("hung.txt"))
+    state = state_folder()
+    places = Places(
+        *(core.beside("starts.json"), core.beside("status.json"), core.beside("hung.txt")),
+        uncounted=state / "uncounted" if state else None,
+    )
     return Starts(
         places,
         lambda: _causes(Path(settings.device)),

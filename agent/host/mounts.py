@@ -26,6 +26,14 @@ def point(path: Path, root: Path = ROOT) -> Path | None:
     return max(points, key=lambda one: len(one.parts), default=None)
 
 
+def holding(path: Path) -> Path | None:
+    """The mount point that a path lies below as things stand; None: it is on the system's own disk.
+
+    What is not there yet will lie where its nearest folder does.
+    """
+    return next((one for one in path.parents if one != ROOT and is_mounted(one)), None)
+
+
 def _point(row: str) -> Path | None:
     fields = row.split()
     if len(fields) < 2 or row.lstrip().startswith("#"):

@@ -7,6 +7,7 @@ import logging
 import os
 import socket
 from collections.abc import Mapping
+from pathlib import Path
 
 log = logging.getLogger("systemd")
 TEXT_CHARS_MAX = 400  # of a status: systemctl shows it on one line
@@ -66,6 +67,15 @@ class Systemd:
             self._failed = True
         else:
             self._failed = False
+
+
+def state_folder(environment: Mapping[str, str] = os.environ) -> Path | None:
+    """Where the unit may keep what outlives it: its first StateDirectory= (systemd.exec(5)).
+
+    None: it is not a unit that has one.
+    """
+    first = environment.get("STATE_DIRECTORY", "").partition(":")[0]
+    return Path(first) if first else None
 
 
 def _watched_us(environment: Mapping[str, str]) -> int:

@@ -63,6 +63,10 @@ class Bounds:
         self._ruled = 0
         self._rule_new(connection)
 
+    def look(self, connection: sqlite3.Connection) -> None:
+        """The file was opened, and nothing can be written."""
+        self._ages.look(connection, self._clock.stamp())
+
     def _rule_new(self, connection: sqlite3.Connection) -> None:
         """Streams get ids in the order they begin."""
         for key, name in connection.execute(

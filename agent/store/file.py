@@ -6,6 +6,8 @@ Recovery: a transaction is wholly there or not.
 
     what is met                     what is done
     the disk is full                the reserve is given up; nothing new until there is room again
+    it is, at the start, and no     the file is opened cramped (opening.py): what it holds is sent;
+    reserve is left                 it is opened anew once there is room for the reserve
     a ROLLBACK fails                the connection is closed, and the file opened anew
     SQLite says: corrupt            the file is opened anew; said again, it is put aside, a new
     or what opening.py finds        epoch begins, and salvage.py reads what it still gives back
@@ -47,6 +49,7 @@ class File:
         self._opening = Opening(path, clock, rules, synchronous)
         self._space = Space(path)
         self._connection: sqlite3.Connection | None = None
+        self._cramped = False  # how it is open
         self._astray: StoreError | None = None  # the open file has no name, and gets none
 
     @property
@@ -64,19 +67,23 @@ class File:
 
     def open(self) -> sqlite3.Connection:
         """The open connection; a damaged file is put aside first. Raises StoreError."""
-        was_put_aside = False
+        was_put_aside = cramped = False
         while self._connection is None:
             try:
-                self._connection = self._opened()
-                self._astray = None
+                self._connection = self._opened(cramped=cramped)
+                self._astray, self._cramped = None, cramped
             except Damaged as damage:
                 if was_put_aside:
                     raise StoreError(f"{self.path}: {damage}", "look at the disk") from damage
                 self._put_aside(damage)
                 was_put_aside = True
             except sqlite3.Error as error:
-                if not self._space.missed(error) or not self._space.reserve.give_up():
+                if not self._space.missed(error):
                     raise self._typed(error) from error
+                if not self._space.reserve.give_up():
+                    if cramped:
+                        raise self._typed(error) from error
+                    cramped = True
         return self._connection
 
     def _put_aside(self, damage: Damaged) -> None:
@@ -89,15 +96,15 @@ class File:
                 raise
             self._opening.put_aside(damage)
 
-    def _opened(self) -> sqlite3.Connection:
+    def _opened(self, *, cramped: bool) -> sqlite3.Connection:
         """Raises Damaged when SQLite says corrupt twice, or as Opening.open does."""
         try:
-            return self._opening.open()
+            return self._opening.open(cramped=cramped)
         except sqlite3.Error as error:
             if not _corrupt(error):
                 raise
         try:
-            return self._opening.open()
+            return self._opening.open(cramped=cramped)
         except sqlite3.Error as error:
             if not _corrupt(error):
                 raise
@@ -106,6 +113,7 @@ class File:
     def close(self) -> None:
         """Close the connection, if there is one."""
         connection, self._connection = self._connection, None
+        self._cramped = False
         if connection:
             connection.close()
 
@@ -123,7 +131,7 @@ class File:
         """
         if producing and self._astray:
             raise self._astray
-        if producing and not self._space.reserve.taken():
+        if producing and not self._has_room():
             raise StoreFull(f"{self.path}: the disk is full", "make room on the disk")
         try:
             done = self._committed(step)
@@ -183,10 +191,22 @@ class File:
         """Now and then: notice what was removed, and note the head. Raises StoreError."""
         if self._connection is None:
             return
+        if self._cramped:
+            if not self._has_room():
+                return
+            self.open()
         self._opening.lock.renew_name()
         if self._opening.is_astray:
-            self._write_back(self._connection)
+            self._write_back(self.open())
         self._opening.keep_head(self.open())
+
+    def _has_room(self) -> bool:
+        """Whether the reserve is whole. A file that was opened cramped is opened anew then."""
+        if not self._space.reserve.taken():
+            return False
+        if self._cramped:
+            self.close()
+        return True
 
     def _write_back(self, connection: sqlite3.Connection) -> None:
         """Everything that is in the open file, under its name again."""

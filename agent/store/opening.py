@@ -58,8 +58,12 @@ class Opening:
         self._head: head.Head | None = None
         self._head_at = 0.0
 
-    def open(self) -> sqlite3.Connection:
-        """A connection to the file. Raises Damaged, sqlite3.Error, StoreError."""
+    def open(self, *, cramped: bool = False) -> sqlite3.Connection:
+        """A connection to the file. Raises Damaged, sqlite3.Error, StoreError.
+
+        `cramped`: it takes no room, for there is none. SQLite keeps the index of the WAL in memory
+        (www.sqlite.org/wal.html#noshm), and what a start notes waits: nothing is to be brought.
+        """
         try:
             known = self._found()
             self.lock.take_file()
@@ -71,8 +75,11 @@ class Opening:
         connection = sqlite3.connect(self.path, isolation_level=None, timeout=BUSY_TIMEOUT_S)
         connection.text_factory = streams.text
         try:
+            if cramped:
+                connection.execute("PRAGMA locking_mode = EXCLUSIVE")
             self._announce(connection, known)
             self._prepare(connection)
+            self._begin(connection, cramped=cramped)
             if known and known.epoch != self.epoch:
                 raise Damaged(f"it is the file of another epoch, {self.epoch}", foreign=True)
             if behind := head.behind(connection, known):
@@ -198,8 +205,10 @@ class Opening:
                 head.write(self.path, msgspec.structs.replace(known, version=newest))
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
-        connection.execute(f"PRAGMA page_size = {head.PAGE_BYTES}")
-        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        (pages,) = connection.execute("PRAGMA page_count").fetchone()
+        if not pages:  # at its birth; later SQLite would write it again, on a full disk too
+            connection.execute(f"PRAGMA page_size = {head.PAGE_BYTES}")
+            connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute(f"PRAGMA synchronous = {self.synchronous}")
         connection.execute(f"PRAGMA journal_size_limit = {WAL_BYTES_MAX}")
@@ -207,6 +216,13 @@ class Opening:
         schema.migrate(connection, now_us)
         connection.execute("PRAGMA foreign_keys = ON")
         self.epoch = schema.epoch(connection)
+
+    def _begin(self, connection: sqlite3.Connection, *, cramped: bool) -> None:
+        """Note what lies aside, and the boot."""
+        if cramped:
+            if self._bounds:
+                self._bounds.look(connection)
+            return
         connection.execute("BEGIN IMMEDIATE")
         quarantine.note(connection, self.path)
         quarantine.forget(connection, self.path)

@@ -1,12 +1,14 @@
 """A damaged store file is put aside, never thrown away, and never written to again by producers.
 
-Limits  : KEPT_MAX folders; of those that are read to their end the oldest goes first.
+Limits  : KEPT_MAX folders; of those that are read to their end the oldest goes first. Another store
+          is adopted only where there is room for twice its size and MARGIN_BYTES.
 Format  : `<file>.quarantine/NNNN-<UTC>/`: the store's file, its `-wal` and `.head`, `cause.json`,
           and `report.json` once all that could be saved is; a row of `salvages` each.
 Recovery: the folder is called `NNNN-<UTC>.moving` until all is in it, and a crash before that is
           gone on from. One without a row gets it at the next open.
 """
 
+import errno
 import os
 import shutil
 import sqlite3
@@ -19,9 +21,11 @@ import msgspec
 from msgspec import Struct
 
 from agent.store import head, jobsteps
+from agent.store.reserve import RESERVE_BYTES
 
 T = TypeVar("T")
 KEPT_MAX = 3
+MARGIN_BYTES = 2 * RESERVE_BYTES  # what an open store takes beside its file: the reserve, the WAL
 CARRIED = ("takes", "boots", "bindings", "job_rates")  # small tables that producers go on with
 ALL = ("", "-wal", ".head")
 _MOVING = ".moving"
@@ -75,7 +79,9 @@ def put_aside(
 def adopt(store: Path, other: Path, cause: str, wall_s: float) -> None:
     """Have another store, which nobody has open, saved into this one: a copy of it is put aside.
 
-    One of an epoch that lies aside already is not copied again. Raises OSError.
+    One of an epoch that lies aside already is not copied again. Raises OSError, and leaves nothing
+    behind: also where there is no room for all of it twice (the copy, and the rows that are saved
+    from it), and MARGIN_BYTES.
     """
     former = head.read(other)
     aside = [head.read(folder / store.name) for folder in kept(store)]
@@ -85,15 +91,36 @@ def adopt(store: Path, other: Path, cause: str, wall_s: float) -> None:
     if copying.exists():  # of a crash
         shutil.rmtree(copying)
     copying.mkdir(parents=True)
-    _write(copying / "cause.json", msgspec.json.encode(Cause(cause, True, int(wall_s * 1e6))))
-    for part in ALL:
-        with suppress(FileNotFoundError):
-            copy = shutil.copyfile(f"{other}{part}", copying / f"{store.name}{part}")
-            sync(copy)
-    sync(copying)
+    try:
+        _check_room(other, copying)
+        _write(copying / "cause.json", msgspec.json.encode(Cause(cause, True, int(wall_s * 1e6))))
+        for part in ALL:
+            with suppress(FileNotFoundError):
+                copy = shutil.copyfile(f"{other}{part}", copying / f"{store.name}{part}")
+                sync(copy)
+        sync(copying)
+    except OSError:
+        shutil.rmtree(copying, ignore_errors=True)  # else the disk would stay full of it
+        raise
     copying.rename(place(store) / _next(store, wall_s))
     for folder in (place(store), store.parent):
         sync(folder)
+
+
+def _check_room(other: Path, folder: Path) -> None:
+    """Raises OSError where the folder's disk has too little for what the other store holds.
+
+    Somebody else may take it meanwhile: then the copy itself fails.
+    """
+    needed = MARGIN_BYTES
+    for part in ALL:
+        with suppress(FileNotFoundError):
+            needed += 2 * Path(f"{other}{part}").stat().st_size
+    space = os.statvfs(folder)
+    free = space.f_bavail * space.f_frsize
+    if free < needed:
+        said = f"it needs {needed} bytes of room, and there are {free}"
+        raise OSError(errno.ENOSPC, said, str(folder))
 
 
 def _next(store: Path, wall_s: float) -> str:

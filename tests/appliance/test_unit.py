@@ -20,8 +20,11 @@ HERE = """
 [Service]
 User=root
 Group=root
+ExecStartPre=
+ExecStartPre=-{root}/provisioning/uncounted.sh {folder}/uncounted {starts_max} 75
 ExecStart=
 ExecStart={command} run --config {config}
+Environment=STATE_DIRECTORY={folder}
 WorkingDirectory={root}
 StateDirectory=
 RuntimeDirectory=
@@ -36,8 +39,9 @@ StandardError=append:{log}
 class Unit:
     """The agent as a service."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, command: Path = HOLDFAST, starts_max: int = 60) -> None:
         self.native = Native(folder)
+        self.uncounted = folder / "uncounted"
         self.socket = folder / "holdfast.sock"
         self.config = folder / "config.yaml"
         self.log = folder / "agent.log"
@@ -52,8 +56,9 @@ class Unit:
         (self.native.units / SERVICE).write_text(UNIT.read_text())
         dropped = self.native.units / f"{SERVICE}.d"
         dropped.mkdir()
-        here = {"command": HOLDFAST, "config": self.config, "root": ROOT, "folder": folder}
-        (dropped / "here.conf").write_text(HERE.format(**here, log=self.log))
+        here = {"command": command, "config": self.config, "root": ROOT, "folder": folder}
+        text = HERE.format(**here, log=self.log, starts_max=starts_max)
+        (dropped / "here.conf").write_text(text)
 
     def pid(self) -> int | None:
         return self.native.pid(f"agent.cli.run {self.config}")
@@ -99,6 +104,20 @@ def test_a_killed_agent_is_back(unit: Unit) -> None:
     assert pid
     os.kill(pid, signal.SIGKILL)
     until(lambda: unit.another(pid), "another one is up", LONG_S)
+    assert unit.uncounted.read_text() == "0\n", "its own book has all starts"
+
+
+def test_what_never_comes_to_be_an_agent_is_not_started_so_often_that_systemd_reboots(
+    tmp_path: Path,
+) -> None:
+    """As after a torn installation: 203/EXEC."""
+    made = Unit(tmp_path, tmp_path / "absent", starts_max=3)
+    with booted(made.native, SERVICE):
+        until(lambda: made.native.pid("sleep 75"), "the fourth start waits")
+        assert made.uncounted.read_text() == "4\n"
+        names = ("ActiveState", "SubState", "NRestarts")
+        waits = {"ActiveState": "activating", "SubState": "start-pre", "NRestarts": "3"}
+        assert made.native.shown(SERVICE, *names) == waits
 
 
 def test_a_configuration_that_cannot_be_used_is_no_reason_to_try_again(tmp_path: Path) -> None:

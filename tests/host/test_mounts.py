@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from agent.host import mounts
+from tests.store.faults.disk import small
 
 FSTAB = """
 # <file system> <mount point> <type> <options> <dump> <pass>
@@ -48,3 +49,11 @@ def test_what_is_mounted_has_a_device_of_its_own(tmp_path: Path) -> None:
     assert mounts.is_mounted(Path("/proc"))
     assert not mounts.is_mounted(tmp_path)
     assert not mounts.is_mounted(tmp_path / "absent")
+
+
+def test_what_is_mounted_is_found_without_an_fstab(tmp_path: Path) -> None:
+    before = mounts.holding(tmp_path / "small" / "s.db")
+    with small("tmpfs", tmp_path) as place:
+        assert mounts.holding(place / "not" / "there" / "yet" / "s.db") == place
+    assert mounts.holding(tmp_path / "small" / "s.db") == before
+    assert mounts.holding(Path("/s.db")) is None

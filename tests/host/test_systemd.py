@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.host.systemd import TEXT_CHARS_MAX, Systemd
+from agent.host.systemd import TEXT_CHARS_MAX, Systemd, state_folder
 
 Listening = tuple[str, socket.socket]
 
@@ -67,3 +67,8 @@ def test_a_line_that_is_cut_is_no_fault(tmp_path: Path, caplog: pytest.LogCaptur
 )
 def test_whether_systemd_watches(environment: dict[str, str], seconds: float | None) -> None:
     assert Systemd(environment).watchdog_s == seconds
+
+
+def test_the_first_state_folder_of_the_unit_counts() -> None:
+    assert state_folder({}) is None
+    assert state_folder({"STATE_DIRECTORY": "/var/lib/a:/var/lib/b"}) == Path("/var/lib/a")

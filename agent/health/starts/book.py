@@ -22,7 +22,7 @@ from msgspec import Meta, Struct
 from msgspec.structs import replace
 
 from agent import plain_file, whole_file
-from agent.health.starts.budget import Account
+from agent.health.starts.budget import Account, clamped
 from agent.health.starts.causes import Cause, Run, Seconds
 
 log = logging.getLogger("watchdog")
@@ -68,6 +68,7 @@ def read(path: Path, snapshot: Path) -> Book | None:
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         log.warning("%s: %s; the budgets of restarts and resets begin anew", path, error)
         return None
+    book = replace(book, account=clamped(book.account, book.ran_s))
     run, alive = book.run, _alive(snapshot)
     if alive is None or alive.boot != run.boot or alive.mono_s <= run.alive_s:
         return book
@@ -78,6 +79,26 @@ def read(path: Path, snapshot: Path) -> Book | None:
 def write(path: Path, book: Book) -> None:
     """Have it on the disk. Raises OSError."""
     whole_file.replace(path, msgspec.json.format(msgspec.json.encode(book)) + b"\n")
+
+
+def counted(path: Path) -> bool:
+    """Have the unit forget the starts that no book knew (provisioning/uncounted.sh); whether it is.
+
+    In place: on a disk that is full later on, the unit goes on counting in the same block.
+    """
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            os.write(fd, b"0\n")
+            os.ftruncate(fd, 2)
+        finally:
+            os.close(fd)
+    except FileNotFoundError:  # no unit counts
+        return True
+    except OSError as error:
+        log.warning("%s: %s: the unit takes this start for one that failed", path, error)
+        return False
+    return True
 
 
 def running_s(book: Book | None, boot: str, mono_s: float) -> float:

@@ -90,6 +90,13 @@ def within(account: Account, kind: Kind, span_s: float, now_s: float) -> int:
     return sum(one.kind == kind and now_s - one.at_s < span_s for one in account.spent)
 
 
+def clamped(account: Account, now_s: float) -> Account:
+    """As a book that was damaged may not have it: a time to come would count for ever."""
+    spent = tuple(Spent(one.kind, min(one.at_s, now_s)) for one in account.spent)
+    safe = account.safe and replace(account.safe, since_s=min(account.safe.since_s, now_s))
+    return replace(account, spent=spent, safe=safe, left_s=min(account.left_s, now_s))
+
+
 def loops(account: Account, limits: Limits, now_s: float) -> bool:
     """Whether the agent begins anew again and again."""
     return within(account, "restart", limits.loop_s, now_s) >= limits.restarts_max

@@ -38,6 +38,7 @@ class Places(NamedTuple):
     snapshot: Path
     hung: Path
     panics: Path = Path("/var/lib/systemd/pstore")
+    uncounted: Path | None = None  # how many starts the unit has counted (book.counted)
 
 
 class SafeShown(Struct, frozen=True):
@@ -91,7 +92,7 @@ class Starts:
         self._clock = clock
         self._writing = threading.Lock()
         self._lock: int | None = None  # held as long as this process lives
-        self._second = self._unkept = False
+        self._second = self._unkept = self._counted = False
         self._began_s = clock.monotonic()
         self._at_us = int(clock.wall() * 1e6)
         self._first = not os.path.lexists(places.book)  # nothing had ended before
@@ -133,6 +134,13 @@ class Starts:
         looping = budget.loops(self._book.account, self._limits, self._running_s())
         waits = self._cost and self.safe and looping and self.resets_left == 0
         return self._limits.pause_s if waits else 0.0
+
+    @property
+    def uncounted_pause_s(self) -> float:
+        """How long to wait before it ends with an error: the next start would know nothing of it,
+        and of those that nobody counts systemd is not to see too many.
+        """
+        return self._limits.pause_s if self._unkept else 0.0
 
     @property
     def resets_left(self) -> int:
@@ -255,6 +263,8 @@ class Starts:
             alive_s = self._clock.monotonic()
             run = replace(self._book.run, alive_s=max(alive_s, self._began_s))
             book.write(self._places.book, replace(self._book, run=run, ran_s=self._running_s()))
+            if self._places.uncounted and not self._counted:
+                self._counted = book.counted(self._places.uncounted)
 
     def _tell(self, fault: str) -> None:
         """Whether the book is kept, and if not, why."""

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from agent.config import Watchdog
 from agent.health.starts import budget
-from agent.health.starts.budget import DAY_S, SHORT_S, Account, Kind, Limits
+from agent.health.starts.budget import DAY_S, SHORT_S, Account, Kind, Limits, Safe, Spent
 from agent.health.starts.causes import Cause, Run, Verdict
 
 LIMITS = Limits(resets_max=3, safe_s=3600.0)
@@ -66,6 +66,15 @@ def test_starts_for_no_known_cause_are_many_before_they_are_too_many() -> None:
         now_s += 300.0
         account = budget.after_start(account, "doubt", shipped, now_s)
     assert account.safe is None
+
+
+def test_a_time_to_come_counts_no_longer_than_one_that_was() -> None:
+    book = Account((Spent("reset", 9e11),) * 3, Safe("", 9e11), 1, 9e11)
+    found = budget.clamped(book, 1e6)
+    assert budget.resets_left(found, LIMITS, 1e6) == 0
+    assert budget.resets_left(found, LIMITS, 1e6 + DAY_S) == 3
+    assert budget.leaves_in_s(found, LIMITS, 1e6 + LIMITS.safe_s) == 0
+    assert found.left_s == 1e6
 
 
 def test_restarts_in_a_loop_are_too_many_before_systemd_reboots() -> None:

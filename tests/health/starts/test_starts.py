@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import subprocess
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +23,9 @@ from agent.health.starts.starts import Places, Starts
 from agent.health.watchdog.watchdog import Event
 from agent.host.wdt import HardwareWatchdog
 from agent.inference.domains.hold import Hold
+from tests.outside import ROOT
+from tests.store.faults.disk import small
+from tests.store.faults.test_disk_full import fill
 
 LIMITS = Limits(resets_max=3, safe_s=3600.0, pause_s=PAUSE_S)
 TEN_YEARS_S = 10 * 365 * DAY_S
@@ -278,6 +282,16 @@ def test_a_file_that_is_none_is_begun_anew(machine: Machine, content: bytes) -> 
     assert machine.begin().verdict.cause is Cause.CRASH, "it is whole again"
 
 
+def test_what_was_spent_at_a_time_to_come_counts_for_a_day(machine: Machine) -> None:
+    spent = [{"kind": "reset", "at_s": 9e11}] * 3
+    run = {"boot": "boot-1", "began_s": 1.0, "alive_s": 50.0}
+    book = {"run": run, "ran_s": 50.0, "account": {"spent": spent}}
+    machine.places.book.write_bytes(msgspec.json.encode(book))
+    assert machine.begin().resets_left == 0
+    machine.live(DAY_S)
+    assert machine.begin().resets_left == 3
+
+
 def test_a_torn_snapshot_costs_the_seconds_it_told_of(machine: Machine) -> None:
     machine.begin()
     machine.live(100)
@@ -311,6 +325,82 @@ async def test_where_nothing_can_be_written_it_begins_and_nobody_resets(
     await found.look()
     assert machine.held() == set()
     assert not found.why_no_reset()
+
+
+UNCOUNTED = ROOT / "provisioning" / "uncounted.sh"
+
+
+@pytest.fixture
+def count(machine: Machine) -> Callable[[], bool]:
+    """The unit's count of one more start; whether it would wait: its sleep is told, not slept."""
+    told, sleep = machine.folder / "told", machine.folder / "bin" / "sleep"
+    machine.places = machine.places._replace(uncounted=machine.folder / "uncounted")
+    sleep.parent.mkdir()
+    sleep.write_text(f'#!/bin/sh\necho "$1" > {told}\n')
+    sleep.chmod(0o755)
+    path = {"PATH": f"{sleep.parent}:{os.environ['PATH']}"}
+
+    def run() -> bool:
+        told.unlink(missing_ok=True)
+        words = ("sh", str(UNCOUNTED), str(machine.places.uncounted), "3", "75")
+        subprocess.run(words, env=path, check=True)
+        return told.exists() and told.read_text() == "75\n"
+
+    return run
+
+
+def test_the_unit_waits_behind_too_many_starts_that_no_book_has(
+    machine: Machine, count: Callable[[], bool]
+) -> None:
+    assert [count() for _ in range(6)] == [False] * 3 + [True] * 3
+    machine.begin()
+    assert [count() for _ in range(4)] == [False] * 3 + [True]
+    machine.begin()
+    machine.places.book.unlink()
+    machine.places.book.mkdir()
+    for waits in (False, False, False, True):
+        assert count() is waits
+        machine.begin()
+        assert machine.held() == {"starts_unwritten"}
+
+
+@pytest.mark.parametrize("content", ["", "x\n", "-1\n", "08\n", "99999999999999999999\n"])
+def test_a_count_that_is_none_begins_anew(
+    machine: Machine, count: Callable[[], bool], content: str
+) -> None:
+    assert machine.places.uncounted
+    machine.places.uncounted.write_text(content)
+    assert not count()
+    assert machine.places.uncounted.read_text().splitlines()[0] == "1"
+
+
+def test_the_unit_counts_on_a_full_disk_and_waits_where_it_cannot(
+    machine: Machine, count: Callable[[], bool]
+) -> None:
+    with small("tmpfs", machine.folder) as place:
+        machine.places = machine.places._replace(uncounted=place / "uncounted")
+        assert not count()
+        fill(place / "ballast")
+        assert not count()
+        assert (place / "uncounted").read_text() == "2\n"
+        machine.begin()
+        assert (place / "uncounted").read_text() == "0\n"
+        assert [count() for _ in range(4)] == [False] * 3 + [True]
+        subprocess.run(["mount", "-o", "remount,ro", str(place)], check=True)
+        assert count()
+        machine.places = machine.places._replace(uncounted=place / "none")
+        assert count()
+
+
+async def test_an_end_that_no_book_has_waits(machine: Machine) -> None:
+    assert machine.begin().uncounted_pause_s == 0
+    machine.places.book.unlink()
+    machine.places.book.mkdir()
+    found = machine.begin()
+    assert found.uncounted_pause_s == PAUSE_S
+    machine.places.book.rmdir()
+    await found.look()
+    assert found.uncounted_pause_s == 0
 
 
 def test_a_second_agent_counts_nothing_and_writes_nothing(machine: Machine) -> None:

@@ -8,6 +8,7 @@ import contextlib
 import errno
 import os
 import shutil
+import sqlite3
 import subprocess
 from pathlib import Path
 
@@ -136,6 +137,41 @@ async def test_on_a_full_disk_the_old_gives_way_where_that_is_the_rule(tmp_path:
             assert balance.dropped["evicted"] > 0
             assert balance.produced == 400 + 10 * accepted
             assert await store.ledger.faults() == []
+
+
+class NextBoot(Clock):
+    """After the machine has begun anew."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.boot = "another boot"
+
+
+@pytest.mark.parametrize("kind", ["tmpfs", "ext4"])
+async def test_a_start_on_a_full_disk_without_a_reserve(tmp_path: Path, kind: str) -> None:
+    """After a clean end there is no WAL, no index of it, and here no room to make them."""
+    one = [New(RecordType.SEGMENT, b"{}", bytes(9000))]
+    with small(kind, tmp_path) as place:
+        settings = Settings(path=str(place / "s.db"))
+        async with Store(settings, Clock()) as store:
+            await store.intake.append("a", one)
+            epoch = store.epoch
+        (place / "s.db.reserve").unlink()  # another program has taken what was given up
+        fill(place / "ballast")
+        async with Store(settings, NextBoot()) as store:
+            assert store.epoch == epoch
+            assert (await store.ledger.balances())["a"].held == 1
+            with pytest.raises(StoreFull):
+                await store.intake.append("a", one)
+            (place / "ballast").unlink()
+            async with asyncio.timeout(DEADLINE_S):
+                while (await store.ledger.balances())["a"].held == 1:
+                    with contextlib.suppress(StoreFull):
+                        await store.intake.append("a", one)
+            assert await store.ledger.faults() == []
+            with contextlib.closing(sqlite3.connect(f"file:{place}/s.db?mode=ro", uri=True)) as by:
+                boots = [name for (name,) in by.execute("SELECT boot FROM boots")]
+            assert "another boot" in boots, "noted once there was room, and others can read it"
 
 
 async def test_damage_that_is_found_on_a_full_disk(tmp_path: Path) -> None:
