@@ -38,7 +38,7 @@ from agent.health.status import Identity, Status
 from agent.inference.admission import Admission
 from agent.inference.cache import Cache
 from agent.inference.catalog import Catalog, Model
-from agent.inference.domains.domain import Domain
+from agent.inference.domains.domain import Domain, Parts
 from agent.inference.domains.zygote import Zygote
 from agent.inference.oip import Bodies
 from agent.inference.oip_asked import HEADER
@@ -88,9 +88,9 @@ class House:
         def choose() -> dict[str, Model]:
             return {MODEL: catalog.verified(MODEL)}
 
-        parts = (clock, lambda _: None, Admission(clock).prove, Unconfined())
         self.zygote = Zygote()
-        self.domain = Domain(MODEL, settings, choose, *parts, self.zygote, 1)
+        ways = (clock, lambda _: None, Admission(clock).prove, Unconfined(), self.zygote)
+        self.domain = Domain(MODEL, settings, Parts(choose, *ways, 1))
         self.scheduler = Scheduler(self, Cache(1 << 20), Sequences(clock), clock)
         where = config.Api(port=0, socket=str(root / "holdfast.sock"))
         status = Status(_identity, Conditions(clock), clock, _nothing, {}, root / "status.json")

@@ -31,7 +31,7 @@ from agent.clock import Clock
 from agent.config import Domain as Settings
 from agent.inference.admission import Admission
 from agent.inference.catalog import Catalog, Model
-from agent.inference.domains.domain import Domain
+from agent.inference.domains.domain import Domain, Parts
 from agent.inference.domains.zygote import Zygote
 from agent.inference.engines.speech import Engine
 from agent.inference.speech import FRESH, Speech
@@ -165,8 +165,8 @@ async def domain(model: Model) -> AsyncIterator[Speech]:
     name, clock = model.manifest.name, Clock()
     settings = Settings(models=[name], class_="realtime")
     zygote = Zygote()
-    parts = (clock, lambda _: None, Admission(clock).prove, Unconfined(), zygote, 1)
-    async with zygote, Domain("audio", settings, lambda: {name: model}, *parts) as running:
+    ways = (clock, lambda _: None, Admission(clock).prove, Unconfined(), zygote, 1)
+    async with zygote, Domain("audio", settings, Parts(lambda: {name: model}, *ways)) as running:
         loop = asyncio.create_task(running.run())
         try:
             await asyncio.wait_for(running.ready.wait(), READY_S_MAX)

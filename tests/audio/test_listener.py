@@ -23,7 +23,7 @@ from agent.config import Segments
 from agent.forms import Keep
 from agent.inference.admission import Admission
 from agent.inference.catalog import Catalog
-from agent.inference.domains.domain import Domain
+from agent.inference.domains.domain import Domain, Parts
 from agent.inference.domains.zygote import Zygote
 from agent.inference.speech import Speech
 from agent.records import RATE_HZ, Range, Record, RecordType, Segment, Take
@@ -49,8 +49,8 @@ async def hearing() -> AsyncIterator[Speech]:
     rules = config.Domain(models=["speech"], restart_s_min=0.01, quarantine_after=100_000)
     model = Catalog(ROOT / "models").newest("speech")
     zygote = Zygote()
-    parts = (Bed.CLOCK, lambda _: None, Admission(Bed.CLOCK).prove, Unconfined(), zygote, 1)
-    domain = Domain("audio", rules, lambda: {"speech": model}, *parts)
+    ways = (Bed.CLOCK, lambda _: None, Admission(Bed.CLOCK).prove, Unconfined(), zygote, 1)
+    domain = Domain("audio", rules, Parts(lambda: {"speech": model}, *ways))
     async with zygote, domain, running(domain):
         yield Speech(domain, "speech", Bed.CLOCK)
 

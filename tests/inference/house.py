@@ -16,7 +16,7 @@ from agent.errors import HoldfastError
 from agent.inference.admission import Admission
 from agent.inference.cache import Cache
 from agent.inference.catalog import Catalog, Model
-from agent.inference.domains.domain import Domain
+from agent.inference.domains.domain import Domain, Parts
 from agent.inference.domains.zygote import Zygote
 from agent.inference.scheduler import Scheduler
 from agent.inference.sequences import Sequences
@@ -61,9 +61,9 @@ class House:
         def choose() -> dict[str, Model]:
             return {name: catalog.verified(name) for name in settings.models}
 
-        parts = (self.clock, lambda _: None, Admission(self.clock).prove, Unconfined())
         self.zygote = Zygote()
-        self.domain = Domain("d", settings, choose, *parts, self.zygote, 1)
+        ways = (self.clock, lambda _: None, Admission(self.clock).prove, Unconfined(), self.zygote)
+        self.domain = Domain("d", settings, Parts(choose, *ways, 1))
         self.cache = Cache(1 << 20)
         self.sequences = Sequences(self.clock)
         self.scheduler = Scheduler(self, self.cache, self.sequences, self.clock)

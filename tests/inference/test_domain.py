@@ -23,7 +23,7 @@ from agent.errors import CallLost, ModelError, PoisonError
 from agent.inference import wire
 from agent.inference.admission import Admission
 from agent.inference.catalog import Catalog, Model
-from agent.inference.domains.domain import Domain
+from agent.inference.domains.domain import Domain, Parts
 from agent.inference.domains.work import Result
 from agent.inference.domains.zygote import Zygote
 from agent.inference.speech import FRESH, Heard, Speech, lag
@@ -43,8 +43,8 @@ async def running(
     found = model or Catalog(ROOT / "models").newest("speech")
     clock = Clock()
     zygote = Zygote()
-    parts = (clock, lambda _: None, Admission(clock).prove, Unconfined(), zygote, 1)
-    async with zygote, Domain("audio", rules, lambda: {"speech": found}, *parts) as domain:
+    ways = (clock, lambda _: None, Admission(clock).prove, Unconfined(), zygote, 1)
+    async with zygote, Domain("audio", rules, Parts(lambda: {"speech": found}, *ways)) as domain:
         task = asyncio.create_task(domain.run())
         try:
             yield Speech(domain, "speech", clock)

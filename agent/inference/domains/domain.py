@@ -16,7 +16,7 @@ import os
 import signal
 from collections.abc import Callable, Container, Mapping
 from functools import partial
-from typing import Self
+from typing import NamedTuple, Self
 
 from agent.clock import Clock
 from agent.config import Domain as Settings
@@ -47,65 +47,60 @@ TEND_S = 0.1  # between two looks at whether it should grow or shrink
 RETRY_S = 1.0  # what a caller is told while it starts
 
 
+class Parts(NamedTuple):
+    """What a domain is made with.
+
+    `choose`, called in a thread, finds the models to begin with, or raises HoldfastError. `refused`
+    is told why a start failed before the next one, for which `choose` is asked again.
+
+    `changed` is called when it becomes ready or is lost, or its models change.
+
+    `prove` raises ModelError for a model that must not serve; `zygote` forks processes, `cell` puts
+    them under the domain's limits; `threads` are those of each instance; `lease` shares out the
+    GPU's time (none: there is no other domain); `figures` count what it does (none: its own).
+    """
+
+    choose: Callable[[], dict[str, Model]]
+    clock: Clock
+    changed: Callable[["Domain"], None]
+    prove: Prove
+    cell: Cell
+    zygote: Zygote
+    threads: int
+    lease: Lease | None = None
+    refused: Callable[[HoldfastError], None] = lambda _: None
+    figures: Figures | None = None
+
+
 class Domain:
     """The running domain; an async context manager. `run` keeps it alive."""
 
-    def __init__(
-        self,
-        name: str,
-        settings: Settings,
-        choose: Callable[[], dict[str, Model]],
-        clock: Clock,
-        changed: Callable[["Domain"], None],
-        prove: Prove,
-        cell: Cell,
-        zygote: Zygote,
-        threads: int,
-        lease: Lease | None = None,
-        refused: Callable[[HoldfastError], None] = lambda _: None,
-        figures: Figures | None = None,
-    ) -> None:
-        """`choose`, called in a thread, finds the models to begin with, or raises HoldfastError.
-
-        `refused` is told why a start failed before the next one, for which `choose` is asked again.
-
-        `changed` is called when it becomes ready or is lost, or its models change.
-
-        `prove` raises ModelError for a model that must not serve; `zygote` forks processes, `cell`
-        puts them under the domain's limits; `threads` are those of each instance; `lease` shares
-        out the GPU's time (none: there is no other domain); `figures` count what it does (none: its
-        own).
-        """
+    def __init__(self, name: str, settings: Settings, parts: Parts) -> None:
         self.name = name
         self.settings = settings
         self.klass = Class[settings.class_.upper()]
         self.ready = asyncio.Event()
-        self._restarts = Restarts(settings, clock)
-        self.figures = figures or Figures()
+        self._restarts = Restarts(settings, parts.clock)
+        self.figures = parts.figures or Figures()
         self.ladder = Ladder(settings)
         self.models: dict[str, Model] = {}  # those that serve; none before the first do
         self.previous: dict[str, Model] = {}  # those that served before
-        self._choose = choose
-        self._refused = refused
         self._why = "starting"
         self.hint = ""  # what may help, where that is known
         self._told = ""  # the cause that was said last
         self.rests = ""  # why the scheduler sends it nothing, though it could answer
-        self._clock = clock
-        self._changed = changed
-        self._prove = prove
-        self._cell = cell
-        self._zygote = zygote
-        self._threads = threads
+        self._parts = parts
+        self._clock = parts.clock
+        self._threads = parts.threads
         self._crew = Crew()
         self._turn = asyncio.Lock()  # of changes of models
         self._pools = Pools(self._crew)
-        self._growth = Growth(name, clock.monotonic())
+        self._growth = Growth(name, self._clock.monotonic())
         self._waits = Waits()
-        self.lease = lease or Lease(clock)
+        self.lease = parts.lease or Lease(self._clock)
         instances = (lambda: self._pools.serving), (lambda: self._pools.instances)
-        parts = (*instances, clock, self.figures, self.lease)
-        self._dispatch = Dispatch(name, settings, KINDS["onnx"], *parts)
+        ways = (*instances, self._clock, self.figures, self.lease)
+        self._dispatch = Dispatch(name, settings, KINDS["onnx"], *ways)
 
     async def __aenter__(self) -> Self:
         return self
@@ -261,9 +256,13 @@ class Domain:
         """Take a call that another domain accepted; it waits until this one is ready."""
         self._dispatch.adopt(work)
 
-    def leave(self, models: Container[str]) -> list[Work]:
-        """Let go of the calls to these models that wait."""
+    def leave(self, models: Container[str] | None = None) -> list[Work]:
+        """Let go of the calls to these models (None: to any) that wait."""
         return self._dispatch.queue.leave(models)
+
+    async def idle(self) -> None:
+        """Until no call is under way; others may wait."""
+        await self._pools.idle()
 
     def cancel(self, work: Work) -> None:
         """Nobody waits for this call any more."""
@@ -335,7 +334,7 @@ class Domain:
                 if not self._begun:  # an order may have come first
                     pause_s = await self._begin()
             if not self._begun:
-                self._changed(self)
+                self._parts.changed(self)
                 await self._restarts.rest(pause_s)
 
     @property
@@ -346,13 +345,13 @@ class Domain:
         """Serve for the first time; where that cannot be, seconds until the next try."""
         models: Mapping[str, Model] = {}
         try:
-            models = await asyncio.to_thread(self._choose)
+            models = await asyncio.to_thread(self._parts.choose)
             await self._replace(models)
         except HoldfastError as error:
             if self._began_below(models, error):
                 return 0.0
             known, self._why, self.hint = self._why, str(error), error.hint
-            self._refused(error)
+            self._parts.refused(error)
             if isinstance(error, Refused):  # a process was started, and ended
                 self._restarts.count += 1
                 pause_s, known = self._restarts.died(), ""
@@ -372,10 +371,13 @@ class Domain:
         if former and self._whole(former, models):
             pool = former
         else:
-            fresh = {name: one for name, one in models.items() if self.models.get(name) != one}
-            pool = await self._proved_pool(models, fresh, sizes, whole=self._begun)
+            pool = await self._proved_pool(models, self._fresh(models), sizes, whole=self._begun)
         self._dispatch.apply(self.settings, kind)
         self._switch(pool)
+
+    def _fresh(self, models: Mapping[str, Model]) -> dict[str, Model]:
+        """Those of them that have yet to show that they may serve."""
+        return {name: one for name, one in models.items() if self.models.get(name) != one}
 
     async def _proved_pool(
         self,
@@ -389,7 +391,7 @@ class Domain:
         """A pool whose `fresh` models have shown that they may serve. Raises Refused."""
         pool = self._pool(models, setup)
         try:
-            await Candidate(pool, fresh, self._prove).prove(sizes, whole=whole)
+            await Candidate(pool, fresh, self._parts.prove).prove(sizes, whole=whole)
         except BaseException:  # a cancellation too: no process of it stays
             await through(self._pools.discard(pool))
             raise
@@ -426,7 +428,7 @@ class Domain:
 
     def _instance(self, pool: Pool) -> Instance:
         labels = {name: model.label for name, model in pool.models.items()}
-        parts = (self.settings, pool, self._clock, self._cell, self._zygote)
+        parts = (self.settings, pool, self._clock, self._parts.cell, self._parts.zygote)
         return Instance(pool.setup, labels, *parts)
 
     def _switch(self, pool: Pool) -> None:
@@ -466,7 +468,7 @@ class Domain:
                 self._dispatch.refuse(f"it rests: {self.cause}", self._restarts.rest_s)
         if self.ready.is_set() or was or self.quarantined or self.cause != self._told:
             self._told = self.cause
-            self._changed(self)
+            self._parts.changed(self)
         self._dispatch.pump_soon()
 
     async def _tend(self) -> None:

@@ -18,7 +18,7 @@ from agent.errors import ConfigError, HoldfastError, ModelError, NotNow, NotTher
 from agent.faults import Classify, class_of
 from agent.inference.catalog import Catalog, Model
 from agent.inference.domains.choices import Choices
-from agent.inference.domains.domain import Domain, Prove
+from agent.inference.domains.domain import Domain, Parts, Prove
 from agent.inference.domains.hold import Hold
 from agent.inference.domains.instance import Cell
 from agent.inference.domains.lease import Lease
@@ -253,9 +253,9 @@ class Domains:
     def _add(self, name: str, settings: Settings, all_of: Mapping[str, Settings]) -> None:
         cell = self._confine(name, settings)
         first = self._beginnings[name] = Beginning(self._versions, settings)
-        parts = (self._clock, self._changed, self._prove, cell, self._zygote)
+        ways = (self._clock, self._changed, self._prove, cell, self._zygote)
         more = (_threads(settings, all_of), self._lease, first.refused)
-        domain = Twinned(name, settings, first.choose, *parts, *more, self._classify)
+        domain = Twinned(name, settings, Parts(first.choose, *ways, *more), self._classify)
         self._cells[name], self._domains[name] = cell, domain
         self._by_model |= dict.fromkeys(settings.models, domain)
 

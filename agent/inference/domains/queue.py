@@ -115,10 +115,10 @@ class Queue:
                     del self._lines[key]
         return late
 
-    def leave(self, models: Container[str]) -> list[Work]:
-        """Take out all calls to these models that somebody waits for."""
+    def leave(self, models: Container[str] | None = None) -> list[Work]:
+        """Take out all calls to these models (None: to any) that somebody waits for."""
         left: list[Work] = []
-        for key in [key for key in self._lines if key[1] in models]:
+        for key in [key for key in self._lines if models is None or key[1] in models]:
             line = self._lines.pop(key)
             self._length -= len(line)
             left += [work for _, _, work in sorted(line) if not work.done.done()]

@@ -5,23 +5,17 @@ calls are whose is decided by model; from outside both are one domain. What fall
 returns, is for twinned.py.
 """
 
-from collections.abc import Callable
-
 from msgspec.structs import replace
 
-from agent.clock import Clock
 from agent.config import Domain as Settings
 from agent.config import Instances
-from agent.errors import HoldfastError
 from agent.inference import wire
 from agent.inference.catalog import Model
 from agent.inference.domains.candidate import Ask
-from agent.inference.domains.domain import Domain, Prove
-from agent.inference.domains.instance import Cell, Instance
-from agent.inference.domains.lease import Lease
+from agent.inference.domains.domain import Domain, Parts
+from agent.inference.domains.instance import Instance
 from agent.inference.domains.twins import Twins
 from agent.inference.domains.work import Work
-from agent.inference.domains.zygote import Zygote
 
 CPU = "CPUExecutionProvider"
 
@@ -29,24 +23,9 @@ CPU = "CPUExecutionProvider"
 class Sided(Domain):
     """A Domain, and its twin where there is one."""
 
-    def __init__(
-        self,
-        name: str,
-        settings: Settings,
-        choose: Callable[[], dict[str, Model]],
-        clock: Clock,
-        changed: Callable[[Domain], None],
-        prove: Prove,
-        cell: Cell,
-        zygote: Zygote,
-        threads: int,
-        lease: Lease | None = None,
-        refused: Callable[[HoldfastError], None] = lambda _: None,
-    ) -> None:
-        """As Domain."""
-        parts = (clock, changed, prove, cell, zygote, threads, lease, refused)
-        super().__init__(name, settings, choose, *parts)
-        self._twins = Twins(self._make, self._crew)
+    def __init__(self, name: str, settings: Settings, parts: Parts) -> None:
+        super().__init__(name, settings, parts)
+        self._twins = Twins(self._make, self.adopt, self._crew)
 
     async def __aexit__(self, *_: object) -> None:
         self._shut("it is being stopped")
@@ -134,6 +113,11 @@ class Sided(Domain):
         else:
             super().submit(work)
 
+    def adopt(self, work: Work) -> None:
+        """Take a call that was accepted before; it waits until its side is ready."""
+        if not self.elsewhere(work):
+            super().adopt(work)
+
     def restart(self) -> None:
         """Kill all instances that serve; others take their place. Ends a quarantine."""
         super().restart()
@@ -183,21 +167,21 @@ class Sided(Domain):
 
     def _make(self) -> Domain:
         """A twin, not started."""
-        parts = (self._clock, lambda _: self._tell(), self._proved, self._cell, self._zygote)
-        return Domain(
-            f"{self.name} (its twin on the CPU)",
-            on_cpu(self.settings),
-            lambda: dict(self.models),
-            *parts,
-            self._threads,
-            self.lease,
+        parts = self._parts._replace(
+            choose=lambda: dict(self.models),
+            changed=lambda _: self._tell(),
+            refused=lambda _: None,
+            prove=self._proved,
+            threads=self._threads,
+            lease=self.lease,
             figures=self.figures,
         )
+        return Domain(f"{self.name} (its twin on the CPU)", on_cpu(self.settings), parts)
 
     async def _proved(self, model: Model, loaded: wire.Loaded, ask: Ask) -> None:
         """It may take its time: what a model's budget allows is meant for its accelerator."""
         patient = replace(model, manifest=replace(model.manifest, latency_ms_max=None))
-        await self._prove(patient, loaded, ask)
+        await self._parts.prove(patient, loaded, ask)
 
     async def _follow(self) -> None:
         """Have the twin be of the same versions."""

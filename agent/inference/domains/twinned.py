@@ -25,11 +25,10 @@ Recovery: none is needed over a restart: the domain begins on its accelerator, o
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 
 from msgspec.structs import replace
 
-from agent.clock import Clock
 from agent.config import Domain as Settings
 from agent.config import Instances
 from agent.errors import CallLost, HoldfastError, ModelError, RunError
@@ -38,13 +37,11 @@ from agent.inference.catalog import Model
 from agent.inference.domains.candidate import Candidate, Refused
 from agent.inference.domains.climb import Climb
 from agent.inference.domains.dispatch import TRIES_MAX
-from agent.inference.domains.domain import Domain, Prove
-from agent.inference.domains.instance import Cell, Instance
-from agent.inference.domains.lease import Lease
+from agent.inference.domains.domain import Domain, Parts
+from agent.inference.domains.instance import Instance
 from agent.inference.domains.pool import Pool
 from agent.inference.domains.sided import CPU, Sided
 from agent.inference.domains.work import Result, Work
-from agent.inference.domains.zygote import Zygote
 from agent.tasks import through
 
 log = logging.getLogger("domain")
@@ -61,26 +58,13 @@ class Twinned(Sided):
     """A Domain; without an accelerator among its `devices`, just that."""
 
     def __init__(
-        self,
-        name: str,
-        settings: Settings,
-        choose: Callable[[], dict[str, Model]],
-        clock: Clock,
-        changed: Callable[[Domain], None],
-        prove: Prove,
-        cell: Cell,
-        zygote: Zygote,
-        threads: int,
-        lease: Lease | None = None,
-        refused: Callable[[HoldfastError], None] = lambda _: None,
-        classify: Classify = class_of,
+        self, name: str, settings: Settings, parts: Parts, classify: Classify = class_of
     ) -> None:
         """`classify` names the class of an accelerator's fault, from a text, or None."""
-        parts = (clock, changed, prove, cell, zygote, threads, lease, refused)
-        super().__init__(name, settings, choose, *parts)
+        super().__init__(name, settings, parts)
         self._classify = classify
         self._dispatch.faults = self
-        self._climb = Climb(self, self.ladder, clock)
+        self._climb = Climb(self, self.ladder, self._clock)
 
     async def run(self) -> None:
         """Start, tend what runs, and climb back, for ever."""
@@ -94,21 +78,21 @@ class Twinned(Sided):
         self._climb.wake()
 
     async def change(self, settings: Settings, models: Mapping[str, Model], threads: int) -> None:
-        """As Domain's; where other devices are asked for, these are tried, whatever fell before."""
-        held, former = self.ladder.falls, self.settings
-        anew = any(getattr(settings, key) != getattr(former, key) for key in HELD)
+        """As Domain's; where other devices are asked for, these are tried, whatever fell before.
+
+        The twin answers until they have proved themselves.
+        """
+        await super().change(settings, models, threads)
+        anew, self.ladder.settings = self._anew, settings
         if anew:
-            self.ladder.falls = {}
-        try:
-            await super().change(settings, models, threads)
-        except BaseException:  # whatever it was: all is as before
-            self.ladder.falls = held
-            self._hand_down()
-            raise
-        self.ladder.settings = settings
-        if self.twin and anew:
-            self._twins.let_go(self.twin)
+            self._pardon()
         await self._follow()
+
+    @property
+    def _anew(self) -> bool:
+        """Whether other devices are tried than those that what fell fell from."""
+        now, then = self.settings, self.ladder.settings
+        return any(getattr(now, key) != getattr(then, key) for key in HELD)
 
     def fell(self, fault: str, cause: str) -> None:
         """Somebody saw its accelerator fail: all its models go on on the CPU."""
@@ -227,8 +211,14 @@ class Twinned(Sided):
         on_cpu = any(one.loaded[model].ep == CPU for one in self._pools.ready)
         return None if on_cpu else self.row_s(model)
 
+    def _fresh(self, models: Mapping[str, Model]) -> dict[str, Model]:
+        found = super()._fresh(models)
+        if self._anew and self.settings.devices[0] != "cpu":
+            found |= {name: models[name] for name in self.falls if name in models}
+        return found
+
     async def _replace(self, models: Mapping[str, Model]) -> None:
-        if self.twin and self._all_below:  # there is no accelerator to prove them on
+        if self.twin and self._all_below and not self._anew:  # there is nowhere to prove them
             await self.twin.replace(models)
             self.previous, self.models = self.models, dict(models)
             fall = next(iter(self.falls.values()))
@@ -242,8 +232,9 @@ class Twinned(Sided):
 
     async def try_out(self, names: list[str]) -> None:
         """Run these on the accelerator, in a process that is thrown away. Raises ModelError."""
-        models = {name: self.models[name] for name in names if name in self.models}
-        if not models:  # they were unloaded meanwhile
+        async with self._turn:  # what is changed meanwhile may need the accelerator's room
+            models = {n: self.models[n] for n in names if n in self.falls and n in self.models}
+        if not models:  # they were unloaded, or are back
             return
         setup = self._setup(models)
         setup = replace(setup, devices=[one for one in setup.devices if one != "cpu"])
@@ -271,22 +262,21 @@ class Twinned(Sided):
                 self._resize(pool)
                 self._pools.switch(pool, 0.0)
             if twin := self.twin:
-                for work in twin.leave(names):
-                    self.adopt(work)
+                self._recall(twin, names)
                 keep_s = self.settings.keep_previous_s
                 asyncio.get_running_loop().call_later(keep_s, self._spare, twin)
             self._look(pool)
 
     def climbed(self, names: list[str]) -> None:
         """A probe of these, or their return, went well or failed."""
-        self._changed(self)
+        self._parts.changed(self)
 
     async def _admitted(self, names: list[str]) -> Pool:
         """Processes that have these on the accelerator, proved. Raises ModelError."""
         fresh = {name: self.models[name] for name in names}
         pool = self._pools.current
         if pool and pool.ready and not _on_cpu_instead(pool, names):  # its neighbours never fell
-            await Candidate(pool, fresh, self._prove).judge()
+            await Candidate(pool, fresh, self._parts.prove).judge()
             if pool is self._pools.current:
                 return pool
             raise ModelError(f"domain {self.name}: its processes went while they were asked")
@@ -295,6 +285,20 @@ class Twinned(Sided):
             await through(self._pools.discard(pool))
             raise Refused(why, "", [model.label for model in fresh.values()], surely=False)
         return pool
+
+    def _pardon(self) -> None:
+        """What fell did so elsewhere: its own processes have it now."""
+        self.ladder.falls = {}
+        if twin := self.twin:
+            self._recall(twin, self.models)
+            self._spare(twin)
+        if pool := self._pools.current:
+            self._look(pool)
+
+    def _recall(self, twin: Domain, names: Container[str]) -> None:
+        """These are here again, and so is what waits for them."""
+        for work in twin.leave(names):
+            self.adopt(work)
 
     def _spare(self, twin: Domain) -> None:
         """It has stood by for long enough."""

@@ -8,6 +8,7 @@ from agent.config import Domain as Settings
 from agent.errors import HoldfastError
 from agent.inference.catalog import Model
 from agent.inference.domains.domain import Domain
+from agent.inference.domains.work import Work
 from agent.tasks import Crew
 
 log = logging.getLogger("domain")
@@ -16,10 +17,13 @@ log = logging.getLogger("domain")
 class Twins:
     """The one there is, and those that still finish what they have."""
 
-    def __init__(self, make: Callable[[], Domain], crew: Crew) -> None:
-        """`make` builds one that is not started."""
+    def __init__(
+        self, make: Callable[[], Domain], adopt: Callable[[Work], None], crew: Crew
+    ) -> None:
+        """`make` builds one that is not started; `adopt` takes a call that one leaves."""
         self.one: Domain | None = None
         self._make = make
+        self._adopt = adopt
         self._crew = crew
         self._runs: dict[Domain, asyncio.Task[None]] = {}
 
@@ -35,7 +39,7 @@ class Twins:
         return self.one
 
     def let_go(self, twin: Domain) -> None:
-        """From now on this is nobody's twin; it ends when it has finished what it has."""
+        """From now on this is nobody's twin; it ends when it has finished what it has begun."""
         if twin is self.one:
             self.one = None
             self._crew.begin(self._part(twin))
@@ -55,7 +59,10 @@ class Twins:
             await self._end(twin)
 
     async def _part(self, twin: Domain) -> None:
-        await twin.retire()
+        while twin.owes:  # again where a process of it died, and its calls came back
+            for work in twin.leave():
+                self._adopt(work)
+            await twin.idle()
         await self._end(twin)
 
     async def _end(self, twin: Domain) -> None:

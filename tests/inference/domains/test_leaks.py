@@ -20,7 +20,7 @@ from agent.config import Instances
 from agent.errors import BusyError, CallLost
 from agent.inference.admission import Admission
 from agent.inference.catalog import Catalog
-from agent.inference.domains.domain import Domain
+from agent.inference.domains.domain import Domain, Parts
 from agent.inference.domains.flight import ARENA_FROM_BYTES
 from agent.inference.domains.instance import ARENA_BYTES
 from agent.inference.domains.work import Work
@@ -105,9 +105,10 @@ async def test_nothing_is_left_of_workers_that_were_killed(tmp_path: Path, spare
     )
     before = Held()
     zygote = Zygote()
-    parts = (clock, lambda _: None, Admission(clock).prove, Unconfined(), zygote, 1)
+    ways = (clock, lambda _: None, Admission(clock).prove, Unconfined(), zygote, 1)
+    parts = Parts(lambda: {"identity": model}, *ways)
     async with asyncio.timeout(DEADLINE_S):
-        async with zygote, Domain("it", rules, lambda: {"identity": model}, *parts) as domain:
+        async with zygote, Domain("it", rules, parts) as domain:
             running = asyncio.create_task(domain.run())
             await domain.ready.wait()
             crowd = Crowd(domain, clock)
@@ -134,11 +135,12 @@ async def test_what_has_no_room_goes_through_the_socket(tmp_path: Path) -> None:
     model, clock = Catalog(tmp_path).newest("identity"), Clock()
     rules = Settings(models=["identity"], batch_max=10, queue_max=100)
     zygote = Zygote()
-    parts = (clock, lambda _: None, Admission(clock).prove, Unconfined(), zygote, 1)
+    ways = (clock, lambda _: None, Admission(clock).prove, Unconfined(), zygote, 1)
+    parts = Parts(lambda: {"identity": model}, *ways)
     tensor = Tensor("x", "FP32", [1, size], 4 * size)
     head = msgspec.Raw(msgspec.msgpack.encode(Infer([tensor])))
     async with asyncio.timeout(DEADLINE_S):
-        async with zygote, Domain("it", rules, lambda: {"identity": model}, *parts) as domain:
+        async with zygote, Domain("it", rules, parts) as domain:
             running = asyncio.create_task(domain.run())
             await domain.ready.wait()
             works = [

@@ -18,7 +18,7 @@ from agent.config import Domain as Settings
 from agent.errors import CallLost, LateError
 from agent.inference.admission import Admission
 from agent.inference.catalog import Catalog
-from agent.inference.domains.domain import Domain
+from agent.inference.domains.domain import Domain, Parts
 from agent.inference.domains.lease import Lease, Seat
 from agent.inference.domains.work import Work
 from agent.inference.domains.zygote import Zygote
@@ -94,8 +94,8 @@ async def pair(tmp_path: Path) -> AsyncIterator[Pair]:
 async def _ready(name: str, settings: Settings, root: Path, lease: Lease) -> AsyncIterator[Domain]:
     model, clock = Catalog(root).newest("loop"), Clock()
     zygote = Zygote()
-    parts = (clock, lambda _: None, Admission(clock).prove, Unconfined(), zygote, 1, lease)
-    async with zygote, Domain(name, settings, lambda: {"loop": model}, *parts) as domain:
+    ways = (clock, lambda _: None, Admission(clock).prove, Unconfined(), zygote, 1, lease)
+    async with zygote, Domain(name, settings, Parts(lambda: {"loop": model}, *ways)) as domain:
         task = asyncio.create_task(domain.run())
         try:
             async with asyncio.timeout(DEADLINE_S):

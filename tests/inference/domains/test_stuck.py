@@ -11,7 +11,7 @@ from agent.clock import Clock
 from agent.inference.admission import Admission
 from agent.inference.catalog import Catalog
 from agent.inference.domains import zygote
-from agent.inference.domains.domain import Domain
+from agent.inference.domains.domain import Domain, Parts
 from bench.unconfined import Unconfined
 from tests.host.grouped import freezing, needs_group
 from tests.inference.domains.bed import (
@@ -65,9 +65,9 @@ async def test_another_process_takes_its_place_and_the_call_is_made_again(
 
 async def test_it_holds_up_no_end(root: Path, freezer: ExitStack) -> None:
     model, clock, found = Catalog(root).newest("first"), Clock(), zygote.Zygote()
-    parts = (clock, lambda _: None, Admission(clock).prove, Unconfined(), found, 1)
+    ways = (clock, lambda _: None, Admission(clock).prove, Unconfined(), found, 1)
     settings = rules("first", call_timeout_s=600.0)
-    async with found, Domain("it", settings, lambda: {"first": model}, *parts) as domain:
+    async with found, Domain("it", settings, Parts(lambda: {"first": model}, *ways)) as domain:
         task = asyncio.create_task(domain.run())
         await within(domain.ready.wait())
         stuck = domain.pid or 0
