@@ -13,8 +13,8 @@ import pytest
 from agent import config_file
 from agent.app import App
 from agent.clock import Clock
-from agent.compose import watchdog
-from agent.compose.watchdog import AGENT, DOMAIN, INSTANCE, REBOOT, RESET, Turns, begin_anew, memory
+from agent.compose import moving
+from agent.compose.moving import AGENT, DOMAIN, INSTANCE, REBOOT, RESET, Turns, begin_anew, memory
 from agent.config import Store as Settings
 from agent.errors import HoldfastError
 from agent.health.watchdog import policy
@@ -104,7 +104,7 @@ def test_a_process_without_descriptors_is_not_taken_for_one_that_leaks(
     def refused() -> int:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
-    monkeypatch.setattr("agent.compose.watchdog.own_bytes", refused)
+    monkeypatch.setattr("agent.compose.moving.own_bytes", refused)
     assert memory(1) == Reading(0, owed=False, why="nobody knows: Too many open files")
 
 
@@ -119,7 +119,7 @@ async def test_what_cannot_be_counted_is_not_reset(tmp_path: Path) -> None:
     app = App(config_file.load(config), config)
     app.starts.begin()
     book = tmp_path / "store" / "starts.json"
-    parts = {part.name: part for part in app.watchdog._parts()}
+    parts = {part.name: part for part in app.watchdog.moving.all()}
     book.unlink()
     book.mkdir()
     for remedy in ("reboot", "reset"):
@@ -157,7 +157,7 @@ def part(folder: Path, name: str, link: str = "") -> Part:
         f"link: {{ack_from: broker{link}}}\nstore: {{path: {folder}/store/holdfast.db}}\n"
         f"audio: {{sources: [{source}]}}\n"
     )
-    parts = App(config_file.load(config), config).watchdog._parts()
+    parts = App(config_file.load(config), config).watchdog.moving.all()
     return next(one for one in parts if one.name == name)
 
 
@@ -202,7 +202,7 @@ async def test_time_without_a_processor_is_not_held_against_a_domain(tmp_path: P
     write(tmp_path / "models", "loop", loop())
     async with running(tmp_path / "models", d=rules("loop", call_timeout_s=600.0)) as rig:
         d = rig.domains.named("d")
-        assert watchdog._calls(d) == (0, False, "no call waits", 0.0)
+        assert moving.calls(d) == (0, False, "no call waits", 0.0)
         d.submit(whole("loop", "turns", 1 << 40))
         await until(lambda: d.busy, "it computes")
         assert d.pid is not None
@@ -211,13 +211,13 @@ async def test_time_without_a_processor_is_not_held_against_a_domain(tmp_path: P
             group.write("cpu.cfs_period_us", 100_000)
             group.write("cpu.cfs_quota_us", 1000)  # a hundredth
             group.enter()
-            await until(lambda: watchdog._calls(d).held_up_s > 0.5, "it wants a processor")
-            assert watchdog._calls(d).owed
+            await until(lambda: moving.calls(d).held_up_s > 0.5, "it wants a processor")
+            assert moving.calls(d).owed
             os.kill(d.pid, signal.SIGSTOP)
             await until(lambda: not runs(d.pid or 0), "it wants nothing any more")
-            before = watchdog._calls(d)
+            before = moving.calls(d)
             await asyncio.sleep(0.1)  # which may be longer, and is not counted
-            assert watchdog._calls(d) == before
+            assert moving.calls(d) == before
         finally:
             os.kill(d.pid, signal.SIGKILL)
             group.leave()
@@ -232,13 +232,13 @@ async def test_who_waits_for_the_gpu_of_another_owes_nothing(pair: Pair) -> None
     os.kill(llm.pid or 0, signal.SIGSTOP)
     image.submit(waits)
     await until(lambda: image.waiting, "the other one waits")
-    assert watchdog._calls(image) == (1, False, "another domain has the GPU", 0.0)
-    assert watchdog._calls(llm).owed, "it is who stands still"
+    assert moving.calls(image) == (1, False, "another domain has the GPU", 0.0)
+    assert moving.calls(llm).owed, "it is who stands still"
     llm.cancel(held)
     assert llm.kill_busy("it stands still") == 1
     async with asyncio.timeout(DEADLINE_S):
         await waits.done
-    assert watchdog._calls(image)[:3] == (2, False, "no call waits")
+    assert moving.calls(image)[:3] == (2, False, "no call waits")
 
 
 LAST = (AGENT, REBOOT, RESET)
@@ -262,7 +262,7 @@ def climbed(rule: Rule) -> list[tuple[float, str]]:
 @pytest.mark.parametrize("call_timeout_s", [10.0, 30.0, 600.0])
 def test_a_domain_that_nothing_helps_climbs_the_whole_ladder_once(call_timeout_s: float) -> None:
     """So the machine is rebooted only after the agent was started anew, twice."""
-    rule = watchdog._rule(call_timeout_s, INSTANCE, DOMAIN, *LAST)
+    rule = moving.rule_of(call_timeout_s, INSTANCE, DOMAIN, *LAST)
     found = climbed(rule)
     assert [remedy for _, remedy in found] == CLIMBED
     times = [0.0, *(at_s for at_s, _ in found)]

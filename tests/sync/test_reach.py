@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from agent.clock import Clock
-from agent.compose.watchdog import AGENT, BEYOND_S, PART
+from agent.compose.moving import AGENT, BEYOND_S, PART
 from agent.health.watchdog import policy
 from agent.health.watchdog.policy import Reading, Rule
 from agent.sync.mqtt.call import THREADS_MAX
