@@ -53,9 +53,9 @@ nightly: $(VENV)/dev.installed
 		tests/e2e/test_stick.py tests/e2e/test_faults.py
 
 # A machine of its own, booted, hung, reset, and cut from its power: docs/appliance.md. One at a time.
-APPLIANCE_PACKAGES := qemu-system-x86 qemu-utils mmdebstrap kmod cpio e2fsprogs
+APPLIANCE_PACKAGES := qemu-system-x86 qemu-utils mmdebstrap kmod cpio e2fsprogs mosquitto
 appliance-test: $(VENV)/dev.installed
-	@PATH="$$PATH:/usr/sbin:/sbin"; for one in qemu-system-x86_64 qemu-io mmdebstrap depmod cpio mkfs.ext4; do \
+	@PATH="$$PATH:/usr/sbin:/sbin"; for one in qemu-system-x86_64 qemu-io mmdebstrap depmod cpio mkfs.ext4 mosquitto; do \
 		command -v $$one >/dev/null || { echo "missing: $$one. apt-get install --no-install-recommends $(APPLIANCE_PACKAGES)"; exit 1; }; done
 	@test $$(id -u) = 0 || { echo "an image is made by root alone (mmdebstrap, chroot): sudo make appliance-test"; exit 1; }
 	@HOLDFAST_APPLIANCE=1 $(BIN)/python -m pytest -m appliance -o faulthandler_timeout=0 tests/appliance $(PYTEST_ARGS)

@@ -2,7 +2,6 @@
 
 import os
 import time
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -11,8 +10,28 @@ from tests.appliance.image import build
 from tests.appliance.image.build import Image
 
 ROWS: list[tuple[str, str, str]] = []
-Tell = Callable[..., None]
 ASKED = "HOLDFAST_APPLIANCE"
+
+
+class Tell:
+    """`told(fault, what happened)` adds a row, with the time since the last one, or since `begins`.
+
+    It is printed at once, too: what takes an hour is to be watched (`pytest -s`).
+    """
+
+    def __init__(self) -> None:
+        self.begins()
+
+    def begins(self) -> None:
+        """What went by so far was not the fault's."""
+        self._began_s = time.monotonic()
+
+    def __call__(self, fault: str, happened: str) -> None:
+        """Since the last one."""
+        took = f"{time.monotonic() - self._began_s:.0f} s"
+        ROWS.append((fault, happened, took))
+        print(f"\n{fault}: {happened}: {took}", flush=True)
+        self.begins()
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
@@ -40,14 +59,6 @@ def image() -> Image:
 
 
 @pytest.fixture
-def told() -> Iterator[Tell]:
-    """`told(fault, what happened)` adds a row, with the time since the last one."""
-    began = time.monotonic()
-
-    def tell(fault: str, happened: str, detail: str = "") -> None:
-        nonlocal began
-        now = time.monotonic()
-        ROWS.append((fault, happened, detail or f"{now - began:.0f} s"))
-        began = now
-
-    yield tell
+def told() -> Tell:
+    """As Tell says."""
+    return Tell()

@@ -137,6 +137,11 @@ class Machine:
             raise ValueError(f"{method} {path}: {answer.status} {content.decode()}")
         return json.loads(content)
 
+    def why(self) -> dict[str, Any]:
+        """Why the agent began, by its own word, and what of its budgets is left."""
+        found: dict[str, Any] = self.ask("GET", "/api/v1/watchdog")["start"]
+        return found
+
     def order(self, script: str, limit_s: float = ANSWER_S) -> str:
         """What a shell in there says to a script, as root; raises ValueError where it fails."""
         with socket.create_connection(("127.0.0.1", self._hand_port), limit_s) as hand:

@@ -27,12 +27,6 @@ print(found.identity, found.timeout_s, *found.causes)
 """
 
 
-def cause(machine: Machine) -> str:
-    """Why the agent began, by its own word."""
-    found: str = machine.ask("GET", "/api/v1/watchdog")["start"]["cause"]
-    return found
-
-
 @pytest.fixture(scope="module")
 def standing(image: Image, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     """One machine for all that it survives without losing its power."""
@@ -59,6 +53,7 @@ def test_it_boots_and_systemd_feeds_the_hardware(standing: Machine, told: Tell) 
 def test_the_agents_loop_hangs(standing: Machine, told: Tell) -> None:
     """The agent ends itself, and says where it stood still."""
     standing.up()
+    told.begins()
     before = standing.starts
     standing.ask("POST", "/api/v1/watchdog/test", {"part": "loop"})
     standing.begun(before)
@@ -76,11 +71,12 @@ def test_the_agents_loop_hangs(standing: Machine, told: Tell) -> None:
 def test_the_agent_is_stopped(standing: Machine, told: Tell) -> None:
     """Who cannot run cannot end itself: systemd does."""
     standing.up()
+    told.begins()
     before = standing.starts
     standing.order("kill -STOP $(systemctl show -P MainPID holdfast.service)")
     standing.begun(before)
     standing.up()
-    assert cause(standing) == "crash"
+    assert standing.why()["cause"] == "crash"
     assert "holdfast.service: Watchdog timeout (limit 30s)!" in standing.said()
     told("the agent is stopped (SIGSTOP)", "systemd ends it by WatchdogSec and starts it again")
 
@@ -89,12 +85,13 @@ def test_the_agent_is_stopped(standing: Machine, told: Tell) -> None:
 def test_the_machine_hangs(standing: Machine, told: Tell, hang: str) -> None:
     """Nobody feeds the hardware any more: it resets the machine, and the cause can be read."""
     standing.up()
+    told.begins()
     resets, starts = standing.happened("WATCHDOG"), standing.starts
     standing.shout(HANGS[hang])
     standing.reset(resets, HANG_S)
     told(hang, "QEMU tells of WATCHDOG: reset")
     standing.begun(starts)
     standing.up()
-    assert cause(standing) == "watchdog"
+    assert standing.why()["cause"] == "watchdog"
     assert standing.python(CAUSES) == "i6300ESB timer 15 watchdog"
     told(hang, "the agent is back; the boot status says `watchdog`")
