@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
 
-from agent.config import Config, Domain, Link, PowerRule, Store
+from agent.config import Config, Domain, Link, Power, PowerRule, Store
 from agent.records import raw_stream, segments_stream
 
 Mistake = tuple[list[str | int], str, str]  # key, what is wrong, remedy
@@ -96,6 +96,9 @@ def _powerless(config: Config) -> Iterator[Mistake]:
     for i, rule in enumerate(power.rules):
         if rule.profile not in power.profiles:
             yield [*at, "rules", i, "profile"], f"no profile is called {rule.profile!r}", known
+        elif not _goes_back(power, rule):
+            wrong = f"{rule.profile!r} sets nvpmodel, and nothing would set it back"
+            yield [*at, "rules", i, "profile"], wrong, "name a power.profile that has nvpmodel too"
         if not _says_when(rule):
             remedy = "set one: above_c, or battery_below, or begin and end"
             yield [*at, "rules", i], "it does not say when, or says it twice", remedy
@@ -108,6 +111,13 @@ def _powerless(config: Config) -> Iterator[Mistake]:
             elif domain not in config.domains:
                 known = f"known: {', '.join(config.domains) or 'there is none'}"
                 yield where, f"no domain is called {domain!r}", known
+
+
+def _goes_back(power: Power, rule: PowerRule) -> bool:
+    """Whether the board's mode is set again once the rule holds no more."""
+    usual = power.profiles.get(power.profile or "")
+    sets = power.profiles[rule.profile].nvpmodel is not None
+    return not sets or (usual is not None and usual.nvpmodel is not None)
 
 
 def _says_when(rule: PowerRule) -> bool:

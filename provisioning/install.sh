@@ -223,7 +223,8 @@ do_uninstall() {
         run rm -f "$units/$name"
     done
     run rm -f "$rules" "$sysusers"
-    if cmp -s "$here/systemd/holdfast-watchdog.conf" "$watchdog"; then
+    own=$(grep -v WatchdogSec= "$here/systemd/holdfast-watchdog.conf") # install may have bounded these
+    if [ -f "$watchdog" ] && [ "$(grep -v WatchdogSec= "$watchdog")" = "$own" ]; then
         run rm -f "$watchdog" # nobody has made it his own
     fi
     run rm -rf "$root/usr/lib/holdfast"

@@ -349,6 +349,14 @@ MISTAKES = {
         "says it twice",
         "set one",
     ),
+    "a mode that nothing sets back": (
+        f"{TRIED}power:\n  profiles: {{low: {{nvpmodel: 1}}}}\n  rules:\n"
+        "    - {profile: low, above_c: 90}\n",
+        6,
+        "power.rules[0].profile",
+        "nothing would set it back",
+        "power.profile",
+    ),
     "a profile in which nobody hears": (
         f"{TRIED}power:\n  profiles:\n    low:\n      rest: [audio]\n",
         6,

@@ -112,9 +112,11 @@ def test_all_is_installed_again_and_removed_and_what_is_yours_stays(tmp_path: Pa
     (installed,) = root.glob("opt/holdfast/venv/lib/*/site-packages/fake_holdfast.py")
     assert "second" in installed.read_text(), "of one version number, and newer"
 
+    bounded = drop_in.read_text()
+    drop_in.write_text(f"{bounded}LogLevel=debug\n")
     done = install("uninstall", "--root", str(root), "--dry-run")
-    assert str(drop_in) not in done.stdout, "it is not as it ships: somebody's own"
-    shutil.copy(ROOT / "provisioning" / "systemd" / "holdfast-watchdog.conf", drop_in)
+    assert str(drop_in) not in done.stdout, "it is not as it was made: somebody's own"
+    drop_in.write_text(bounded)
     done = install("uninstall", "--root", str(root))
     assert done.returncode == 0, done.stdout + done.stderr
     assert "left, for they are yours" in done.stdout

@@ -15,6 +15,7 @@ from agent.health.same_store import SameStore
 from agent.host import mounts
 from agent.store import standby
 from agent.store.lock import Lock
+from agent.store.salvage import UNKNOWN
 from agent.store.store import Store
 
 log = logging.getLogger("store")
@@ -42,7 +43,8 @@ class StoreDisk:
         path = mounts.absolute(settings.path)
         named = mounts.point(path, root)
         point = named or mounts.holding(path)
-        if point is None:
+        if point is None:  # there may have been one that /etc/fstab does not name
+            self._known = state / KNOWN if state and (state / KNOWN).exists() else None
             return
         places = standby.places(path, point, state, beside=named is not None)
         if named and not is_mounted(named):
@@ -55,9 +57,9 @@ class StoreDisk:
                 self._known = state / KNOWN
 
     def _is_missing(self, point: Path, places: list[Path]) -> None:
+        places = [standby.open_place(one) for one in places]
         usable = [one for one in places if standby.refusal(one) is None]
-        place = (usable or places)[0]  # never below the mount point
-        self._stand_by(place)
+        self._stand_by((usable or places)[0])  # never below the mount point
         self._conditions.hold(
             "store_disk_missing",
             str(point),
@@ -68,6 +70,7 @@ class StoreDisk:
         )
 
     def _refuses(self, point: Path, refusal: OSError, places: list[Path]) -> None:
+        places = [standby.open_place(one) for one in places]
         usable = [one for one in places if standby.refusal(one) is None]
         if not usable:
             return  # opening the store says what is wrong, and ends the agent
@@ -95,8 +98,10 @@ class StoreDisk:
         if self._known is None:
             return None
 
-        async def epochs() -> set[str]:
+        async def epochs() -> set[str] | None:
             aside = {one.epoch for one in await store.salvage.reports()}
+            if any(one.startswith(UNKNOWN) for one in aside):
+                return None
             return {store.epoch, *aside, *await store.ledger.by_epoch()}
 
         path = str(mounts.absolute(self.settings.path))
@@ -108,7 +113,7 @@ class StoreDisk:
         Raises StoreLocked, StoreError.
         """
         for place in self._standbys:
-            if place.parent.exists():
+            if place.parent.exists() and any(place.parent.iterdir()):
                 await asyncio.to_thread(self._bring_home, place)
 
     def _bring_home(self, place: Path) -> None:

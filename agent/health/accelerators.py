@@ -197,12 +197,12 @@ class AcceleratorWatch:
         for one in found:
             tally = self._tallies.setdefault(one.id, Tally())
             self._tell_lost(one)
-            self._have_left(one, tally)
+            if len(found) == 1:  # of several nobody knows here which one the models use
+                self._have_left(one, tally)
             self._tell_slowed(one, tally, now)
             self._tell_errors(one, tally, now)
             _count_energy(one, tally, now)
         self._found, self._read_s = found, now
-
         self._count_calls(now)
 
     def _count_calls(self, now: float) -> None:

@@ -42,13 +42,13 @@ class SameStore:
         file: Path,
         path: str,
         epoch: Callable[[], str],
-        epochs: Callable[[], Awaitable[set[str]]],
+        epochs: Callable[[], Awaitable[set[str] | None]],
         conditions: Conditions,
     ) -> None:
         """`file` lies on another disk than the store at `path`.
 
         `epochs` are all that the store knows of: its own, and those of damaged files that were put
-        aside on the same disk. Raises StoreError.
+        aside on the same disk; None: one of those does not tell its own. Raises StoreError.
         """
         self._file = file
         self._path = path
@@ -69,9 +69,11 @@ class SameStore:
         known = await asyncio.to_thread(self._read)
         here = Known(self._path, self._epoch())
         another = known and known.path == here.path and known.epoch != here.epoch
-        if known and another and known.epoch not in await self._epochs():
-            self._tell(known)
-            return
+        if known and another:
+            epochs = await self._epochs()
+            if epochs is not None and known.epoch not in epochs:
+                self._tell(known)
+                return
         self._conditions.clear("store_is_another", self._path)
         if known != here:
             await asyncio.to_thread(self._write, here)

@@ -233,7 +233,8 @@ class Scheduler:
         other = self._domains.serving(name) if name else None
         standby = other.models.get(name) if name and other else None
         # A state is one model's own.
-        if other and standby and not (model.manifest.state or standby.manifest.state):
+        stateless = standby and not (model.manifest.state or standby.manifest.state)
+        if other and standby and stateless and not other.rests:
             its = self.breaker(standby)
             if (admitted := its.admits(now_s)) is not None:
                 return other, standby, its, admitted

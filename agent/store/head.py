@@ -63,7 +63,7 @@ def read(store: Path) -> Head | None:
     """The head beside a store; None where there is no whole one."""
     try:
         return msgspec.json.decode(place(store).read_bytes(), type=Head)
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
 
 

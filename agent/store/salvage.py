@@ -28,6 +28,7 @@ from agent.words import counted
 
 log = logging.getLogger("store")
 RETRY_S = 5.0
+UNKNOWN = "unknown-"  # begins the epoch of a file that does not tell its own
 
 
 class Salvage:
@@ -85,7 +86,7 @@ class Salvage:
         wreck = await apart(lambda: Wreck(self._file(name)))
         with wreck:
             epoch = await apart(wreck.epoch)
-            epoch = epoch or f"unknown-{name}"
+            epoch = epoch or f"{UNKNOWN}{name}"
             formers = await apart(wreck.streams) if epoch != own else []
             await self._write(own, lambda c: _begin(c, name, epoch, formers, wreck))
             for former in formers:

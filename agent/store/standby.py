@@ -6,7 +6,8 @@ is back.
 
 Limits  : BYTES_MAX, for it lies on the system's disk, and a start has to copy it.
 Format  : `<mount point>.standby/` or `<state folder>/standby/`, a store as any other. It begins an
-          epoch of its own.
+          epoch of its own. HOMING beside it: it is on its way home, and takes no more; what comes
+          meanwhile is kept in the folder `again` below it, and so on.
 Recovery: at the next start with the disk, a copy is put aside as a damaged file is (quarantine.py)
           and saved into the store under its own epoch; then the folder goes. A crash in between: a
           copy that is not whole is made anew, one that is whole is not made twice.
@@ -22,6 +23,7 @@ from agent.store import head, quarantine
 from agent.store.reserve import RESERVE_BYTES
 
 BYTES_MAX = 256 * 1024**2
+HOMING = "homing"
 CAUSE = "kept on another disk while its own did not serve"
 # What a disk, its rights or its mount is to blame for, and not the configuration.
 OF_THE_DISK = {
@@ -39,6 +41,13 @@ def places(store: Path, point: Path, state: Path | None, *, beside: bool) -> lis
     if state and point != state and point not in state.parents:
         found.append(state / "standby" / store.name)
     return found
+
+
+def open_place(place: Path) -> Path:
+    """Where records may be kept: there, or below it where what lies there is on its way home."""
+    while (place.parent / HOMING).exists():
+        place = place.parent / "again" / place.name
+    return place
 
 
 def refusal(store: Path) -> OSError | None:
@@ -77,8 +86,26 @@ def bring_home(store: Path, standby: Path, wall_s: float) -> None:
 
     Raises OSError; then it is as it was, and can be tried again.
     """
+    again = standby.parent / "again" / standby.name
+    if again.parent.exists():
+        bring_home(store, again, wall_s)
+    (standby.parent / HOMING).touch()
+    quarantine.sync(standby.parent)
     wrecks = [folder / standby.name for folder in quarantine.kept(standby)]
     for one in (*wrecks, standby):
         if one.exists():
             quarantine.adopt(store, one, CAUSE, wall_s)
-    shutil.rmtree(standby.parent)
+    _remove(standby.parent)
+
+
+def _remove(folder: Path) -> None:
+    """All that is in it, HOMING last; and the folder itself, where that is ours to remove."""
+    for one in folder.iterdir():
+        if one.is_dir():
+            shutil.rmtree(one)
+        elif one.name != HOMING:
+            one.unlink()
+    quarantine.sync(folder)
+    (folder / HOMING).unlink()
+    with suppress(OSError):
+        folder.rmdir()

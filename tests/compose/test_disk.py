@@ -103,6 +103,27 @@ async def test_a_crash_before_the_standby_is_gone_brings_nothing_home_twice(fiel
     assert not Path(away.settings.path).parent.exists()
 
 
+async def test_an_absence_that_begins_amid_a_return_loses_nothing(
+    field: Field, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The power goes once it is copied, and the next start is without the disk again."""
+    first = field.disk(mounted=False)
+    one = await keep(first.settings, b'"one"')
+    with monkeypatch.context() as patch:
+        patch.setattr(standby, "_remove", lambda _: None)
+        await field.disk(mounted=True).bring_home()
+    second = field.disk(mounted=False)
+    two = await keep(second.settings, b'"two"', b'"three"')
+    assert one != two, "what is on its way home takes no more"
+    back = field.disk(mounted=True)
+    await back.bring_home()
+    async with Store(back.settings, Clock()) as store:
+        await saved(store)
+        found = await store.ledger.by_epoch()
+    assert {key: found[key]["watchdog"].held for key in (one, two)} == {one: 1, two: 2}
+    assert not Path(first.settings.path).parent.exists()
+
+
 async def test_what_cannot_come_home_stays_and_is_said(field: Field) -> None:
     away = field.disk(mounted=False)
     await keep(away.settings, b'"one"')

@@ -17,7 +17,7 @@ from agent.health.watchdog.policy import Reading, Rule
 from agent.sync.mqtt.call import THREADS_MAX
 from agent.sync.mqtt.reach import reached
 from tests.outside import Mosquitto, free_port
-from tests.sync.rig import Rig, Stub, emptied, eventually, linked, served, silent
+from tests.sync.rig import DEADLINE_S, Rig, Stub, emptied, eventually, linked, served, silent
 
 # paho leaves the socket of a failed handshake to the garbage collector.
 pytestmark = pytest.mark.filterwarnings(
@@ -179,3 +179,18 @@ async def test_tls_has_what_is_left_of_the_time(tmp_path: Path) -> None:
         url = f"mqtts://127.0.0.1:{port}"
         async with linked(Rig(tmp_path, url, connect_timeout_s=0.3)) as rig:
             await eventually(lambda: rig.says("timed out") or rig.says("not reached"), "the cause")
+
+
+def test_a_family_that_the_kernel_lacks_keeps_nobody_from_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+        found = [
+            (999, socket.SOCK_STREAM, 0, "", ("::1", port)),
+            (socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", port)),
+        ]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+        clock = Clock()
+        with reached("b.example", port, clock.monotonic() + DEADLINE_S, clock) as sock:
+            assert sock.getpeername() == ("127.0.0.1", port)

@@ -1,7 +1,8 @@
 """Puts the power profile in force that the governor names, and says which, and why.
 
-Limits: a look each LOOK_S. A Jetson's mode that was refused, or did not come to be, is asked for
-again after RETRY_S: some modes hold only after a reboot, which is for a person to order.
+Limits: a look each LOOK_S, IDLE_S without profiles. A Jetson's mode that was refused, or did not
+come to be, is asked for again after RETRY_S: some modes hold only after a reboot, which is for a
+person to order.
 """
 
 import asyncio
@@ -22,6 +23,7 @@ from agent.threads import apart
 
 log = logging.getLogger("power")
 LOOK_S, RETRY_S = 5.0, 600.0
+IDLE_S = 60.0  # between two looks where nothing is to be decided
 
 
 class PowerShown(Struct, frozen=True):
@@ -88,11 +90,10 @@ class Power:
         self._refused = False  # the last time it was
 
     async def run(self) -> None:
-        """Look again and again; where nothing is to be decided, once."""
-        await self.look()
-        while self._settings.profiles:
-            await asyncio.sleep(LOOK_S)
+        """Look again and again."""
+        while True:
             await self.look()
+            await asyncio.sleep(LOOK_S if self._settings.profiles else IDLE_S)
 
     async def look(self) -> None:
         """Look now, and see to what follows."""
@@ -164,6 +165,7 @@ class Power:
             self._tell_unset(f"power mode {wanted} cannot be set: {error}", error.hint)
         else:
             self._refused = False
+            self._conditions.clear("power_mode_unset", "power")
             log.info("power mode %d: %s", wanted, said)
 
     def _tell_unset(self, cause: str, hint: str = "") -> None:

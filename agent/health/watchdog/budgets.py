@@ -19,6 +19,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta, Struct
 
+from agent import plain_file
 from agent.clock import Clock
 from agent.health.watchdog.kept import KeptFile
 from agent.health.watchdog.policy import Taken
@@ -88,10 +89,10 @@ def _lately(taken: Mapping[str, Sequence[Taken]], now_s: float) -> dict[str, lis
 
 def _read(path: Path) -> Kept | None:
     try:
-        with path.open("rb") as file:
+        with plain_file.opened(path) as file:
             return msgspec.json.decode(file.read(FILE_BYTES_MAX), type=Kept)
     except FileNotFoundError:
         return None
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         log.warning("%s: begun anew: %s", path, error)
         return None

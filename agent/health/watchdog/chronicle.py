@@ -18,6 +18,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
+from agent import plain_file
 from agent.clock import Clock
 from agent.errors import StoreError
 from agent.health.watchdog.kept import KeptFile
@@ -38,7 +39,7 @@ class Noted(Struct, frozen=True, omit_defaults=True):
     at_us: int
     boot: str
     event: Event
-    sent: bool = False
+    sent: bool = True
 
 
 class Chronicle:
@@ -57,7 +58,7 @@ class Chronicle:
 
     def note(self, event: Event) -> None:
         """Something was done."""
-        noted = Noted(int(self._clock.wall() * 1e6), self._clock.boot, event)
+        noted = Noted(int(self._clock.wall() * 1e6), self._clock.boot, event, sent=False)
         self._last.append(noted)
         self.file.changed()
         self._unsent.set()
@@ -79,10 +80,11 @@ class Chronicle:
     async def _sent(self) -> bool:
         """Send what is not in the store yet; whether all of it is there now."""
         waiting = [one for one in self._last if not one.sent]
+        bodies = [msgspec.json.encode(replace(one, sent=True)) for one in waiting]
         if not waiting:
             return True
         try:
-            await self._append([msgspec.json.encode(one) for one in waiting])
+            await self._append(bodies)
         except StoreError as error:  # the parts that need the store say so
             log.info("%d events are not sent yet: %s", len(waiting), error)
             return False
@@ -95,10 +97,10 @@ class Chronicle:
 
 def _read(path: Path) -> list[Noted]:
     try:
-        with path.open("rb") as file:
+        with plain_file.opened(path) as file:
             return msgspec.json.decode(file.read(FILE_BYTES_MAX), type=list[Noted])
     except FileNotFoundError:
         return []
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         log.warning("%s: begun anew: %s", path, error)
         return []

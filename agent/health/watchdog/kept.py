@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Self
@@ -21,6 +22,7 @@ class KeptFile:
         self._fresh = asyncio.Event()
         self._kept = asyncio.Event()
         self._kept.set()
+        self._writing = threading.Lock()
 
     async def __aenter__(self) -> Self:
         return self
@@ -47,8 +49,12 @@ class KeptFile:
     async def _write(self) -> None:
         self._fresh.clear()
         try:
-            await asyncio.to_thread(whole_file.replace, self._path, self._content())
+            await asyncio.to_thread(self._replace, self._content())
         except OSError as error:  # snapshot_unwritable says it of this folder
             log.warning("%s: %s", self._path, error.strerror)
         if not self._fresh.is_set():
             self._kept.set()
+
+    def _replace(self, content: bytes) -> None:
+        with self._writing:  # the last one may still be at it when all of this ends
+            whole_file.replace(self._path, content)

@@ -31,8 +31,8 @@ class Lag:
         self._period_s = period_s
         self._calm = 0
         self._late = deque[tuple[float, float]]()  # when, and how much
-        self._at_s = clock.monotonic()
-        self._cpu_s = time.process_time()
+        self._at_s: float | None = None  # of the last look
+        self._cpu_s = 0.0
         self._seen_s = 0.0
         self._ran_s = 0.0  # written by the thread alone
         self._over = threading.Event()
@@ -53,8 +53,9 @@ class Lag:
     def read(self) -> Reading:
         """One more look."""
         now_s, cpu_s, ran_s = self._clock.monotonic(), time.process_time(), self._ran_s
-        worked_s = max(ran_s - self._seen_s, cpu_s - self._cpu_s)
-        self.looked(now_s, min(now_s - self._at_s, worked_s))
+        if self._at_s is not None:  # what was before the first look, a start, is no turn of it
+            worked_s = max(ran_s - self._seen_s, cpu_s - self._cpu_s)
+            self.looked(now_s, min(now_s - self._at_s, worked_s))
         self._at_s, self._cpu_s, self._seen_s = now_s, cpu_s, ran_s
         return Reading(self._calm, owed=True)
 

@@ -20,7 +20,8 @@ class Waits:
 
     def look(self, waiters: Iterable[Waiter]) -> float:
         """Seconds so far, by all looks; one that is seen first is counted from the next one on."""
-        known, self._known = self._known, {one: one.waited_s() for one in waiters}
+        known = self._known  # what says nothing now has waited for no less than before
+        self._known = {one: max(one.waited_s(), known.get(one, 0.0)) for one in waiters}
         more_s = [now_s - known.get(one, now_s) for one, now_s in self._known.items()]
         self._total_s += max(0.0, *more_s) if more_s else 0.0
         return self._total_s

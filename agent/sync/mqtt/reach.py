@@ -20,7 +20,11 @@ def reached(host: str, port: int, until_s: float, clock: Clock) -> socket.socket
         left_s = until_s - clock.monotonic()
         if left_s <= 0:  # whoever asked does not wait any more
             raise TimeoutError("no time is left")
-        sock = socket.socket(family, kind, protocol)
+        try:
+            sock = socket.socket(family, kind, protocol)
+        except OSError as error:  # a kernel without that family
+            last = error
+            continue
         try:
             sock.settimeout(left_s / (len(found) - tried + 1))
             sock.connect(address)

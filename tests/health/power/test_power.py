@@ -131,6 +131,9 @@ async def test_a_mode_that_does_not_come_to_be_is_said(tmp_path: Path) -> None:
 async def test_without_profiles_nothing_is_done_and_the_battery_is_shown(tmp_path: Path) -> None:
     bed = Bed(tmp_path, Settings())
     battery(tmp_path, "Discharging", 5)
-    await bed.power.run()  # it ends
-    assert (bed.asked, bed.told) == ([], {})
+    await bed.power.look()
     assert bed.power.shown().battery_left_ratio == 0.05
+    battery(tmp_path, "Charging", 6)
+    await bed.power.look()
+    assert bed.power.shown().battery_left_ratio == 1.0
+    assert (bed.asked, bed.told) == ([], {})

@@ -1,12 +1,14 @@
 """What was tried is remembered over restarts and reboots, and for no longer than it counts."""
 
 import asyncio
+import os
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from agent.health.watchdog.budgets import BUDGET_S_MAX, KEEP_S, Budgets
+from agent.health.watchdog.chronicle import Chronicle
 from agent.health.watchdog.policy import Taken
 from tests.health.watchdog.test_watchdog import Still
 
@@ -98,3 +100,20 @@ async def test_a_folder_that_cannot_be_written_stops_nobody(
     (tmp_path / "none").write_bytes(b"")  # where the folder should be
     await written(tmp_path / "none" / "ladder.json", clock_at(0.0), 1.0, Taken("agent", 1.0))
     assert "File exists" in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["nested", "pipe"])
+def test_a_file_that_is_another_thing_keeps_no_agent_from_beginning(
+    tmp_path: Path, kind: str
+) -> None:
+    path = tmp_path / "ladder.json"
+    if kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.write_bytes(b'{"x":' + b"[" * 200_000)
+    assert Budgets(path, clock_at(5.0)).before() == {}
+    assert Chronicle(path, kept, clock_at(5.0)).last() == []
+
+
+async def kept(_: object) -> None:
+    raise AssertionError("there is nothing to send")

@@ -30,6 +30,25 @@ def test_one_that_comes_round_moves() -> None:
     assert course(*[PERIOD_S] * 4) == [1, 2, 3, 4]
 
 
+def test_a_start_that_took_long_is_no_turn() -> None:
+    class Later(Clock):
+        at_s = 100.0
+
+        def monotonic(self) -> float:
+            return self.at_s
+
+    clock = Later()
+    lag = Lag(clock, PERIOD_S)
+    lag._ran_s = 75.0  # the thread has run all the time
+    clock.at_s += 75.0
+    lag.read()
+    assert lag.late_s == 0.0
+    lag._ran_s += 9.0
+    clock.at_s += 9.0
+    lag.read()
+    assert lag.late_s == 9.0 - 2 * PERIOD_S
+
+
 def test_one_that_is_held_up_again_and_again_does_not() -> None:
     assert course(2.0, 16.0, 16.0, 2.0, 16.0) == [1, 2, 2, 2, 2]
 

@@ -416,3 +416,16 @@ async def test_why_a_domain_stays_down_is_said_when_that_changes(root: Path) -> 
         await until(lambda: said and "model.onnx" in said[-1], "the present cause is said")
         assert "SIGKILL" in said[0], said
         assert len(said) == len([one for one, _ in groupby(said)]), "and nothing twice"
+
+
+async def test_a_fallback_that_rests_is_not_asked(root: Path) -> None:
+    put(root, 2, "m", fallback="other")
+    async with running(root, d=rules("m"), e=rules("other")) as rig:
+        await rig.ready("d")
+        await rig.ready("e")
+        model = rig.domains.named("d").models["m"]
+        rig.scheduler.breaker(model).reopen(rig.clock.monotonic(), 60.0)
+        assert (await rig.ask("m")).label.startswith("other/1@")
+        rig.domains.rest({"e": "its battery is below 40%"})
+        with pytest.raises(BusyError, match="circuit breaker is open"):
+            await rig.ask("m")

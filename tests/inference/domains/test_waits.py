@@ -40,3 +40,12 @@ def test_the_count_does_not_go_back_when_a_process_is_gone() -> None:
     assert waits.look([one]) == 5.0
     one.s = 0.0  # the kernel knows it no more
     assert waits.look([one]) == 5.0
+
+
+def test_one_that_cannot_be_read_for_a_moment_has_waited_for_no_less() -> None:
+    waits, one = Waits(), One(5000.0)
+    waits.look([one])
+    one.s = 0.0  # no descriptor was left
+    waits.look([one])
+    one.s = 5001.0
+    assert waits.look([one]) == 1.0
