@@ -167,13 +167,14 @@ class App:
         )
 
     async def _open_store(self, parts: AsyncExitStack) -> None:
-        """Raises StoreError: at once where the next start counts this one, else after a pause."""
+        """Raises StoreError: after a pause where systemd starts it again, and nobody counts it."""
         try:
             await self.disk.bring_home()
             await parts.enter_async_context(self.store)
         except StoreError as error:
-            why = f"{error}; and nobody counts how often: ends"
-            await self._pause(self.starts.uncounted_pause_s, why)
+            if self.watchdog.systemd.there:
+                why = f"{error}; and nobody counts how often: ends"
+                await self._pause(self.starts.uncounted_pause_s, why)
             raise
 
     async def _pause(self, pause_s: float, why: str) -> None:

@@ -84,7 +84,8 @@ class Judge:
             self._db.commit()
             epochs = {one for (one,) in self._db.execute("SELECT DISTINCT epoch FROM records")}
             word = ack.encode(ack.Ack({one: self._ack(one) for one in {epoch, *epochs}}))
-        if self.acking:
+            acking = self.acking  # as of what is stored: who sees it may change that
+        if acking:
             client.publish(f"{self._root}/ack", word, 1, retain=True)
 
     def _store_batch(self, payload: bytes) -> str:
