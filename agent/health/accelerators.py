@@ -35,7 +35,7 @@ CALM_S = 60.0  # without being slowed once more, after which it is over
 ERRORS_CALM_S = 86_400.0  # without another error of the hardware's
 XIDS_MAX = 64
 PER_CALL_S = 600.0
-TODO: dict[Remedy, str] = {
+HELPS: dict[Remedy, str] = {
     "smaller": "give it smaller batches, or fewer models",
     "cpu": "models run on the CPU meanwhile; mend what is named",
     "instance": "the process that used it is started again; if that goes on, see the kernel's log",
@@ -45,7 +45,7 @@ TODO: dict[Remedy, str] = {
     "person": "install a driver and a CUDA that fit each other",
 }
 SLOWED: dict[Throttle, tuple[Severity, str, str]] = {
-    "thermal": ("warning", "it is too hot", TODO["cool"]),
+    "thermal": ("warning", "it is too hot", HELPS["cool"]),
     "under_voltage": (
         "warning",
         "its supply voltage breaks down",
@@ -222,7 +222,7 @@ class AcceleratorWatch:
         if one.present:
             self._conditions.clear("accelerator_lost", one.id)
             return
-        todo = TODO[one.fault.remedy if one.fault else REMEDIES["off_the_bus"]]
+        todo = HELPS[one.fault.remedy if one.fault else REMEDIES["off_the_bus"]]
         cause = f"{one.name} is not there any more: {one.cause}"
         self._conditions.hold("accelerator_lost", one.id, "warning", cause, todo)
 
