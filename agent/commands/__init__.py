@@ -1,0 +1,1 @@
+"""Commands: the journal that makes one effect of each, and what can be ordered."""

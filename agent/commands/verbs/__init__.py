@@ -1,0 +1,1 @@
+"""What can be ordered, one file for each part of the device."""
