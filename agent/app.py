@@ -43,6 +43,7 @@ from agent.health.starts.causes import Cause
 from agent.host.systemd import state_folder
 from agent.protocol.presence import Heartbeat
 from agent.store.arrivals import Limits
+from agent.store.journal import Limits as JournalLimits
 from agent.store.store import Store
 
 log = logging.getLogger("holdfast")
@@ -63,7 +64,9 @@ class App:
         conditions = Conditions(clock)
         self.disk = StoreDisk(settings.store, conditions, clock, state=state_folder())
         settings = replace(settings, store=self.disk.settings)
-        self.store = Store(settings.store, clock, _job_limits(settings.jobs))
+        self.store = Store(
+            settings.store, clock, _job_limits(settings.jobs), _journal_limits(settings.commands)
+        )
         self.core = Core(settings, path, settings.device, clock, conditions, self.store)
         self.inference = InferenceParts(self.core)
         self.link = LinkParts(self.core, self._heartbeat)
@@ -217,6 +220,10 @@ def _job_limits(settings: config.Jobs) -> Limits:
     return Limits(
         settings.jobs_max, settings.bytes_max, settings.result_keep_s, settings.attempts_max
     )
+
+
+def _journal_limits(settings: config.Commands) -> JournalLimits:
+    return JournalLimits(settings.rows_max, settings.keep_s)
 
 
 def run(settings: Config, path: Path) -> int:

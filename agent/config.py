@@ -21,6 +21,7 @@ from agent.sections.audio import Loop as Loop
 from agent.sections.audio import Microphone as Microphone
 from agent.sections.audio import Segments as Segments
 from agent.sections.audio import Source as Source
+from agent.sections.commands import Commands as Commands
 from agent.sections.doors import Api as Api
 from agent.sections.doors import Tls as Tls
 from agent.sections.inference import Domain as Domain
@@ -55,6 +56,7 @@ class Config(Part, frozen=True, kw_only=True):
     jobs: Jobs = field(default_factory=Jobs)
     api: Api = field(default_factory=Api)
     bundle: Bundle = field(default_factory=Bundle)
+    commands: Commands = field(default_factory=Commands)
     watchdog: Watchdog = field(default_factory=Watchdog)
     power: Power = field(default_factory=Power)
     log_level: Literal["debug", "info", "warning", "error"] = "info"

@@ -24,6 +24,7 @@ class RecordType(StrEnum):
     SEGMENT = "holdfast.segment.v1"
     RAW = "holdfast.raw.v1"
     WATCHDOG = "holdfast.watchdog.v1"
+    COMMAND = "holdfast.command.v1"
 
 
 class Take(Struct, frozen=True):

@@ -11,6 +11,10 @@ class Topics:
         self.ack = f"{self.root}/ack"
         self.ask = f"{self.root}/blob-ask"
         self.grant = f"{self.root}/blob-grant"
+        self.cmd = f"{self.root}/cmd"
+        self.result = f"{self.root}/result"
+        self.desired = f"{self.root}/twin/desired"
+        self.reported = f"{self.root}/twin/reported"
 
     def up(self, stream: str) -> str:
         """Where the batches of a stream go."""

@@ -34,7 +34,8 @@ class Link(Part, frozen=True, kw_only=True):
     all its addresses together, and each of its first answers has that once. `client_id` (none:
     holdfast- and the device's id) and `alpn` are for brokers that want them so. The password, which
     may be a token, is read anew for each connection; `cert_file` and `key_file` are the device's
-    certificate.
+    certificate. While the device is away, the broker keeps commands for it for `session_s` (0: it
+    keeps none; with MQTT 3.1.1 the broker alone knows how long).
 
     `ack_from` says whose acknowledgement lets the device purge: `ingest` (stored in the far
     database) or `broker` (taken by the broker). It never changes by itself. Up to
@@ -63,6 +64,7 @@ class Link(Part, frozen=True, kw_only=True):
     alpn: str | None = None
     topic_prefix: Prefix = "holdfast/v1"
     keepalive_s: Annotated[int, Meta(ge=5, le=1200)] = 20
+    session_s: Annotated[int, Meta(ge=0, le=31_536_000)] = 604_800
     connect_timeout_s: Seconds = 10.0
     backoff_s_min: Seconds = 6.0
     backoff_s_max: Seconds = 120.0

@@ -20,7 +20,7 @@ from typing import TypeVar
 import msgspec
 from msgspec import Struct
 
-from agent.store import head, jobsteps
+from agent.store import head, jobsteps, journalrows
 from agent.store.reserve import RESERVE_BYTES
 
 T = TypeVar("T")
@@ -160,6 +160,8 @@ def note(connection: sqlite3.Connection, store: Path) -> None:
         if report.state != "done" and (folder / store.name).exists():
             with suppress(sqlite3.Error):  # then nobody knows of them any more
                 jobsteps.carry(connection, folder / store.name)
+            with suppress(sqlite3.Error):  # then a command that comes again is done again
+                journalrows.carry(connection, folder / store.name)
 
 
 def done(store: Path, report: PutAside) -> None:

@@ -19,6 +19,8 @@ from agent.store.held import Held
 from agent.store.intake import Intake
 from agent.store.inventory import Inventory
 from agent.store.jobs import Jobs
+from agent.store.journal import Journal
+from agent.store.journal import Limits as JournalLimits
 from agent.store.latency import Commits
 from agent.store.ledger import Ledger
 from agent.store.linkstate import LinkState
@@ -41,9 +43,15 @@ class Store:
     `ledger` counts, `wear` adds up what was written, `link` remembers for the link, `bindings` know
     the time of day, `scrub` looks for what the disk has damaged, `salvage` saves what a damaged
     file holds; `held` copies out, `inventory` shows, and `decisions` are an operator's; `jobs` are
-    work that waits."""
+    work that waits, `journal` the commands."""
 
-    def __init__(self, settings: Settings, clock: Clock, jobs: Limits | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        clock: Clock,
+        jobs: Limits | None = None,
+        commands: JournalLimits | None = None,
+    ) -> None:
         self.path = Path(settings.path)
         self.bytes_max = settings.bytes_max
         self._refuses = settings.when_full == "refuse"
@@ -69,6 +77,7 @@ class Store:
         self.wear = Wear(self._database)
         self.link = LinkState(self._database, clock)
         self.jobs = Jobs(self._database, clock, jobs or Limits())
+        self.journal = Journal(self._database, clock, commands or JournalLimits(), kept)
         self.scrub = Scrub(self._database, settings.scrub_s, clock)
 
     async def __aenter__(self) -> Self:

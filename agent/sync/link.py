@@ -9,7 +9,8 @@ other settings be begun over the same store.
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol
 
 import msgspec
 
@@ -23,7 +24,7 @@ from agent.shown import LinkShown
 from agent.sync.budget.pace import Pace
 from agent.sync.mqtt.backoff import Backoff
 from agent.sync.mqtt.brokers import MQTT5, MQTT311, Broker, Brokers
-from agent.sync.mqtt.connection import Call, Caller, Connection, Will
+from agent.sync.mqtt.connection import Call, Caller, Connection, Message, Will
 from agent.sync.mqtt.faults import PATIENCE, BadClientId, Preferred, TooLarge
 from agent.sync.mqtt.reasons import TAKEN_OVER
 from agent.sync.telling import Telling
@@ -33,6 +34,18 @@ from agent.tasks import Anew
 log = logging.getLogger("link")
 STABLE_S = 30.0  # a connection that lasted this long begins the backoff anew
 _TWINS = "if it ends again and again, another device may have this device_id"
+
+
+class Talk(Protocol):
+    """What else goes over the connection: commands, the twin."""
+
+    topics: Sequence[str]
+
+    def heard(self, message: Message) -> None:
+        """Something came on one of `topics`; it is to be `taken` once it is kept."""
+
+    async def run(self, connection: Connection) -> None:
+        """As long as this connection lasts; then it is cancelled. Raises LinkError."""
 
 
 class Link:
@@ -51,8 +64,12 @@ class Link:
         jitter: random.Random,
         version: str,
         pace: Pace,
+        talks: Sequence[Talk] = (),
     ) -> None:
-        """`version` is Holdfast's; `url` is the broker's, the embedded one's if none is named."""
+        """`version` is Holdfast's; `url` is the broker's, the embedded one's if none is named.
+
+        `talks` use each connection beside the uplink.
+        """
         self.connected_since: float | None = None  # monotonic
         self.rests = False  # it waits before it tries again
         self._turns = 0  # connections tried, and taken by the broker
@@ -61,6 +78,7 @@ class Link:
         self._epoch = epoch
         self._topics = Topics(settings.topic_prefix, device)
         self._uplink = uplink
+        self._talks = talks
         self._heartbeat = heartbeat
         self._clock = clock
         self._jitter = jitter
@@ -188,7 +206,7 @@ class Link:
     def _connection(self) -> Connection:
         broker = self._brokers.current
         death = Will(self._topics.presence, self._presence(online=False), broker.retains)
-        call = Call(broker.url, self._client_id, broker.version, death)
+        call = Call(*(broker.url, self._client_id, broker.version, death), self._settings.session_s)
         return Connection(
             *(self._settings, self._clock, self._caller, call),
             *(self._on_message, self._tell.answered),
@@ -204,6 +222,8 @@ class Link:
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._uplink.run(connection))
+                for talk in self._talks:
+                    group.create_task(talk.run(connection))
                 group.create_task(self._beat(connection))
                 group.create_task(self._settle_in())
                 if self._brokers.fallen_back:
@@ -251,6 +271,8 @@ class Link:
         try:
             async with asyncio.timeout(self._settings.connect_timeout_s):
                 await connection.subscribe(self._topics.ack)
+                for topic in (topic for talk in self._talks for topic in talk.topics):
+                    await self._subscribe_if_allowed(connection, topic)
                 if self._settings.blobs_by == "put":
                     await connection.subscribe(self._topics.grant)
                 birth = self._presence(online=True)
@@ -262,11 +284,25 @@ class Link:
                 "look into the broker's log",
             ) from error
 
-    def _on_message(self, topic: str, payload: bytes) -> None:
-        if _folded(topic) == _folded(self._topics.ack):
-            self._uplink.heard(payload)
-        elif _folded(topic) == _folded(self._topics.grant):
-            self._uplink.granted(payload)
+    async def _subscribe_if_allowed(self, connection: Connection, topic: str) -> None:
+        """A broker that lets nobody order anything still takes records: a condition tells."""
+        try:
+            await connection.subscribe(topic)
+        except LinkError:
+            if connection.ended.done():
+                raise
+
+    def _on_message(self, message: Message) -> None:
+        topic = _folded(message.topic)
+        for talk in self._talks:
+            if topic in map(_folded, talk.topics):
+                talk.heard(message)
+                return
+        if topic == _folded(self._topics.ack):
+            self._uplink.heard(message.payload)
+        elif topic == _folded(self._topics.grant):
+            self._uplink.granted(message.payload)
+        message.taken()
 
     async def _beat(self, connection: Connection) -> None:
         while True:

@@ -48,6 +48,7 @@ class Call(Struct, frozen=True):
     client_id: str
     version: MQTTProtocolVersion
     will: Will | None = None
+    session_s: int = 0  # for which the broker keeps what comes for us while we are away
 
     @property
     def host(self) -> str:
@@ -130,12 +131,14 @@ def place(call: Call, settings: Settings, clock: Clock, until_s: float) -> Place
         properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
         properties.ReceiveMaximum = RECEIVE_MAXIMUM
         properties.MaximumPacketSize = INCOMING_BYTES_MAX
+        if call.session_s:
+            properties.SessionExpiryInterval = call.session_s
     try:
         client.connect(
             call.host,
             call.port,
             settings.keepalive_s,
-            clean_start=True if properties else mqtt.MQTT_CLEAN_START_FIRST_ONLY,
+            clean_start=not call.session_s if properties else mqtt.MQTT_CLEAN_START_FIRST_ONLY,
             properties=properties,
         )
     except OSError as error:
@@ -151,8 +154,9 @@ def _client(call: Call, settings: Settings) -> Client:
     client = Client(
         CallbackAPIVersion.VERSION2,
         client_id=call.client_id,
-        clean_session=None if call.version == MQTTProtocolVersion.MQTTv5 else True,
+        clean_session=None if call.version == MQTTProtocolVersion.MQTTv5 else not call.session_s,
         protocol=call.version,
+        manual_ack=True,  # once it is kept
         reconnect_on_failure=False,  # else it asks for MQTT 3.1, and blocks the loop meanwhile
     )
     client.max_inflight_messages_set(settings.in_flight_max)

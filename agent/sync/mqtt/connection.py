@@ -9,10 +9,11 @@ grants in terms.py.
 import asyncio
 import ssl
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import paho.mqtt.client as mqtt
-from paho.mqtt.enums import MQTTErrorCode
+from paho.mqtt.enums import MQTTErrorCode, MQTTProtocolVersion
+from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
@@ -27,8 +28,21 @@ from agent.sync.mqtt.flight import Flight, settle
 from agent.sync.mqtt.keepalive import KeepAlive, Verdict
 from agent.sync.mqtt.terms import Terms, agreed
 
-__all__ = ["Call", "Caller", "Connection", "TooLarge", "Will"]
+__all__ = ["Call", "Caller", "Connection", "Message", "TooLarge", "Will"]
 LOOK_S_MAX = 1.0  # how often the keep-alive and what is in flight are looked at
+
+
+class Message(NamedTuple):
+    """What came; until it is `taken`, the broker keeps it, for the next connection.
+
+    `reply` is where MQTT 5 wants the answer, with `correlation` beside it.
+    """
+
+    topic: str
+    payload: bytes
+    taken: Callable[[], None]
+    reply: str | None
+    correlation: bytes | None
 
 
 class Connection:
@@ -44,7 +58,7 @@ class Connection:
         clock: Clock,
         caller: Caller,
         call: Call,
-        on_message: Callable[[str, bytes], None],
+        on_message: Callable[[Message], None],
         on_answer: Callable[[str, ReasonCode], None],
     ) -> None:
         """`on_answer` hears of each message its topic and the broker's word, which MQTT 5 tells."""
@@ -102,11 +116,13 @@ class Connection:
         self._close("closed by us")
 
     async def publish(
-        self, topic: str, payload: bytes, *, retain: bool = False
-    ) -> asyncio.Future[None]:
-        """Send with QoS 1; returns once there is room in flight, with the future of the PUBACK.
+        self, topic: str, payload: bytes, *, retain: bool = False, answers: bytes | None = None
+    ) -> asyncio.Future[int]:
+        """Send with QoS 1; returns once there is room in flight, with the future of the PUBACK's
+        reason code (reasons.NOBODY: nobody reads it; MQTT 3.1.1 never says so).
 
-        Raises LinkError, as the future does, when the connection ends first.
+        `answers` is the correlation data of what it answers (MQTT 5). Raises LinkError, as the
+        future does, when the connection ends first.
         """
         if len(payload) > self.payload_bytes_max:
             raise TooLarge(
@@ -114,7 +130,11 @@ class Connection:
                 "raise link.payload_bytes_max if the broker allows it",
             )
         await self._room()
-        info = self._client.publish(topic, payload, QOS, retain and self.terms.retains)
+        properties = None
+        if answers is not None and self._call.version == MQTTProtocolVersion.MQTTv5:
+            properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+            properties.CorrelationData = answers
+        info = self._client.publish(topic, payload, QOS, retain and self.terms.retains, properties)
         return self._expected(info.rc, info.mid, topic)
 
     def leave(self, topic: str, payload: bytes) -> None:
@@ -133,7 +153,7 @@ class Connection:
             raise LinkError(f"the connection is over: {self.ended.result()}")
         await self._flight.room()
 
-    def _expected(self, rc: MQTTErrorCode, mid: int, topic: str) -> asyncio.Future[None]:
+    def _expected(self, rc: MQTTErrorCode, mid: int, topic: str) -> asyncio.Future[int]:
         """The future of the broker's answer to packet `mid`."""
         future = self._flight.expect(mid, topic)
         if self.ended.done():  # while paho took it
@@ -209,11 +229,25 @@ class Connection:
         )
         self._client.on_connect = self._on_connect
         self._client.on_disconnect = self._on_disconnect
-        self._client.on_message = lambda _c, _u, m: self._on_message(m.topic, bytes(m.payload))
+        self._client.on_message = lambda _c, _u, m: self._on_message(self._incoming(m))
         self._client.on_publish = self._on_acknowledged
         self._client.on_subscribe = self._on_acknowledged
         self._driver.begin()
         self._look()
+
+    def _incoming(self, message: Any) -> Message:
+        def taken() -> None:
+            if not self.ended.done():
+                self._client.ack(message.mid, message.qos)
+
+        properties = message.properties
+        return Message(
+            message.topic,
+            bytes(message.payload),
+            taken,
+            getattr(properties, "ResponseTopic", None),
+            getattr(properties, "CorrelationData", None),
+        )
 
     def _look(self) -> None:
         """Is the broker still there, and does it answer? paho's own keep-alive is never asked."""

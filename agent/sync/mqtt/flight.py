@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import deque
+from typing import Any
 
 from msgspec import Struct
 from paho.mqtt.reasoncodes import ReasonCode
@@ -15,7 +16,7 @@ OVERDUE = 10  # times the patience: one message without an answer, though others
 class Sent(Struct):
     """A message that the broker has not answered yet."""
 
-    answer: asyncio.Future[None]
+    answer: asyncio.Future[int]
     topic: str
     at: float  # monotonic
 
@@ -45,9 +46,9 @@ class Flight:
                 self._pass_on()
             raise
 
-    def expect(self, mid: int, topic: str) -> asyncio.Future[None]:
-        """Packet `mid` is out; the future of the broker's answer."""
-        future: asyncio.Future[None] = self._loop.create_future()
+    def expect(self, mid: int, topic: str) -> asyncio.Future[int]:
+        """Packet `mid` is out; the future of the reason code of the broker's answer."""
+        future: asyncio.Future[int] = self._loop.create_future()
         future.add_done_callback(lambda f: f.cancelled() or f.exception())  # seen, if nobody asks
         self._sent[mid] = Sent(future, topic, self._clock.monotonic())
         return future
@@ -85,7 +86,8 @@ class Flight:
 
     def end(self, error: LinkError) -> None:
         """Nothing will be answered any more."""
-        for future in [*(sent.answer for sent in self._sent.values()), *self._queue]:
+        waiting: list[asyncio.Future[Any]] = [sent.answer for sent in self._sent.values()]
+        for future in (*waiting, *self._queue):
             if not future.done():
                 future.set_exception(error)
         self._sent.clear()
@@ -98,4 +100,4 @@ def settle(sent: Sent, code: ReasonCode) -> None:
     if code.is_failure:
         sent.answer.set_exception(LinkError(f"the broker refused {sent.topic}: {code}"))
     else:
-        sent.answer.set_result(None)
+        sent.answer.set_result(code.value)

@@ -17,7 +17,7 @@ from agent.sync.up.puts import Puts
 
 PIECE_BYTES_MAX = 64 * 1024
 HEADER_ROOM_BYTES = 4096  # an envelope's and MQTT's own bytes, well above what they take
-Answers = list[asyncio.Future[None]]
+Answers = list[asyncio.Future[int]]
 
 
 class Parts:
@@ -160,7 +160,7 @@ class Sender:
 
     async def _publish(
         self, parcel: Parcel, topic: str, payload: bytes, *, paid: bool, piece: bool = False
-    ) -> asyncio.Future[None]:
+    ) -> asyncio.Future[int]:
         if not paid:
             await self._pace.take(len(payload), live=parcel.live)
         flight = await self.gate.enter(
@@ -170,7 +170,7 @@ class Sender:
         self.unanswered[parcel] = self.unanswered.get(parcel, 0) + 1
         self._progress.sent(len(payload))
 
-        def answered(answer: asyncio.Future[None]) -> None:
+        def answered(answer: asyncio.Future[int]) -> None:
             if answer.cancelled() or (answer.exception() and self.is_over):
                 return  # that was no answer
             self.gate.leave(flight)

@@ -1,0 +1,223 @@
+"""Where orders come in, whichever door they came by, and are carried out: each id once.
+
+    a door -> trust.py -> the journal's commit (the order is accepted, and may be acknowledged)
+           -> its lane -> the verb's handler -> the journal's commit (the end, and its record)
+
+Those of one lane run one after the other, in the order in which they were accepted. After a crash
+the journal says how far each was: one that had not begun begins, one that had goes on where its
+verb can, and is told as interrupted where it cannot.
+"""
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import Callable, Collection
+from contextlib import suppress
+
+import msgspec
+
+from agent.changes import Changes
+from agent.clock import Clock
+from agent.commands import shown, trust
+from agent.commands.catalogue import Catalogue
+from agent.commands.runs import Runs
+from agent.commands.trust import Refused, Rules
+from agent.errors import NotThere, RequestError, StoreError
+from agent.protocol.commands import Door, Order, Result, Unread
+from agent.store.journal import (
+    Entry,
+    Forgotten,
+    IdTaken,
+    Journal,
+    JournalFull,
+    New,
+    Refusal,
+)
+
+log = logging.getLogger("commands")
+FORGET_S = 600.0
+Known = Callable[[], tuple[int, bool]]  # what time it is, and whether that is so (bindings.py)
+
+
+class Desk:
+    """`run` carries out what was accepted, for ever.
+
+    `changes` tells that something happened, `listeners` are told what, of commands that were
+    accepted; the journal has it by then, but for the progress of one that runs.
+    """
+
+    def __init__(
+        self, journal: Journal, catalogue: Catalogue, rules: Rules, known: Known, clock: Clock
+    ) -> None:
+        self.catalogue = catalogue
+        self.changes = Changes()
+        self.rules = rules
+        self._journal = journal
+        self._known = known
+        self.listeners: list[Callable[[Result], None]] = []
+        self._runs = Runs(journal, catalogue, rules.device, clock, self._tell)
+
+    async def order(
+        self,
+        order: Order,
+        door: Door,
+        *,
+        scopes: Collection[str] | None = None,
+        reply: bytes | None = None,
+    ) -> Result:
+        """Take an order; its result as it is now, a refusal too. Raises StoreError: then nothing is
+        known of it, and it may come again.
+
+        `scopes` are those of a local caller; None: the door is another guard's. `reply` is kept
+        beside it, for the door. Accepted or refused, it is in the store when this returns.
+        """
+        try:
+            entry, fresh = await self._accept(order, door, scopes, reply)
+        except Refused as refused:
+            return await self.refuse(order, door, refused, reply)
+        if fresh:
+            self._tell(shown.result(entry, self.rules.device))
+            self._runs.begin(entry)
+        return shown.result(entry, self.rules.device)
+
+    async def _accept(
+        self, order: Order, door: Door, scopes: Collection[str] | None, reply: bytes | None
+    ) -> tuple[Entry, bool]:
+        """Raises Refused, StoreError."""
+        command = order.command
+        trust.addressed(order, self.rules)
+        verb = None
+        with suppress(NotThere):
+            verb = self.catalogue.verb(command.name)
+        if door == "mqtt":
+            trust.believed(order, verb, self.rules)
+        digest = _digest(order)
+        if known := await self._journal.get(command.id):  # also one that is over by now
+            if known.digest != digest:
+                raise _taken(command.id, known.name)
+            return known, False
+        try:
+            verb = verb or self.catalogue.verb(command.name)
+            trust.allowed(verb, scopes)
+            self.catalogue.args(verb, command.args)
+        except NotThere as error:
+            raise Refused("unknown_command", str(error), error.hint) from error
+        except RequestError as error:
+            raise Refused("bad_args", str(error), error.hint) from error
+        now_us, exact = self._known()
+        left_s = trust.expires_in_s(order, now_us, exact=exact)
+        new = New(
+            id=command.id,
+            digest=digest,
+            name=command.name,
+            args=msgspec.json.encode(command.args),
+            door=door,
+            issuer=command.issuer,
+            by=order.by,
+            issued_us=_us(command.issued),
+            expires_us=_us(command.expires),
+            expires_in_s=left_s,
+            reply=reply,
+        )
+        try:
+            return await self._journal.accept(new)
+        except IdTaken as error:
+            raise _taken(command.id, str(error)) from error
+        except Forgotten as error:
+            raise Refused(
+                "too_old",
+                "it was issued before commands that this device has forgotten, and may have been "
+                "carried out then",
+                "give it a new id and order it again, if it was not",
+            ) from error
+        except JournalFull as error:
+            raise Refused("full", str(error), error.hint) from error
+
+    async def refuse(
+        self, order: Order | Unread, door: Door, refused: Refused, reply: bytes | None = None
+    ) -> Result:
+        """Keep that something was not accepted; what is told of it. Raises StoreError."""
+        named = order.command if isinstance(order, Order) else order
+        kept = Refusal(
+            id=named.id,
+            name=named.name,
+            door=door,
+            reason=refused.reason,
+            message=str(refused),
+            hint=refused.hint,
+            issuer=order.command.issuer if isinstance(order, Order) else "",
+            by=order.by if isinstance(order, Order) else "",
+            reply=reply,
+        )
+        await self._journal.refuse(kept)
+        log.warning("refused %s %r by %s: %s", kept.name or "?", kept.id, door, refused)
+        result = self.told(kept)
+        self._tell(result)
+        return result
+
+    def told(self, kept: Entry | Refusal) -> Result:
+        """What is told of what the journal holds."""
+        if isinstance(kept, Entry):
+            return shown.result(kept, self.rules.device)
+        return shown.refusal(kept, self.rules.device)
+
+    async def unread(self, error: Unread, door: Door, reply: bytes | None = None) -> Result:
+        """As `refuse`, of what is no command at all."""
+        return await self.refuse(error, door, Refused(error.reason, str(error), error.hint), reply)
+
+    async def ended(self, name: str, within_s: float) -> Result:
+        """The result of a command, once it has ended or `within_s` is over.
+
+        Raises NotThere, StoreError.
+        """
+        with suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                seen = self.changes.number
+                while not (await self.result(name)).ended:
+                    seen = await self.changes.after(seen)
+        return await self.result(name)
+
+    async def result(self, name: str) -> Result:
+        """What is known of a command. Raises NotThere, StoreError."""
+        entry = await self._journal.get(name)
+        if entry is None:
+            raise NotThere(f"there is no command {name!r}", "`holdfast commands ls` lists them")
+        progress = self._runs.progress(entry.number)
+        return shown.result(entry, self.rules.device, *progress)
+
+    async def run(self) -> None:
+        """Go on with what was begun before, and carry out what comes, for ever."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._runs.run())
+            group.create_task(self._forget())
+
+    async def _forget(self) -> None:
+        while True:
+            with suppress(StoreError):  # the parts that need the store say so
+                while await self._journal.forget_old():
+                    pass
+            await asyncio.sleep(FORGET_S)
+
+    def _tell(self, result: Result) -> None:
+        for listener in self.listeners:
+            listener(result)
+        self.changes.tell()
+
+
+def _digest(order: Order) -> bytes:
+    """What tells two commands of one id apart."""
+    command = order.command
+    said = msgspec.json.encode([command.name, command.args], order="deterministic")
+    return hashlib.sha256(said).digest()
+
+
+def _taken(name: str, other: str) -> Refused:
+    return Refused(
+        "id_taken",
+        f"{name!r} is the id of another command ({other})",
+        "give each command an id of its own",
+    )
+
+
+def _us(instant: object) -> int | None:
+    return None if instant is None else int(instant.timestamp() * 1e6)  # type: ignore[attr-defined]

@@ -1,0 +1,107 @@
+"""Who may order what: pure judgement of a command that was read, before the journal knows of it."""
+
+from collections.abc import Collection, Sequence
+from typing import Any, Literal, NamedTuple
+
+from agent.commands.verb import Verb
+from agent.protocol.commands import Order, Reason
+
+AHEAD_US = 300_000_000  # how far a signer's clock may be ahead of ours
+
+
+class Refused(Exception):
+    """The command is not taken: why, in words and for programs."""
+
+    def __init__(self, reason: Reason, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.reason: Reason = reason
+        self.hint = hint
+
+
+class Rules(NamedTuple):
+    """Section `commands` of the settings, and who this is."""
+
+    device: str
+    signed: Literal["never", "grave", "all"]
+    keys: Sequence[str]
+
+
+def addressed(order: Order, rules: Rules) -> None:
+    """It is for this device. Raises Refused."""
+    named = order.command.device
+    if named not in (None, rules.device):
+        raise Refused(
+            "wrong_device",
+            f"the command is for device {named}; this is {rules.device}",
+            "send it to that device's topic",
+        )
+
+
+def believed(order: Order, verb: Verb[Any] | None, rules: Rules) -> None:
+    """Whoever gave it over the link may do so; `verb` None: nobody knows the command.
+
+    Raises Refused. A signature that is there must be one of ours, also where none is asked for.
+    """
+    if order.by:
+        if order.by not in rules.keys:
+            raise Refused(
+                "not_trusted",
+                f"the command is signed by {order.by}, who gives no orders here",
+                "add the key to commands.keys, if it is one of yours",
+            )
+        _bound(order)
+        return
+    if rules.signed == "all" or (rules.signed == "grave" and (verb is None or verb.grave)):
+        raise Refused(
+            "not_signed",
+            f"commands.signed is {rules.signed}: this command must be signed",
+            "sign it: holdfast-fleet send --sign KEYFILE",
+        )
+
+
+def _bound(order: Order) -> None:
+    """A signed command that could be carried elsewhere, or kept for later, is none."""
+    command = order.command
+    missing = [key for key in ("device", "issued", "expires") if getattr(command, key) is None]
+    if missing:
+        raise Refused(
+            "not_trusted",
+            f"a signed command must name {', '.join(missing)}",
+            "without them it could be replayed, here or elsewhere",
+        )
+
+
+def allowed(verb: Verb[Any], scopes: Collection[str] | None) -> None:
+    """A local caller may order it; `scopes` None: the door asks nobody. Raises Refused."""
+    if scopes is not None and verb.scope not in scopes:
+        raise Refused(
+            "not_allowed",
+            f"{verb.name} takes the scope {verb.scope}",
+            f"use a token that has it: holdfast tokens create NAME --scope {verb.scope}",
+        )
+
+
+def expires_in_s(order: Order, now_us: int, *, exact: bool) -> float | None:
+    """Until when it holds; None: for ever, or nobody can judge. Raises Refused where it is over.
+
+    `exact`: `now_us` is what time it is; else it is later than that, and what is not known to be
+    over is not.
+    """
+    command = order.command
+    issued = command.issued if order.by and exact else None
+    if issued is not None and issued.timestamp() * 1e6 > now_us + AHEAD_US:
+        raise Refused(
+            "not_trusted",
+            "the command was issued in the future, by this device's clock",
+            "set the signer's clock",
+        )
+    if command.expires is None:
+        return None
+    left_s = command.expires.timestamp() - now_us / 1e6
+    if left_s <= 0:
+        raise Refused(
+            "too_old",
+            f"the command expired at {command.expires:%Y-%m-%d %H:%M:%S %Z}",
+            "send it again with a later expiry",
+        )
+    return left_s if exact else None

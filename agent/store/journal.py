@@ -1,0 +1,230 @@
+"""The command journal: what makes one effect of each command, whichever door it came by.
+
+Limits  : `rows_max` commands, ended ones among them, for `keep_s` of running time after their end;
+          REFUSALS_MAX refusals. One that has not ended is not forgotten: where no other is left to
+          be, a new command is refused (JournalFull). Of the others those go first whose result
+          somebody has; a result that is forgotten here is a record of stream `commands` yet.
+Format  : tables commands, command_refusals, command_horizons, command_counts (sql/0015.sql).
+Recovery: `accept` returns after the commit. A command that has begun and not ended was broken off;
+          its handler's last step is known. Its end and the record that tells the cloud are one
+          commit; where the store has no room for the record, the end is kept without it. Of a file
+          that was damaged, journalrows.carry saves what can be read.
+"""
+
+import sqlite3
+from collections.abc import Callable, Collection
+from typing import TypeVar
+
+from msgspec import Struct
+
+from agent.clock import Clock
+from agent.errors import StoreDamaged, StoreFull
+from agent.records import Stamp
+from agent.store import journalrows as rows
+from agent.store.age import boot_begin_ns
+from agent.store.database import Database
+from agent.store.journalrows import COLUMNS, STREAM, End, Entry, New, Refusal
+
+__all__ = ["End", "Entry", "IdTaken", "Journal", "JournalFull", "Limits", "New", "Refusal"]
+T = TypeVar("T")
+REFUSALS_MAX = 1000
+FORGOTTEN_MAX = 100  # in one commit
+
+
+class JournalFull(StoreFull):
+    """As many commands are kept as may be, and none of them can be forgotten."""
+
+
+class IdTaken(Exception):
+    """The id is that of another command."""
+
+
+class Forgotten(Exception):
+    """The command is as old as some that were forgotten: it may have been carried out."""
+
+
+class Limits(Struct, frozen=True):
+    """How many commands are kept, and for how long."""
+
+    rows_max: int = 10_000
+    keep_s: float = 30 * 86_400.0
+
+
+class Journal:
+    """Used on the event loop; each call raises StoreError when the store cannot."""
+
+    def __init__(
+        self, database: Database, clock: Clock, limits: Limits, kept: Callable[[], None]
+    ) -> None:
+        """`kept` is called whenever there is more to send."""
+        self.limits = limits
+        self._database = database
+        self._clock = clock
+        self._kept = kept
+
+    async def accept(self, new: New) -> tuple[Entry, bool]:
+        """Keep a command; it, and whether it is new: a known id names the command that there is.
+
+        Raises IdTaken, Forgotten, JournalFull; then nothing is kept.
+        """
+
+        def operation(connection: sqlite3.Connection, stamp: Stamp, now_ns: int) -> Entry | None:
+            if rows.find(connection, new.id):
+                return None
+            horizon_us = rows.horizon_us(connection, new.by) if new.by else None
+            if horizon_us is not None and (new.issued_us is None or new.issued_us <= horizon_us):
+                raise Forgotten
+            self._make_room(connection)
+            return rows.insert(connection, new, stamp, now_ns)
+
+        if made := await self._write(operation):
+            return made, True
+        known = await self.get(new.id)
+        if known is None:
+            raise StoreDamaged(f"command {new.id} is no longer in the store", "order it again")
+        if known.digest != new.digest:
+            raise IdTaken(known.name)
+        return known, False
+
+    def _make_room(self, connection: sqlite3.Connection) -> None:
+        (count,) = connection.execute("SELECT count(*) FROM commands").fetchone()
+        if count < self.limits.rows_max:
+            return
+        where = (
+            "number IN (SELECT number FROM commands WHERE ended_ns IS NOT NULL"
+            " ORDER BY told DESC, number LIMIT ?)"
+        )
+        if not rows.forget(connection, where, (count - self.limits.rows_max + 1,)):
+            raise JournalFull(
+                f"{count} commands wait or run, as many as commands.rows_max allows",
+                "wait until some have ended: holdfast commands ls",
+            )
+
+    async def refuse(self, refusal: Refusal) -> int:
+        """Keep what was not accepted, and why; its number."""
+        return await self._write(lambda c, stamp, _: rows.refuse(c, refusal, stamp, REFUSALS_MAX))
+
+    async def begin(self, number: int) -> Entry:
+        """Its handler is called now, or once more."""
+
+        def operation(connection: sqlite3.Connection, _: Stamp, __: int) -> Entry:
+            connection.execute(
+                "UPDATE commands SET state = 'running', attempts = attempts + 1"
+                " WHERE number = ? AND ended_ns IS NULL",
+                (number,),
+            )
+            return rows.one(connection, number)
+
+        return await self._write(operation)
+
+    async def note(self, number: int, step: str) -> None:
+        """Its handler has come to this step."""
+        await self._database.write(
+            lambda c: c.execute("UPDATE commands SET step = ? WHERE number = ?", (step, number))
+        )
+
+    async def end(self, number: int, how: End) -> Entry:
+        """It has ended; it, as it ended first."""
+
+        def recorded(connection: sqlite3.Connection, stamp: Stamp, now_ns: int) -> Entry:
+            ended = rows.end(connection, number, how, stamp, now_ns)
+            rows.record(connection, ended, stamp)
+            return ended
+
+        try:
+            ended = await self._write(recorded, grows=(STREAM,))
+        except StoreFull:
+            ended = await self._write(lambda c, stamp, ns: rows.end(c, number, how, stamp, ns))
+        self._kept()
+        return ended
+
+    async def told(self, numbers: Collection[int], refusals: Collection[int] = ()) -> None:
+        """Somebody has these results."""
+
+        def operation(connection: sqlite3.Connection) -> None:
+            for table, those in (("commands", numbers), ("command_refusals", refusals)):
+                connection.executemany(
+                    f"UPDATE {table} SET told = 1 WHERE number = ?", [(one,) for one in those]
+                )
+
+        await self._database.write(operation)
+
+    async def untold(self, count: int) -> tuple[list[Entry], list[Refusal]]:
+        """Results that nobody has, the oldest first."""
+        return await self._database.read(
+            lambda c: (
+                _all(c, "ended_ns IS NOT NULL AND NOT told ORDER BY number", (count,)),
+                rows.refusals(c, "NOT told", count),
+            )
+        )
+
+    async def open(self) -> list[Entry]:
+        """Those that have not ended, the oldest first."""
+        most = self.limits.rows_max
+        return await self._database.read(
+            lambda c: _all(c, "ended_ns IS NULL ORDER BY number", (most,))
+        )
+
+    async def left_s(self, entry: Entry) -> float | None:
+        """Running time until a command expires; None: it does not."""
+        if entry.expires_ns is None:
+            return None
+        due_ns, stamp = entry.expires_ns, self._clock.stamp()
+        return await self._database.read(
+            lambda c: (due_ns - boot_begin_ns(c, stamp.boot) - stamp.mono_ns) / 1e9
+        )
+
+    async def get(self, name: str) -> Entry | None:
+        """The command of this id."""
+        return await self._database.read(lambda c: rows.find(c, name))
+
+    async def page(self, before: int | None, count: int) -> list[Entry]:
+        """Up to `count` commands below a number, the newest first."""
+        most = before if before is not None else 1 << 62
+        return await self._database.read(
+            lambda c: _all(c, "number < ? ORDER BY number DESC", (most, count))
+        )
+
+    async def refusals(self, count: int) -> list[Refusal]:
+        """The newest refusals, the oldest of them first."""
+
+        def operation(connection: sqlite3.Connection) -> list[Refusal]:
+            (last,) = connection.execute(
+                "SELECT coalesce(max(number), 0) FROM command_refusals"
+            ).fetchone()
+            return rows.refusals(connection, f"number > {int(last) - count}", count)
+
+        return await self._database.read(operation)
+
+    async def counts(self) -> dict[str, int]:
+        """How many were accepted, ended in each way, and were refused for which reason."""
+        return await self._database.read(
+            lambda c: dict(c.execute("SELECT event, count FROM command_counts").fetchall())
+        )
+
+    async def forget_old(self) -> int:
+        """Forget what ended `keep_s` ago; how many, FORGOTTEN_MAX at most."""
+        keep_ns = int(self.limits.keep_s * 1e9)
+        where = (
+            "number IN (SELECT number FROM commands WHERE ended_ns < ?"
+            f" ORDER BY number LIMIT {FORGOTTEN_MAX})"
+        )
+        return await self._write(lambda c, _, now_ns: rows.forget(c, where, (now_ns - keep_ns,)))
+
+    async def _write(
+        self,
+        operation: Callable[[sqlite3.Connection, Stamp, int], T],
+        grows: Collection[str] = (),
+    ) -> T:
+        """Run `operation` with the instant of now, also on the store's own clock."""
+        stamp = self._clock.stamp()
+        return await self._database.write(
+            lambda c: operation(c, stamp, boot_begin_ns(c, stamp.boot) + stamp.mono_ns),
+            grows=tuple(grows),
+        )
+
+
+def _all(connection: sqlite3.Connection, rest: str, values: tuple[int, ...]) -> list[Entry]:
+    """The rows for which `rest` holds, in its order; the last of `values` is how many at most."""
+    found = connection.execute(f"SELECT {COLUMNS} FROM commands WHERE {rest} LIMIT ?", values)
+    return [rows.entry(row) for row in found]
