@@ -28,7 +28,9 @@ import msgspec
 from msgspec.structs import replace
 
 from agent import VERSION, config
+from agent.api.entry.tokens import Tokens
 from agent.clock import Clock
+from agent.compose.commands import CommandParts
 from agent.compose.core import Core
 from agent.compose.disk import StoreDisk
 from agent.compose.doors import DoorParts
@@ -48,6 +50,7 @@ from agent.store.store import Store
 
 log = logging.getLogger("holdfast")
 AGAIN = 80  # the exit status of an agent that its own watchdog ended
+ANEW = 81  # of one that was ordered to begin anew
 
 
 class Stopped(Exception):
@@ -73,7 +76,15 @@ class App:
         self.watchdog = WatchdogParts(self.core, self.inference, self.link, self._restart)
         self.starts = self.watchdog.starts
         self.health = HealthParts(self.core, self.inference, self.link, self.watchdog)
-        self.doors = DoorParts(self.core, self.inference, self.link, self.health, self.watchdog)
+        tokens = Tokens(self.core.beside("tokens.json"), conditions, clock)
+        self.commands = CommandParts(
+            *(self.core, self.inference, self.link, self.watchdog, self.health, tokens),
+            self._begin_anew,
+        )
+        self.doors = DoorParts(
+            *(self.core, self.inference, self.link, self.health, self.watchdog),
+            *(self.commands.desk, tokens),
+        )
         self._stop = asyncio.Event()
         self._status = 0
         self._why = ""
@@ -123,7 +134,7 @@ class App:
                     await self._stop.wait()
                     log.info("stopping: what is unfinished is kept")
                     self.watchdog.systemd.stopping()
-                    await self.starts.ends("again" if self._status else "told", self._why)
+                    await self.starts.ends("again" if self._status == AGAIN else "told", self._why)
                     # While everything still works: who has asked gets his answer.
                     inference.guests.part()
                     await doors.server.close()
@@ -132,7 +143,7 @@ class App:
                 pass  # it was asked to
             with suppress(StoreError):  # then the last snapshot stays
                 await self.health.status.write()
-        if self._status == 0:
+        if self._status != AGAIN:
             self.watchdog.close()
         log.info("stopped")
         return self._status
@@ -145,6 +156,7 @@ class App:
         loops += [health.accelerators.run, health.power.run]
         loops += [inference.domains.run, inference.runner.run, inference.reload.run]
         loops += [inference.remembered.run, inference.guests.run, link.run, link.control.run]
+        loops += [self.commands.desk.run]
         watchdog = self.watchdog
         loops += [watchdog.watchdog.run, watchdog.tell, watchdog.device.run, self.starts.run]
         loops += [watchdog.chronicle.run, watchdog.chronicle.file.run, watchdog.budgets.file.run]
@@ -191,6 +203,12 @@ class App:
         """The watchdog's last remedy inside this process: systemd starts it again."""
         log.error("ending to be started again: %s", why)
         self._status, self._why = AGAIN, why
+        self._stop.set()
+
+    def _begin_anew(self, why: str) -> None:
+        """Somebody ordered it: it ends as when it is told to, and is started again."""
+        log.info("ending to begin anew: %s", why)
+        self._status, self._why = ANEW, why
         self._stop.set()
 
     def _read_again(self) -> None:

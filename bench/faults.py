@@ -221,8 +221,10 @@ def judged(outcomes: list[Outcome]) -> report.Report:
         name = slug(one.fault)
         figures |= {f"{name}_seen_s": one.seen_s} if one.seen_s is not None else {}
         figures[f"{name}_back_s"] = one.back_s or 0.0
-    slowest = max(one.seen_s or 0.0 for one in to_be_seen)
-    ratios = {"seen_vs_30_s": report.Ratio.once(slowest / SEEN_S, 1.0)}
+    ratios = {}
+    if to_be_seen:  # one that was chosen may be of those that nobody need see
+        slowest = max(one.seen_s or 0.0 for one in to_be_seen)
+        ratios["seen_vs_30_s"] = report.Ratio.once(slowest / SEEN_S, 1.0)
     return report.Report.of("faults", ratios, figures)
 
 

@@ -59,3 +59,18 @@ class Verb(NamedTuple, Generic[A]):
     timeout_s: float = 60.0
     resume: Callable[[A, Call], Awaitable[Any]] | None = None
     grave: bool = False
+
+
+def again(
+    name: str,
+    summary: str,
+    args: type[A],
+    run: Callable[[A, Call], Awaitable[Any]],
+    scope: Scope = "operate",
+    lane: str = "",
+    timeout_s: float = 60.0,
+    *,
+    grave: bool = False,
+) -> Verb[A]:
+    """A verb that is simply called again after a crash: it says how things are to be."""
+    return Verb(name, summary, args, run, scope, lane, timeout_s, run, grave)

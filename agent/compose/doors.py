@@ -19,6 +19,7 @@ from agent.api.routes.audio import AudioDoors
 from agent.api.routes.audio_stream import AudioStream
 from agent.api.routes.batch import BatchDoors
 from agent.api.routes.bundle import BundleDoors
+from agent.api.routes.commands import CommandDoors
 from agent.api.routes.domains import DomainDoors
 from agent.api.routes.events import EventDoors
 from agent.api.routes.health import HealthDoors
@@ -35,6 +36,7 @@ from agent.api.routes.sync import SyncDoors
 from agent.api.routes.tokens import TokenDoors
 from agent.api.routes.watchdog import WatchdogDoors
 from agent.api.server import Server
+from agent.commands.desk import Desk
 from agent.compose.core import Core
 from agent.compose.health import HealthParts
 from agent.compose.inference import InferenceParts
@@ -63,14 +65,17 @@ class DoorParts:
         link: LinkParts,
         health: HealthParts,
         watchdog: WatchdogParts,
+        desk: Desk,
+        tokens: Tokens,
     ) -> None:
         self._core = core
+        self._desk = desk
         self._inference = inference
         self._link = link
         self._health = health
         self._watchdog = watchdog
         settings, clock = core.settings.api, core.clock
-        self.tokens = Tokens(core.beside("tokens.json"), core.conditions, clock)
+        self.tokens = tokens
         self._sessions = Sessions(self.tokens, clock)
         access = Access(settings.loopback_scopes, self.tokens, self._sessions)
         self._guard = Guard(access, settings.hosts, clock, settings.rate_per_s_max)
@@ -110,6 +115,7 @@ class DoorParts:
             self.outbox,
             SyncDoors(self._link.control, self._link.report.state),
             BundleDoors(bundles, self._room),
+            CommandDoors(self._desk, store.journal),
             DomainDoors(domains, views.domains, views.models, parts.reload.now),
             TokenDoors(self.tokens),
             SessionDoors(self.tokens, self._sessions, self._guard.refusals),

@@ -1,7 +1,7 @@
 """The way to the cloud; without a broker of the site's, one of our own."""
 
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 
 from agent import VERSION
 from agent.compose.core import Core
@@ -12,7 +12,7 @@ from agent.sync.budget.notices import Notices
 from agent.sync.budget.pace import Pace
 from agent.sync.budget.progress import Progress
 from agent.sync.budget.report import Report
-from agent.sync.link import Link, Talk
+from agent.sync.link import Link
 from agent.sync.up.puts import Puts
 from agent.sync.up.uplink import Uplink
 
@@ -20,12 +20,7 @@ from agent.sync.up.uplink import Uplink
 class LinkParts:
     """The link, what it sends, and what an operator sees of it and orders."""
 
-    def __init__(
-        self,
-        core: Core,
-        heartbeat: Callable[[], Awaitable[Heartbeat]],
-        talks: Sequence[Talk] = (),
-    ) -> None:
+    def __init__(self, core: Core, heartbeat: Callable[[], Awaitable[Heartbeat]]) -> None:
         self._outbox = core.store.outbox
         settings = core.settings.link
         self.broker = EmbeddedBroker() if settings.broker_url is None else None
@@ -45,7 +40,6 @@ class LinkParts:
             random.Random(),
             VERSION,
             pace,
-            talks,
         )
         self.report = Report(pace, progress, self._outbox.waiting, self.link.state, core.clock)
         self.control = Control(

@@ -64,12 +64,8 @@ class Link:
         jitter: random.Random,
         version: str,
         pace: Pace,
-        talks: Sequence[Talk] = (),
     ) -> None:
-        """`version` is Holdfast's; `url` is the broker's, the embedded one's if none is named.
-
-        `talks` use each connection beside the uplink.
-        """
+        """`version` is Holdfast's; `url` is the broker's, the embedded one's if none is named."""
         self.connected_since: float | None = None  # monotonic
         self.rests = False  # it waits before it tries again
         self._turns = 0  # connections tried, and taken by the broker
@@ -78,7 +74,7 @@ class Link:
         self._epoch = epoch
         self._topics = Topics(settings.topic_prefix, device)
         self._uplink = uplink
-        self._talks = talks
+        self._talks: list[Talk] = []
         self._heartbeat = heartbeat
         self._clock = clock
         self._jitter = jitter
@@ -149,6 +145,10 @@ class Link:
                     self._backoff.begin_anew()
         finally:
             self.connected_since = None
+
+    def join(self, talk: Talk) -> None:
+        """Have it use each connection; to be said before the first one."""
+        self._talks = [*self._talks, talk]
 
     def hurry(self) -> None:
         """End the wait for the next try, if there is one now."""

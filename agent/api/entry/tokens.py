@@ -134,6 +134,30 @@ class Tokens:
         self._tell()
         return token, f"hf_{id}_{secret}"
 
+    async def place(self, id: str, name: str, scopes: Collection[Scope], sha256: str) -> Token:
+        """Let in whoever shows the token of this id whose secret has this digest; one of the same
+        name goes. Raises as `create`, and NotNow where the id is that of another.
+        """
+        async with self._one_at_a_time:
+            rest = {one.id: one for one in self._held.values() if one.name != name}
+            if id in rest:
+                raise NotNow(f"{id} is the id of another token", "make one with another id")
+            former = next((one for one in self._held.values() if one.name == name), None)
+            self._check(name, replaces=former is not None)
+            held = [scope for scope in SCOPES if scope in scopes]
+            token = Token(id, name, held, int(self._clock.wall() * 1e6), sha256)
+            if former and (former.id, former.scopes, former.sha256) == (id, held, sha256):
+                return former  # it is there already
+            try:
+                await self._keep({**rest, id: token})
+            except OSError as error:
+                raise StoreError(
+                    f"the token is not let in: {self._unkept(error)}", "mend that, and try again"
+                ) from error
+            self._held = {**rest, id: token}
+        self._tell()
+        return token
+
     async def revoke(self, id: str) -> Token:
         """From now on it lets nobody in.
 
@@ -162,7 +186,7 @@ class Tokens:
         for callback in self.changed:
             callback()
 
-    def _check(self, name: str) -> None:
+    def _check(self, name: str, *, replaces: bool = False) -> None:
         if not name.isprintable() or name != name.strip() or not 0 < len(name) <= NAME_CHARS_MAX:
             raise RequestError(
                 f"name: expected 1 to {NAME_CHARS_MAX} printable characters, found {name[:80]!r}",
@@ -173,11 +197,11 @@ class Tokens:
                 f"name: {name!r} is what those who come without a token are called",
                 "name the program or person that will use the token",
             )
-        if any(token.name == name for token in self._held.values()):
+        if not replaces and any(token.name == name for token in self._held.values()):
             raise NotNow(
                 f"there is a token {name!r} already", "choose another name, or revoke that one"
             )
-        if len(self._held) >= TOKENS_MAX:
+        if not replaces and len(self._held) >= TOKENS_MAX:
             raise NotNow(f"there are {TOKENS_MAX} tokens already", "revoke one that is not used")
 
     def _fresh_id(self) -> str:

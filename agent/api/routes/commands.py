@@ -1,0 +1,156 @@
+"""The doors of the commands: order one, see what becomes of it, see what can be ordered."""
+
+import secrets
+from typing import Annotated, Any
+
+from aiohttp import web
+from msgspec import Meta, Struct, field
+
+from agent.api.entry.guard import caller_of
+from agent.api.form.answers import document
+from agent.api.form.asked import NoQuery, order_of, query_of
+from agent.api.form.route import Route, get
+from agent.commands.catalogue import VerbShown
+from agent.commands.desk import Desk
+from agent.forms import SCOPES
+from agent.protocol.commands import Command, CommandId, CommandName, Instant, Order, Result
+from agent.store.journal import Journal
+
+COMMANDS = "/api/v1/commands"
+COUNT_MAX = 1000
+NUMBER_MAX = (1 << 63) - 1
+WAIT_S_MAX = 60.0
+FORM = '{"name": "sync.pause", "args": {"for_s": 3600}}'
+
+
+class Ordered(Struct, frozen=True, forbid_unknown_fields=True):
+    """A command; without an `id` it gets one. The same id again is the same command."""
+
+    name: CommandName
+    args: dict[str, Any] = {}
+    id: CommandId | None = None
+    expires: Instant | None = None
+
+
+class WaitQuery(Struct, frozen=True):
+    """How long to wait for its end."""
+
+    wait_s: Annotated[float, Meta(ge=0, le=WAIT_S_MAX)] = 0.0
+
+
+class PageQuery(Struct, frozen=True):
+    """Below which number, and how many."""
+
+    before: Annotated[int, Meta(ge=1, le=NUMBER_MAX)] | None = None
+    count: Annotated[int, Meta(ge=1, le=COUNT_MAX)] = 100
+
+
+class CommandsShown(Struct, frozen=True):
+    """The commands, the newest first; `next` is the number below which the next begin."""
+
+    commands: list[Result]
+    next: int | None
+
+
+class RefusalRow(Struct, frozen=True):
+    """What came and was not accepted; `at_us` is a wall label."""
+
+    number: int
+    id: str
+    name: str
+    door: str
+    issuer: str
+    by: str
+    reason: str
+    message: str
+    at_us: int
+
+
+class Refusals(Struct, frozen=True):
+    """The last of them, the oldest first."""
+
+    refusals: list[RefusalRow]
+
+
+class CatalogueShown(Struct, frozen=True):
+    """All that can be ordered."""
+
+    commands: list[VerbShown] = field(default_factory=list)
+
+
+class CommandDoors:
+    """The routes."""
+
+    def __init__(self, desk: Desk, journal: Journal) -> None:
+        self._desk = desk
+        self._journal = journal
+
+    def routes(self) -> list[Route]:
+        """What is served."""
+        one = f"{COMMANDS}/{{command}}"
+        return [
+            Route(
+                *("POST", COMMANDS, self._order, SCOPES, "Order something."),
+                {200: Result, 202: Result, 403: Result, 409: Result, 422: Result, 503: Result},
+                WaitQuery,
+                Ordered,
+                about="200: it has ended; 202: it is accepted, or runs. Its scope is that of the "
+                "command. A refusal says why: 403 not allowed, 409 the id is another's, 503 no "
+                "more are taken now, 422 all else.",
+            ),
+            get(COMMANDS, self._page, "The commands.", CommandsShown, query=PageQuery),
+            get(f"{COMMANDS}/catalogue", self._catalogue, "What can be ordered.", CatalogueShown),
+            get(f"{COMMANDS}/refusals", self._refusals, "What was not accepted.", Refusals),
+            get(one, self._show, "What became of a command.", Result, query=WaitQuery),
+        ]
+
+    async def _order(self, request: web.Request) -> web.Response:
+        wait_s = query_of(request, WaitQuery).wait_s
+        asked = await order_of(request, Ordered, FORM)
+        caller = caller_of(request)
+        command = Command(
+            id=asked.id or f"api-{secrets.token_hex(8)}",
+            name=asked.name,
+            args=asked.args,
+            issuer=caller.name,
+            expires=asked.expires,
+        )
+        result = await self._desk.order(Order(command), "http", scopes=caller.scopes)
+        if wait_s and not result.ended:
+            result = await self._desk.ended(command.id, wait_s)
+        return document(result, _status(result))
+
+    async def _show(self, request: web.Request) -> web.Response:
+        wait_s = query_of(request, WaitQuery).wait_s
+        return document(await self._desk.ended(request.match_info["command"], wait_s))
+
+    async def _page(self, request: web.Request) -> web.Response:
+        asked = query_of(request, PageQuery)
+        found = await self._journal.page(asked.before, asked.count)
+        following = found[-1].number if len(found) == asked.count else None
+        return document(CommandsShown([self._desk.told(one) for one in found], following))
+
+    async def _catalogue(self, request: web.Request) -> web.Response:
+        query_of(request, NoQuery)
+        return document(CatalogueShown(self._desk.catalogue.shown()))
+
+    async def _refusals(self, request: web.Request) -> web.Response:
+        asked = query_of(request, PageQuery)
+        found = await self._journal.refusals(asked.count)
+        return document(
+            Refusals(
+                [
+                    RefusalRow(
+                        *(one.number, one.id, one.name, one.door, one.issuer, one.by),
+                        *(one.reason, one.message, one.at_us),
+                    )
+                    for one in found
+                ]
+            )
+        )
+
+
+def _status(result: Result) -> int:
+    if result.state != "refused":
+        return 200 if result.ended else 202
+    return {"not_allowed": 403, "id_taken": 409, "full": 503}.get(result.reason, 422)
