@@ -18,7 +18,18 @@ from agent.cli.options import DEFAULT, Config, Json
 from agent.errors import HoldfastError
 
 # Groups of commands, each a module beside this one.
-GROUPS = ("domains", "outbox", "sync", "jobs", "bundle", "audio", "models", "tokens", "watchdog")
+GROUPS = (
+    "domains",
+    "outbox",
+    "sync",
+    "jobs",
+    "bundle",
+    "audio",
+    "models",
+    "tokens",
+    "watchdog",
+    "commands",
+)
 
 
 class Commands(TyperGroup):

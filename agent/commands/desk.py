@@ -77,7 +77,7 @@ class Desk:
             return await self.refuse(order, door, refused, reply)
         if fresh:
             self._tell(shown.result(entry, self.rules.device))
-            self._runs.begin(entry)
+        self._runs.begin(entry)  # also where it was accepted without our knowing
         return shown.result(entry, self.rules.device)
 
     async def _accept(

@@ -97,7 +97,7 @@ class Runs:
     async def _carry_out(self, entry: Entry) -> None:
         async with self._room:
             how = await self._outcome(entry)
-            ended = await self._surely(lambda: self._journal.end(entry.number, how))
+            ended = await _surely(lambda: self._journal.end(entry.number, how))
         if ended is not None:
             log.info("%s %r %s%s", ended.name, ended.id, ended.state, _said(ended))
             self._tell(shown.result(ended, self._device))
@@ -121,12 +121,12 @@ class Runs:
                 hint="look into the log of those starts: holdfast logs",
             )
         if not begun:
-            left_s = await self._surely(lambda: self._journal.left_s(entry))
+            left_s = await _surely(lambda: self._journal.left_s(entry))
             if left_s is not None and left_s <= 0:
                 return End(
                     state="expired", reason="too_old", message="it expired before its turn came"
                 )
-        running = await self._surely(lambda: self._journal.begin(entry.number))
+        running = await _surely(lambda: self._journal.begin(entry.number))
         if running is None:
             return _BROKEN
         self._tell(shown.result(running, self._device))
@@ -161,17 +161,18 @@ class Runs:
             return End(state="succeeded", message=said)
         return End(state="succeeded", result=encoded)
 
-    async def _surely(self, asked: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
-        """What the journal answers, however long the store cannot; None where the row is gone."""
-        while True:
-            try:
-                return await asked()
-            except StoreDamaged as error:
-                log.warning("%s", error)
-                return None
-            except StoreError as error:
-                log.warning("a command waits for the store: %s", error)
-                await asyncio.sleep(RETRY_S)
+
+async def _surely(asked: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+    """What the journal answers, however long the store cannot; None where the row is gone."""
+    while True:
+        try:
+            return await asked()
+        except StoreDamaged as error:
+            log.warning("%s", error)
+            return None
+        except StoreError as error:
+            log.warning("a command waits for the store: %s", error)
+            await asyncio.sleep(RETRY_S)
 
 
 class _Call:
@@ -198,7 +199,7 @@ class _Call:
 
     async def note(self, step: str) -> None:
         """As Call has it."""
-        await self._journal.note(self._entry.number, step)
+        await _surely(lambda: self._journal.note(self._entry.number, step))
         self.step = step
 
     async def tell(self, progress: float, message: str = "") -> None:

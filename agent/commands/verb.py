@@ -31,10 +31,8 @@ class Call(Protocol):
         """What the handler noted last, also before a crash or a reboot; '' at first."""
 
     async def note(self, step: str) -> None:
-        """Keep a step; returns when it is durable. What comes after it may rely on it.
-
-        Raises StoreError.
-        """
+        """Keep a step; returns when it is durable, however long the store cannot. What comes after
+        it may rely on it."""
 
     async def tell(self, progress: float, message: str = "") -> None:
         """How far it is, a share; told to whoever waits, at most once a second."""

@@ -110,8 +110,9 @@ class Orders:
             for result in under_way.values():
                 await self._publish(connection, self._topic, result)
             if self._ended:
-                self._ended = False
-                self._ended = await self._tell_ends(connection)
+                self._ended = False  # what ends from now on is told next
+                if await self._tell_ends(connection):
+                    self._ended = True
             if not (self._under_way or self._ended):
                 await self._something()
 

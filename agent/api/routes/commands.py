@@ -20,6 +20,7 @@ COMMANDS = "/api/v1/commands"
 COUNT_MAX = 1000
 NUMBER_MAX = (1 << 63) - 1
 WAIT_S_MAX = 60.0
+REFUSED = {"not_allowed": 403, "id_taken": 409, "full": 503}  # else 400
 FORM = '{"name": "sync.pause", "args": {"for_s": 3600}}'
 
 
@@ -91,12 +92,12 @@ class CommandDoors:
         return [
             Route(
                 *("POST", COMMANDS, self._order, SCOPES, "Order something."),
-                {200: Result, 202: Result, 403: Result, 409: Result, 422: Result, 503: Result},
+                {200: Result, 202: Result},
                 WaitQuery,
                 Ordered,
-                about="200: it has ended; 202: it is accepted, or runs. Its scope is that of the "
-                "command. A refusal says why: 403 not allowed, 409 the id is another's, 503 no "
-                "more are taken now, 422 all else.",
+                refuses=(409, 503),
+                about="200: it has ended; 202: it is accepted, or runs. Whoever asks must hold the "
+                "scope of the command. A refusal is kept, as those of the other doors are.",
             ),
             get(COMMANDS, self._page, "The commands.", CommandsShown, query=PageQuery),
             get(f"{COMMANDS}/catalogue", self._catalogue, "What can be ordered.", CatalogueShown),
@@ -118,7 +119,10 @@ class CommandDoors:
         result = await self._desk.order(Order(command), "http", scopes=caller.scopes)
         if wait_s and not result.ended:
             result = await self._desk.ended(command.id, wait_s)
-        return document(result, _status(result))
+        if result.state == "refused":
+            said = {"error": result.message, "hint": result.hint, "reason": result.reason}
+            return document(said, REFUSED.get(result.reason, 400))
+        return document(result, 200 if result.ended else 202)
 
     async def _show(self, request: web.Request) -> web.Response:
         wait_s = query_of(request, WaitQuery).wait_s
@@ -148,9 +152,3 @@ class CommandDoors:
                 ]
             )
         )
-
-
-def _status(result: Result) -> int:
-    if result.state != "refused":
-        return 200 if result.ended else 202
-    return {"not_allowed": 403, "id_taken": 409, "full": 503}.get(result.reason, 422)

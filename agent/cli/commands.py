@@ -1,0 +1,124 @@
+"""`holdfast commands`: what can be ordered, and what became of it."""
+
+import json
+from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import quote
+
+import typer
+
+from agent.cli.options import DEFAULT, Config, Json
+from agent.errors import RequestError
+
+if TYPE_CHECKING:  # what a command needs, it loads itself: `--help` needs none of it
+    from agent.cli.client import Client
+
+app = typer.Typer(
+    help="Commands: order something, and see what became of it.", no_args_is_help=True
+)
+COMMANDS = "/api/v1/commands"
+STEP_S = 30.0  # of waiting, in one request
+NOT_DONE = 9  # exit code: it ended, and not well
+Id = Annotated[str, typer.Argument(metavar="ID", help="As `holdfast commands ls` names it.")]
+
+
+@app.command("help")
+def help_(
+    name: Annotated[
+        str, typer.Argument(metavar="[NAME]", help="One of them, with all it takes.")
+    ] = "",
+    config: Config = DEFAULT,
+    as_json: Json = False,
+) -> None:
+    """What can be ordered from this device, by this command, HTTP, MQTT and a bundle alike."""
+    found = _client(config).get(f"{COMMANDS}/catalogue")["commands"]
+    chosen = [one for one in found if name in ("", one["name"])]
+    if not chosen:
+        raise RequestError(f"there is no command {name!r}", "`holdfast commands help` lists all")
+    if as_json:
+        print(json.dumps({"commands": chosen}))
+        return
+    from agent.cli.commands_view import catalogue, verb
+
+    verb(chosen[0]) if name else catalogue(chosen)
+
+
+@app.command("send")
+def send(
+    name: Annotated[str, typer.Argument(help="As `holdfast commands help` lists it.")],
+    args: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="VALUE is JSON, or a text.")
+    ] = None,
+    id: Annotated[str, typer.Option(help="The same id again has no second effect.")] = "",
+    wait: Annotated[bool, typer.Option(help="Wait until it has ended.")] = True,
+    config: Config = DEFAULT,
+    as_json: Json = False,
+) -> None:
+    """Order something. Exit code 0: it was done; 9: it ended otherwise."""
+    order: dict[str, Any] = {"name": name, "args": dict(_pair(one) for one in args or [])}
+    if id:
+        order["id"] = id
+    client = _client(config)
+    result = client.post(f"{COMMANDS}?wait_s={STEP_S if wait else 0}", order)
+    while wait and not _over(result):
+        result = client.get(f"{_route(result['id'])}?wait_s={STEP_S}")
+    _show(result, as_json=as_json)
+
+
+@app.command("show")
+def show(command: Id, config: Config = DEFAULT, as_json: Json = False) -> None:
+    """What became of a command. Exit code 0: it was done, or goes on; 9: it ended otherwise."""
+    _show(_client(config).get(_route(command)), as_json=as_json)
+
+
+@app.command("ls")
+def ls(
+    count: Annotated[int, typer.Option(min=1, max=1000, help="So many, the newest.")] = 20,
+    refused: Annotated[bool, typer.Option(help="Those that were not accepted.")] = False,
+    config: Config = DEFAULT,
+    as_json: Json = False,
+) -> None:
+    """One line for each command, the newest first."""
+    route = f"{COMMANDS}/refusals" if refused else COMMANDS
+    document = _client(config).get(f"{route}?count={count}")
+    if as_json:
+        print(json.dumps(document))
+        return
+    from agent.cli.commands_view import commands, refusals
+
+    refusals(document["refusals"]) if refused else commands(document["commands"])
+
+
+def _show(result: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(result))
+    else:
+        from agent.cli.commands_view import command
+
+        command(result)
+    if _over(result) and result["state"] != "succeeded":
+        raise typer.Exit(NOT_DONE)
+
+
+def _over(result: dict[str, Any]) -> bool:
+    return result["state"] not in ("accepted", "running")
+
+
+def _pair(text: str) -> tuple[str, Any]:
+    """KEY=VALUE. Raises RequestError."""
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise RequestError(f"{text!r}: expected KEY=VALUE", "for example for_s=3600")
+    try:
+        return key, json.loads(value)
+    except (ValueError, RecursionError):
+        return key, value
+
+
+def _route(command: str) -> str:
+    return f"{COMMANDS}/{quote(command, safe='')}"
+
+
+def _client(config: Any) -> "Client":
+    from agent.cli.client import Client
+
+    return Client.of(config, STEP_S + 10.0)

@@ -1,0 +1,199 @@
+"""Commands over a real Mosquitto: taken once they are kept, told until somebody has the result."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import paho.mqtt.client as mqtt
+import pytest
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+
+from agent.commands.catalogue import Catalogue
+from agent.commands.desk import Desk
+from agent.commands.trust import Rules
+from agent.errors import StoreError
+from agent.protocol.commands import Result
+from agent.protocol.topics import Topics
+from agent.sync.orders import Orders
+from tests.commands.rig import Effects
+from tests.outside import Mosquitto, until
+from tests.sync.rig import Rig, eventually, live
+
+ROOT = "holdfast/v1/dev"
+
+
+class Controller:
+    """Somebody who gives orders, in MQTT 5, and hears results."""
+
+    def __init__(self, port: int, *topics: str) -> None:
+        self.results: list[tuple[str, Result, bytes]] = []
+        self._subscribed = False
+        self._topics = topics
+        self.client = mqtt.Client(
+            CallbackAPIVersion.VERSION2,
+            f"controller-{random.randrange(10**9)}",
+            protocol=MQTTProtocolVersion.MQTTv5,
+        )
+        self.client.on_connect = self._on_connect
+        self.client.on_subscribe = lambda *_: setattr(self, "_subscribed", True)
+        self.client.on_message = self._on_message
+        self.client.connect("127.0.0.1", port)
+        self.client.loop_start()
+        until(lambda: self._subscribed or not topics, "the controller is subscribed")
+
+    def _on_connect(self, client: mqtt.Client, *_: object) -> None:
+        if self._topics:
+            client.subscribe([(topic, 1) for topic in self._topics])
+
+    def _on_message(self, _c: object, _u: object, message: mqtt.MQTTMessage) -> None:
+        result = msgspec.json.decode(message.payload, type=Result)
+        correlation = getattr(message.properties, "CorrelationData", b"")
+        self.results.append((message.topic, result, correlation))
+
+    def send(self, payload: bytes | dict[str, Any], reply: tuple[str, bytes] | None = None) -> None:
+        if isinstance(payload, dict):
+            payload = msgspec.json.encode(payload)
+        properties = None
+        if reply:
+            properties = Properties(PacketTypes.PUBLISH)
+            properties.ResponseTopic, properties.CorrelationData = reply
+        self.client.publish(f"{ROOT}/cmd", payload, 1, properties=properties).wait_for_publish(10)
+
+    def ends(self, id: str) -> list[Result]:
+        return [one for _, one, _ in self.results if one.id == id and one.ended]
+
+    def stop(self) -> None:
+        self.client.disconnect()
+        self.client.loop_stop()
+
+
+@pytest.fixture
+def controller(broker: Mosquitto) -> Any:
+    found = Controller(broker.port, f"{ROOT}/result", "answers/#")
+    yield found
+    found.stop()
+
+
+@asynccontextmanager
+async def commanded(rig: Rig, folder: Path) -> AsyncIterator[Effects]:
+    """The link runs over the open store, with a desk."""
+    effects = Effects(folder / "effects")
+    desk = Desk(
+        *(rig.store.journal, Catalogue(effects.verbs()), Rules("dev", "never", ())),
+        *(rig.store.bindings.now_us, rig.clock),
+    )
+    rig.link.join(Orders(desk, rig.store.journal, Topics("holdfast/v1", "dev")))
+    running = asyncio.create_task(desk.run())
+    async with live(rig):
+        await eventually(lambda: rig.link.connected_since is not None, "the link is up")
+        yield effects
+    running.cancel()
+    await asyncio.wait([running])
+
+
+async def test_an_order_is_told_from_its_beginning_to_its_end(
+    tmp_path: Path, broker: Mosquitto, controller: Controller
+) -> None:
+    rig = Rig(tmp_path, broker.url)
+    async with rig.store, commanded(rig, tmp_path) as effects:
+        reply = ("answers/one", b"\0which")
+        controller.send({"id": "a", "name": "write", "args": {"line": "x"}}, reply)
+        await eventually(lambda: len(controller.ends("a")) == 2, "both are told")
+        told = [(topic, one.state, data) for topic, one, data in controller.results if one.ended]
+        assert set(told) == {
+            (f"{ROOT}/result", "succeeded", b""),
+            ("answers/one", "succeeded", b"\0which"),
+        }
+        assert effects.lines() == ["a:x"]
+        controller.send({"id": "a", "name": "write", "args": {"line": "x"}})
+        await eventually(lambda: len(controller.ends("a")) == 3, "whoever asks again is told")
+        assert effects.lines() == ["a:x"]
+        assert (await rig.store.ledger.balances())["commands"].produced == 1
+
+
+async def test_what_cannot_be_taken_is_refused_and_told(
+    tmp_path: Path, broker: Mosquitto, controller: Controller
+) -> None:
+    rig = Rig(tmp_path, broker.url)
+    async with rig.store, commanded(rig, tmp_path) as effects:
+        controller.send(b"not json")
+        controller.send({"id": "b", "name": "nosuch"})
+        controller.send({"id": "c", "name": "write", "args": {"line": 1}})
+        controller.send({"id": "d", "name": "write"})
+        await eventually(
+            lambda: (
+                len(controller.results) >= 4 and sum(r[1].ended for r in controller.results) == 4
+            ),
+            "all",
+        )
+        said = {one.id: one.reason for _, one, _ in controller.results if one.ended}
+        assert said == {"": "unreadable", "b": "unknown_command", "c": "bad_args", "d": ""}
+        assert effects.lines() == ["d:x"]
+
+
+async def test_what_was_ordered_while_it_was_away_is_done_once(
+    tmp_path: Path, broker: Mosquitto, controller: Controller
+) -> None:
+    rig = Rig(tmp_path, broker.url)
+    async with rig.store:
+        async with commanded(rig, tmp_path):
+            controller.send({"id": "first", "name": "write"})
+            await eventually(lambda: controller.ends("first"), "it has a session")
+        for n in range(30):
+            controller.send({"id": f"n{n}", "name": "write"})
+        rig.configure(broker.url)
+        async with commanded(rig, tmp_path) as effects:
+            await eventually(lambda: all(controller.ends(f"n{n}") for n in range(30)), "all told")
+            assert effects.lines() == ["first:x", *(f"n{n}:x" for n in range(30))]
+
+
+async def test_what_the_store_did_not_take_comes_again(
+    tmp_path: Path, broker: Mosquitto, controller: Controller
+) -> None:
+    rig = Rig(tmp_path, broker.url)
+    async with rig.store:
+        async with commanded(rig, tmp_path):
+            controller.send({"id": "first", "name": "write"})
+            await eventually(lambda: controller.ends("first"), "it has a session")
+            asked = asyncio.Event()
+
+            async def refuse(_: object) -> None:
+                asked.set()
+                raise StoreError("the disk is away")
+
+            accept, rig.store.journal.accept = rig.store.journal.accept, refuse  # type: ignore
+            controller.send({"id": "a", "name": "write"})
+            await asyncio.wait_for(asked.wait(), 20)
+        rig.store.journal.accept = accept  # type: ignore[method-assign]
+        rig.configure(broker.url)
+        async with commanded(rig, tmp_path) as effects:
+            await eventually(lambda: controller.ends("a"), "the broker had kept it")
+            assert effects.lines() == ["first:x", "a:x"]
+
+
+async def test_a_result_waits_until_somebody_reads_it(tmp_path: Path, broker: Mosquitto) -> None:
+    deaf = Controller(broker.port)
+    rig = Rig(tmp_path, broker.url)
+    async with rig.store:
+        async with commanded(rig, tmp_path) as effects:
+            deaf.send({"id": "a", "name": "write"})
+            await eventually(lambda: effects.lines() == ["a:x"], "it is done")
+        deaf.stop()
+        assert len((await rig.store.journal.untold(10))[0]) == 1
+        hears = Controller(broker.port, f"{ROOT}/result")
+        rig.configure(broker.url)
+        async with commanded(rig, tmp_path):
+            await eventually(lambda: hears.ends("a"), "it is told")
+
+            async def none_left() -> None:
+                while (await rig.store.journal.untold(10))[0]:
+                    await asyncio.sleep(0.05)
+
+            await asyncio.wait_for(none_left(), 20)
+        hears.stop()
