@@ -83,7 +83,7 @@ class App:
         )
         self.doors = DoorParts(
             *(self.core, self.inference, self.link, self.health, self.watchdog),
-            *(self.commands.desk, tokens),
+            *(self.commands, tokens),
         )
         self._stop = asyncio.Event()
         self._status = 0
@@ -156,7 +156,7 @@ class App:
         loops += [health.accelerators.run, health.power.run]
         loops += [inference.domains.run, inference.runner.run, inference.reload.run]
         loops += [inference.remembered.run, inference.guests.run, link.run, link.control.run]
-        loops += [self.commands.desk.run]
+        loops += [self.commands.run]
         watchdog = self.watchdog
         loops += [watchdog.watchdog.run, watchdog.tell, watchdog.device.run, self.starts.run]
         loops += [watchdog.chronicle.run, watchdog.chronicle.file.run, watchdog.budgets.file.run]

@@ -1,13 +1,15 @@
 """`holdfast commands`: what can be ordered, and what became of it."""
 
 import json
+import secrets
+import time
 from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import quote
 
 import typer
 
 from agent.cli.options import DEFAULT, Config, Json
-from agent.errors import RequestError
+from agent.errors import AgentUnreachable, RequestError
 
 if TYPE_CHECKING:  # what a command needs, it loads itself: `--help` needs none of it
     from agent.cli.client import Client
@@ -17,6 +19,7 @@ app = typer.Typer(
 )
 COMMANDS = "/api/v1/commands"
 STEP_S = 30.0  # of waiting, in one request
+AWAY_S = 300.0  # for which an agent may be away meanwhile: it may boot its machine anew
 NOT_DONE = 9  # exit code: it ended, and not well
 Id = Annotated[str, typer.Argument(metavar="ID", help="As `holdfast commands ls` names it.")]
 
@@ -54,14 +57,28 @@ def send(
     as_json: Json = False,
 ) -> None:
     """Order something. Exit code 0: it was done; 9: it ended otherwise."""
-    order: dict[str, Any] = {"name": name, "args": dict(_pair(one) for one in args or [])}
-    if id:
-        order["id"] = id
+    order = {
+        "id": id or f"cli-{secrets.token_hex(8)}",
+        "name": name,
+        "args": dict(_pair(one) for one in args or []),
+    }
     client = _client(config)
-    result = client.post(f"{COMMANDS}?wait_s={STEP_S if wait else 0}", order)
+    result = client.post(f"{COMMANDS}?wait_s=0", order)
     while wait and not _over(result):
-        result = client.get(f"{_route(result['id'])}?wait_s={STEP_S}")
+        result = _asked_again(client, order)
     _show(result, as_json=as_json)
+
+
+def _asked_again(client: "Client", order: dict[str, Any]) -> dict[str, Any]:
+    """The same order has no second effect, and outlasts a restart of the agent."""
+    until_s = time.monotonic() + AWAY_S
+    while True:
+        try:
+            return client.post(f"{COMMANDS}?wait_s={STEP_S}", order)
+        except AgentUnreachable:
+            if time.monotonic() > until_s:
+                raise
+            time.sleep(1.0)
 
 
 @app.command("show")
@@ -86,6 +103,18 @@ def ls(
     from agent.cli.commands_view import commands, refusals
 
     refusals(document["refusals"]) if refused else commands(document["commands"])
+
+
+@app.command("twin")
+def twin(config: Config = DEFAULT, as_json: Json = False) -> None:
+    """What the cloud wants of this device, and how it is."""
+    document = _client(config).get("/api/v1/twin")
+    if as_json:
+        print(json.dumps(document))
+        return
+    from agent.cli.commands_view import twin as view
+
+    view(document)
 
 
 def _show(result: dict[str, Any], *, as_json: bool) -> None:

@@ -85,6 +85,20 @@ def command(row: dict[str, Any]) -> None:
         console.print(escape(json.dumps(row["result"], indent=1, ensure_ascii=False)))
 
 
+def twin(found: dict[str, Any]) -> None:
+    """`twin`."""
+    console = Console(highlight=False)
+    console.print(f"reported {found['version']}, wanted {found['desired_version'] or 'nothing'}")
+    table = _table("aspect", "standing", "is", "")
+    for name, one in found["state"].items():
+        standing = one.get("standing") or "[dim]left to the device[/]"
+        colour = {"converged": "green", "converging": "yellow"}.get(standing, "red")
+        shown = f"[{colour}]{standing}[/]" if one.get("standing") else standing
+        actual = escape(json.dumps(one.get("actual"), ensure_ascii=False))
+        table.add_row(escape(name), shown, actual, escape(one.get("cause", "")))
+    console.print(table)
+
+
 def _state(row: dict[str, Any]) -> str:
     colour = COLOURS.get(row["state"], "red")
     return f"[{colour}]{row['state']}[/]"

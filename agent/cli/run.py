@@ -43,6 +43,8 @@ def open_standard_files() -> None:
 if __name__ == "__main__":
     open_standard_files()
     code = main(*sys.argv[1:])
+    if code == app.ANEW and "NOTIFY_SOCKET" not in os.environ:  # nobody else starts it again
+        os.execv(sys.executable, [sys.executable, "-P", "-m", "agent.cli.run", *sys.argv[1:]])
     # All is closed by now. Threads that were left behind in a call (agent/threads.py) would meet an
     # interpreter that takes itself apart, and sometimes end it with SIGSEGV.
     os._exit(code)

@@ -89,8 +89,8 @@ class Desk:
         verb = None
         with suppress(NotThere):
             verb = self.catalogue.verb(command.name)
-        if door == "mqtt":
-            trust.believed(order, verb, self.rules)
+        if door in ("mqtt", "twin"):
+            trust.believed(order, verb, self.rules, bound=door == "mqtt")
         digest = _digest(order)
         if known := await self._journal.get(command.id):  # also one that is over by now
             if known.digest != digest:

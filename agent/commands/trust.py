@@ -37,25 +37,32 @@ def addressed(order: Order, rules: Rules) -> None:
         )
 
 
-def believed(order: Order, verb: Verb[Any] | None, rules: Rules) -> None:
+def believed(order: Order, verb: Verb[Any] | None, rules: Rules, *, bound: bool = True) -> None:
     """Whoever gave it over the link may do so; `verb` None: nobody knows the command.
 
-    Raises Refused. A signature that is there must be one of ours, also where none is asked for.
+    Raises Refused. A signature that is there must be one of ours, also where none is asked for;
+    where it is the command's own, the command must be `bound` to device and time.
     """
     if order.by:
-        if order.by not in rules.keys:
-            raise Refused(
-                "not_trusted",
-                f"the command is signed by {order.by}, who gives no orders here",
-                "add the key to commands.keys, if it is one of yours",
-            )
-        _bound(order)
+        known(order.by, rules)
+        if bound:
+            _bound(order)
         return
     if rules.signed == "all" or (rules.signed == "grave" and (verb is None or verb.grave)):
         raise Refused(
             "not_signed",
             f"commands.signed is {rules.signed}: this command must be signed",
             "sign it: holdfast-fleet send --sign KEYFILE",
+        )
+
+
+def known(by: str, rules: Rules) -> None:
+    """The signer gives orders here. Raises Refused."""
+    if by not in rules.keys:
+        raise Refused(
+            "not_trusted",
+            f"it is signed by {by}, who gives no orders here",
+            "add the key to commands.keys, if it is one of yours",
         )
 
 

@@ -1,5 +1,6 @@
 """What can be ordered, and where. One more file of verbs is one more line in `_verbs`."""
 
+import asyncio
 import hashlib
 import logging
 import secrets
@@ -10,9 +11,11 @@ import msgspec
 
 from agent import logs
 from agent.api.entry.tokens import Tokens
+from agent.commands import aspects, trust
 from agent.commands.catalogue import Catalogue
 from agent.commands.desk import Desk
-from agent.commands.trust import Rules
+from agent.commands.trust import Refused, Rules
+from agent.commands.twin import Aspect, Twin
 from agent.commands.verb import Verb
 from agent.commands.verbs.device import DeviceVerbs
 from agent.commands.verbs.diagnostics import Check, DiagnosticVerbs
@@ -30,6 +33,7 @@ from agent.host.root.forms import Reboot
 from agent.jobs.calls import parsed
 from agent.protocol.topics import Topics
 from agent.sync.orders import Orders
+from agent.sync.twins import Twins
 
 
 class HasVerbs(Protocol):
@@ -68,8 +72,35 @@ class CommandParts:
             core.store.bindings.now_us,
             core.clock,
         )
+        self.twin = Twin(
+            *(core.device, self._aspects(), core.store.twin, self.desk),
+            *(self._may_want, core.clock),
+        )
         topics = Topics(core.settings.link.topic_prefix, core.device)
         link.link.join(Orders(self.desk, core.store.journal, topics))
+        link.link.join(Twins(self.twin, topics, core.conditions))
+
+    async def run(self) -> None:
+        """Carry out what is ordered, and what is wanted, for ever."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.desk.run())
+            group.create_task(self.twin.run())
+
+    def _may_want(self, by: str) -> None:
+        """Raises Refused. Of an unsigned document each grave command is refused by itself."""
+        rules = self.desk.rules
+        if by:
+            trust.known(by, rules)
+        elif rules.signed == "all":
+            raise Refused("not_signed", "commands.signed is all: the twin must be signed")
+
+    def _aspects(self) -> list[Aspect]:
+        pace = self._link.pace
+        return [
+            aspects.log_level(lambda: logging.getLevelName(logging.getLogger().level).lower()),
+            aspects.paused(lambda: pace.orders.paused_until is not None),
+            aspects.rate(lambda: pace.orders.limit_bytes_per_s),
+        ]
 
     def _verbs(self) -> list[HasVerbs]:
         core, parts, watchdog = self._core, self._inference, self._watchdog

@@ -36,7 +36,7 @@ from agent.api.routes.sync import SyncDoors
 from agent.api.routes.tokens import TokenDoors
 from agent.api.routes.watchdog import WatchdogDoors
 from agent.api.server import Server
-from agent.commands.desk import Desk
+from agent.compose.commands import CommandParts
 from agent.compose.core import Core
 from agent.compose.health import HealthParts
 from agent.compose.inference import InferenceParts
@@ -65,11 +65,11 @@ class DoorParts:
         link: LinkParts,
         health: HealthParts,
         watchdog: WatchdogParts,
-        desk: Desk,
+        commands: CommandParts,
         tokens: Tokens,
     ) -> None:
         self._core = core
-        self._desk = desk
+        self._commands = commands
         self._inference = inference
         self._link = link
         self._health = health
@@ -115,7 +115,7 @@ class DoorParts:
             self.outbox,
             SyncDoors(self._link.control, self._link.report.state),
             BundleDoors(bundles, self._room),
-            CommandDoors(self._desk, store.journal),
+            CommandDoors(self._commands.desk, store.journal, self._commands.twin),
             DomainDoors(domains, views.domains, views.models, parts.reload.now),
             TokenDoors(self.tokens),
             SessionDoors(self.tokens, self._sessions, self._guard.refusals),

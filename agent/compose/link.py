@@ -24,7 +24,8 @@ class LinkParts:
         self._outbox = core.store.outbox
         settings = core.settings.link
         self.broker = EmbeddedBroker() if settings.broker_url is None else None
-        pace, progress = Pace(settings, core.clock), Progress(core.clock)
+        self.pace = pace = Pace(settings, core.clock)
+        progress = Progress(core.clock)
         parts = (self._outbox, core.conditions, core.clock, pace, progress)
         self.puts = Puts(settings, core.device, *parts) if settings.blobs_by == "put" else None
         self.uplink = Uplink(settings, core.device, *parts, self.puts)

@@ -62,6 +62,7 @@ Name = Literal[
     "tokens_exposed",
     "tokens_unreadable",
     "tokens_unwritten",
+    "twin_refused",
     "version_refused",
     "watchdog_disarmed",
     "watchdog_short",

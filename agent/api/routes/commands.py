@@ -12,8 +12,10 @@ from agent.api.form.asked import NoQuery, order_of, query_of
 from agent.api.form.route import Route, get
 from agent.commands.catalogue import VerbShown
 from agent.commands.desk import Desk
+from agent.commands.twin import Twin
 from agent.forms import SCOPES
 from agent.protocol.commands import Command, CommandId, CommandName, Instant, Order, Result
+from agent.protocol.twin import Reported
 from agent.store.journal import Journal
 
 COMMANDS = "/api/v1/commands"
@@ -43,6 +45,12 @@ class PageQuery(Struct, frozen=True):
     """Below which number, and how many."""
 
     before: Annotated[int, Meta(ge=1, le=NUMBER_MAX)] | None = None
+    count: Annotated[int, Meta(ge=1, le=COUNT_MAX)] = 100
+
+
+class CountQuery(Struct, frozen=True):
+    """How many of the last."""
+
     count: Annotated[int, Meta(ge=1, le=COUNT_MAX)] = 100
 
 
@@ -82,9 +90,10 @@ class CatalogueShown(Struct, frozen=True):
 class CommandDoors:
     """The routes."""
 
-    def __init__(self, desk: Desk, journal: Journal) -> None:
+    def __init__(self, desk: Desk, journal: Journal, twin: Twin) -> None:
         self._desk = desk
         self._journal = journal
+        self._twin = twin
 
     def routes(self) -> list[Route]:
         """What is served."""
@@ -101,7 +110,16 @@ class CommandDoors:
             ),
             get(COMMANDS, self._page, "The commands.", CommandsShown, query=PageQuery),
             get(f"{COMMANDS}/catalogue", self._catalogue, "What can be ordered.", CatalogueShown),
-            get(f"{COMMANDS}/refusals", self._refusals, "What was not accepted.", Refusals),
+            get(
+                f"{COMMANDS}/refusals",
+                self._refusals,
+                "What was not accepted.",
+                Refusals,
+                query=CountQuery,
+            ),
+            get(
+                "/api/v1/twin", self._twin_shown, "What is wanted of the device, and is.", Reported
+            ),
             get(one, self._show, "What became of a command.", Result, query=WaitQuery),
         ]
 
@@ -138,9 +156,12 @@ class CommandDoors:
         query_of(request, NoQuery)
         return document(CatalogueShown(self._desk.catalogue.shown()))
 
+    async def _twin_shown(self, request: web.Request) -> web.Response:
+        query_of(request, NoQuery)
+        return document(self._twin.shown())
+
     async def _refusals(self, request: web.Request) -> web.Response:
-        asked = query_of(request, PageQuery)
-        found = await self._journal.refusals(asked.count)
+        found = await self._journal.refusals(query_of(request, CountQuery).count)
         return document(
             Refusals(
                 [

@@ -60,3 +60,9 @@ CREATE TABLE command_counts (
     event TEXT    PRIMARY KEY,
     count INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
+
+-- The twin: `desired` as it came last, and for each aspect which version of it was converged on.
+CREATE TABLE twin (
+    key  TEXT PRIMARY KEY,
+    body BLOB NOT NULL
+) STRICT, WITHOUT ROWID;

@@ -1,0 +1,230 @@
+"""The twin on the device: brings each aspect to what the cloud wants, by commands of the journal.
+
+    desired (kept) -> differs from what is? -> a command (door `twin`, id twin.VERSION.ASPECT.TRY)
+                   -> its result -> reported
+
+Rules where cloud and device differ:
+1. A higher version of the desired document takes the place of a lower one; an older one that comes
+   late is passed over.
+2. A newer document wins over what was changed on the device before it came.
+3. What is changed on the device after it was converged on stays, and is reported as a conflict,
+   until the cloud says something newer; but where the document says `enforce`, it is undone.
+4. What a command could not bring about is tried TRIES_MAX times for one version, and is reported
+   with the cause; the cloud says something newer, or somebody mends it on the device.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from typing import Any, NamedTuple, Protocol
+
+import msgspec
+from msgspec import Struct
+
+from agent import VERSION
+from agent.changes import Changes
+from agent.clock import Clock
+from agent.commands.trust import Refused
+from agent.errors import RequestError, StoreError
+from agent.protocol.commands import Command, Door, Order, Result
+from agent.protocol.twin import AspectShown, Desired, Reported, Standing, Wanted
+
+log = logging.getLogger("twin")
+LOOK_S = 10.0  # what is changed on the device is seen so soon
+TRIES_MAX = 3  # of one order
+STEPS_MAX = 100  # orders for an aspect of one version: it may take several, one after the other
+RETRY_S = (60.0, 600.0)  # before the second try, and each later one
+
+
+class Aspect(NamedTuple):
+    """A side of the device that the cloud may want to be otherwise.
+
+    `actual` is how it is (JSON). `differs` says of what is wanted and what is whether something is
+    to be done, and raises RequestError for what nobody can want. `command` is what is to be ordered
+    then: a name and its args.
+    """
+
+    name: str
+    actual: Callable[[], Awaitable[Any]]
+    differs: Callable[[Any, Any], bool]
+    command: Callable[[Any, Any], tuple[str, dict[str, Any]]]
+
+
+class Kept(Protocol):
+    """Where it is remembered (store/twinrows.py)."""
+
+    async def get(self, key: str) -> bytes | None: ...  # noqa: D102
+    async def put(self, key: str, body: bytes) -> None: ...  # noqa: D102
+
+
+class Desk(Protocol):
+    """Where commands are ordered (desk.py)."""
+
+    async def order(self, order: Order, door: Door) -> Result: ...  # noqa: D102
+
+
+class _Try(Struct):
+    """How far an aspect is with a version of what is wanted.
+
+    `said` is what was ordered last, `count` how often in a row; `step` counts all its orders.
+    """
+
+    version: int = -1
+    said: str = ""
+    count: int = 0
+    step: int = 0
+    command: str = ""
+    ended: bool = False
+    cause: str = ""
+    converged: bool = False
+
+
+class Twin:
+    """`run` looks and orders, for ever; `reported` is what to tell, and `changes` when."""
+
+    def __init__(
+        self,
+        device: str,
+        aspects: Sequence[Aspect],
+        kept: Kept,
+        desk: Desk,
+        believed: Callable[[str], None],
+        clock: Clock,
+    ) -> None:
+        """`believed` raises Refused for a document by this signer ('': nobody signed it)."""
+        self.changes = Changes()
+        self.reported: Reported | None = None
+        self._device = device
+        self._aspects = {one.name: one for one in aspects}
+        self._kept = kept
+        self._desk = desk
+        self._believed = believed
+        self._clock = clock
+        self._desired, self._by = Desired(version=0), ""  # and who signed it
+        self._tries: dict[str, _Try] = {}
+        self._due: dict[str, float] = {}  # monotonic: when the next try of an aspect may be
+        self._look = asyncio.Event()
+
+    def shown(self) -> Reported:
+        """What was reported last."""
+        return self.reported or Reported(
+            device=self._device, version=0, desired_version=0, holdfast=VERSION, state={}
+        )
+
+    async def want(self, wanted: Wanted) -> None:
+        """Take what the cloud wants; returns once it is kept. Raises Refused, StoreError."""
+        self._believed(wanted.by)
+        desired = wanted.desired
+        if desired.device not in (None, self._device) or (wanted.by and desired.device is None):
+            raise Refused("wrong_device", f"the twin is for {desired.device or 'nobody named'}")
+        await self._restore()
+        if desired.version <= self._desired.version:
+            return
+        await self._kept.put("desired", msgspec.json.encode(wanted))
+        log.info("the cloud wants version %d", desired.version)
+        self._desired, self._by = desired, wanted.by
+        self._due.clear()
+        self._look.set()
+
+    async def run(self) -> None:
+        """Bring the device to what is wanted, for ever."""
+        while True:
+            self._look.clear()
+            with suppress(StoreError):  # the parts that need the store say so
+                await self._restore()
+                await self._converge()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_S):
+                    await self._look.wait()
+
+    async def _restore(self) -> None:
+        """What was kept, once."""
+        if self.reported is not None:
+            return
+        if body := await self._kept.get("desired"):
+            wanted = msgspec.json.decode(body, type=Wanted)
+            self._desired, self._by = wanted.desired, wanted.by
+        if body := await self._kept.get("tries"):
+            self._tries = msgspec.json.decode(body, type=dict[str, _Try])
+        if body := await self._kept.get("reported"):
+            self.reported = msgspec.json.decode(body, type=Reported)
+        else:
+            self.reported = self.shown()
+
+    async def _converge(self) -> None:
+        before = msgspec.json.encode(self._tries)
+        shown = {name: await self._step(one) for name, one in self._aspects.items()}
+        for name in self._desired.state:
+            if name not in self._aspects:
+                known = ", ".join(self._aspects)
+                shown[name] = AspectShown(standing="unknown", cause=f"there are {known}")
+        if msgspec.json.encode(self._tries) != before:
+            await self._kept.put("tries", msgspec.json.encode(self._tries))
+        await self._report(shown)
+
+    async def _step(self, aspect: Aspect) -> AspectShown:
+        """Do what is to be done for an aspect now; how it stands."""
+        actual = await aspect.actual()
+        if aspect.name not in self._desired.state:
+            return AspectShown(actual=actual)
+        wanted, version = self._desired.state[aspect.name], self._desired.version
+        one = self._tries.setdefault(aspect.name, _Try())
+        if one.version != version:
+            one = self._tries[aspect.name] = _Try(version)
+        try:
+            differs = aspect.differs(wanted, actual)
+        except RequestError as error:
+            return AspectShown(actual=actual, standing="failed", cause=str(error))
+        if not differs:
+            one.converged, one.cause = True, ""
+            return AspectShown(actual=actual, standing="converged")
+        if one.converged and aspect.name not in self._desired.enforce:
+            return AspectShown(actual=actual, standing="conflict", cause="changed on the device")
+        standing = await self._order(aspect, one, aspect.command(wanted, actual))
+        return AspectShown(actual=actual, standing=standing, command=one.command, cause=one.cause)
+
+    async def _order(
+        self, aspect: Aspect, one: _Try, command: tuple[str, dict[str, Any]]
+    ) -> Standing:
+        """See to it that a command is under way, or was tried often enough."""
+        name, args = command
+        said = msgspec.json.encode(command, order="deterministic").decode()
+        if one.said != said or one.converged:  # the next step on the way, or it is enforced
+            one.said, one.count, one.ended, one.converged = said, 0, True, False
+            self._due[aspect.name] = 0.0
+        if one.ended and one.step < STEPS_MAX and self._is_due(aspect, one):
+            one.count, one.step, one.ended = one.count + 1, one.step + 1, False
+            one.command = f"twin.{one.version}.{aspect.name}.{one.step}"
+        if one.ended:
+            return "failed"
+        order = Order(Command(id=one.command, name=name, args=args, issuer="twin"), self._by)
+        result = await self._desk.order(order, "twin")
+        if not result.ended:
+            return "converging"
+        one.ended = True
+        one.cause = result.message or f"{result.id}: {result.state}, and it is not as wanted"
+        return "failed"
+
+    def _is_due(self, aspect: Aspect, one: _Try) -> bool:
+        """Whether it is time to try an aspect once more."""
+        if one.count >= TRIES_MAX:
+            return False
+        now, after_s = self._clock.monotonic(), RETRY_S[min(one.count, len(RETRY_S)) - 1]
+        if now < self._due.setdefault(aspect.name, now + after_s):
+            return False
+        del self._due[aspect.name]
+        return True
+
+    async def _report(self, state: dict[str, AspectShown]) -> None:
+        assert self.reported
+        version = self._desired.version
+        fresh = msgspec.structs.replace(
+            self.reported, desired_version=version, state=state, holdfast=VERSION
+        )
+        if msgspec.json.encode(fresh) == msgspec.json.encode(self.reported):
+            return
+        fresh = msgspec.structs.replace(fresh, version=fresh.version + 1)
+        await self._kept.put("reported", msgspec.json.encode(fresh))
+        self.reported = fresh
+        self.changes.tell()
