@@ -37,6 +37,7 @@ from agent.compose.doors import DoorParts
 from agent.compose.health import HealthParts
 from agent.compose.inference import InferenceParts
 from agent.compose.link import LinkParts
+from agent.compose.plant import PlantParts
 from agent.compose.watchdog import WatchdogParts
 from agent.config import Config
 from agent.errors import ConfigError, StoreError
@@ -84,6 +85,10 @@ class App:
         self.doors = DoorParts(
             *(self.core, self.inference, self.link, self.health, self.watchdog),
             *(self.commands, tokens),
+        )
+        self.plant = PlantParts(
+            *(self.core, self.inference, self.link, self.health, self.watchdog),
+            self.commands.desk.from_plant,
         )
         self._stop = asyncio.Event()
         self._status = 0
@@ -167,7 +172,7 @@ class App:
         loops += [doors.outbox.run, doors.traffic.run, doors.server.run]
         if link.broker:
             loops.append(link.broker.run)
-        return [*loops, *inference.ears.loops()]
+        return [*loops, *self.plant.loops, *inference.ears.loops()]
 
     async def _heartbeat(self) -> Heartbeat:
         return Heartbeat(

@@ -35,6 +35,8 @@ from agent.sections.part import Part
 from agent.sections.power import Power as Power
 from agent.sections.power import PowerProfile as PowerProfile
 from agent.sections.power import PowerRule as PowerRule
+from agent.sections.site import HomeAssistant as HomeAssistant
+from agent.sections.site import Sparkplug as Sparkplug
 from agent.sections.store import Store as Store
 from agent.sections.store import StreamRule as StreamRule
 from agent.sections.watchdog import Gpio as Gpio
@@ -59,6 +61,8 @@ class Config(Part, frozen=True, kw_only=True):
     commands: Commands = field(default_factory=Commands)
     watchdog: Watchdog = field(default_factory=Watchdog)
     power: Power = field(default_factory=Power)
+    sparkplug: Sparkplug | None = None
+    home_assistant: HomeAssistant | None = None
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     @property

@@ -30,7 +30,8 @@ def test_the_parent_never_loads_onnxruntime() -> None:
 
 def test_an_agent_loads_what_few_need_only_when_it_is_needed() -> None:
     assert not loaded_by("agent.app") & {
-        *("cryptography", "prometheus_client", "agent.api.form.openapi")
+        *("cryptography", "prometheus_client", "agent.api.form.openapi"),
+        *("agent.sync.plant.line", "agent.sync.sparkplug.node", "agent.sync.home_assistant.device"),
     }
 
 

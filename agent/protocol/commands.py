@@ -44,7 +44,7 @@ CommandName = Annotated[
     ),
 ]
 Instant = Annotated[datetime, Meta(tz=True)]
-Door = Literal["mqtt", "http", "bundle", "twin"]
+Door = Literal["mqtt", "http", "bundle", "twin", "plant"]
 State = Literal["accepted", "running", "succeeded", "failed", "expired", "interrupted", "refused"]
 ENDED: tuple[State, ...] = ("succeeded", "failed", "expired", "interrupted", "refused")
 Reason = Literal[

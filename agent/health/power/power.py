@@ -125,6 +125,11 @@ class Power:
         return self.shown()
 
     @property
+    def cpu_c(self) -> float | None:
+        """How hot the CPU was at the last look."""
+        return self._board.cpu_c
+
+    @property
     def _hottest_c(self) -> float | None:
         known = [one for one in (self._board.cpu_c, self._gpu_c()) if one is not None]
         return max(known, default=None)

@@ -34,11 +34,15 @@ INCOMING_BYTES_MAX = 1 << 20  # of a packet from the broker: an ack is far small
 
 
 class Will(Struct, frozen=True):
-    """What the broker publishes when the device goes without a word."""
+    """What the broker publishes when the device goes without a word.
+
+    `always`: also when it goes with one, where MQTT 5 has a word for that.
+    """
 
     topic: str
     payload: bytes
     retain: bool = True
+    always: bool = False
 
 
 class Call(Struct, frozen=True):

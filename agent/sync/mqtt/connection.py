@@ -29,17 +29,20 @@ from agent.sync.mqtt.keepalive import KeepAlive, Verdict
 from agent.sync.mqtt.terms import Terms, agreed
 
 __all__ = ["Call", "Caller", "Connection", "Message", "TooLarge", "Will"]
+WITH_WILL = 4  # MQTT 5: "Disconnect with Will Message"
 LOOK_S_MAX = 1.0  # how often the keep-alive and what is in flight are looked at
 
 
 class Message(NamedTuple):
     """What came; until it is `taken`, the broker keeps it, for the next connection.
 
-    `reply` is where MQTT 5 wants the answer, with `correlation` beside it.
+    `retained`: the broker had kept it for whoever subscribes. `reply` is where MQTT 5 wants the
+    answer, with `correlation` beside it.
     """
 
     topic: str
     payload: bytes
+    retained: bool
     taken: Callable[[], None]
     reply: str | None
     correlation: bytes | None
@@ -111,7 +114,7 @@ class Connection:
 
     async def __aexit__(self, *_: object) -> None:
         if not self.ended.done():
-            self._client.disconnect()
+            self._client.disconnect(self._last_word())
             self._driver.flush()
         self._close("closed by us")
 
@@ -124,11 +127,7 @@ class Connection:
         `answers` is the correlation data of what it answers (MQTT 5). Raises LinkError, as the
         future does, when the connection ends first.
         """
-        if len(payload) > self.payload_bytes_max:
-            raise TooLarge(
-                f"{topic}: {len(payload)} bytes are above the limit of {self.payload_bytes_max}",
-                "raise link.payload_bytes_max if the broker allows it",
-            )
+        self._fits(topic, payload)
         await self._room()
         properties = None
         if answers is not None and self._call.version == MQTTProtocolVersion.MQTTv5:
@@ -137,10 +136,27 @@ class Connection:
         info = self._client.publish(topic, payload, QOS, retain and self.terms.retains, properties)
         return self._expected(info.rc, info.mid, topic)
 
-    def leave(self, topic: str, payload: bytes) -> None:
+    def leave(self, topic: str, payload: bytes, *, retain: bool = True, qos: int = 0) -> None:
         """Say a last, retained word, and wait for nobody: a half-open link must not hold us up."""
         if not self.ended.done():
-            self._client.publish(topic, payload, 0, retain=self.terms.retains)
+            self._client.publish(topic, payload, qos, retain and self.terms.retains)
+
+    def tell(self, topic: str, payload: bytes) -> None:
+        """Send with QoS 0, which nobody answers. Raises LinkError where that is known to fail.
+
+        Nothing bounds what waits to be written but the keep-alive: not for what comes fast.
+        """
+        self._fits(topic, payload)
+        if self.ended.done():
+            raise LinkError(f"the connection is over: {self.ended.result()}")
+        self._client.publish(topic, payload, 0)
+
+    def _fits(self, topic: str, payload: bytes) -> None:
+        if len(payload) > self.payload_bytes_max:
+            raise TooLarge(
+                f"{topic}: {len(payload)} bytes are above the limit of {self.payload_bytes_max}",
+                "raise link.payload_bytes_max if the broker allows it",
+            )
 
     async def subscribe(self, topic: str) -> None:
         """Subscribe with QoS 1 and wait for the broker's word."""
@@ -161,6 +177,13 @@ class Connection:
         elif rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
             self._close(mqtt.error_string(rc))
         return future
+
+    def _last_word(self) -> ReasonCode | None:
+        """The reason of our DISCONNECT, where it is not the usual one."""
+        will = self._call.will
+        if self._call.version != MQTTProtocolVersion.MQTTv5 or not will or not will.always:
+            return None
+        return ReasonCode(PacketTypes.DISCONNECT, identifier=WITH_WILL)
 
     def _on_acknowledged(self, _c: Any, _u: Any, mid: int, codes: Any, _p: Any = None) -> None:
         code = codes[0] if isinstance(codes, list) else codes  # SUBACK has one for each topic
@@ -244,6 +267,7 @@ class Connection:
         return Message(
             message.topic,
             bytes(message.payload),
+            message.retain,
             taken,
             getattr(properties, "ResponseTopic", None),
             getattr(properties, "CorrelationData", None),

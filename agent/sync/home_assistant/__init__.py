@@ -1,0 +1,1 @@
+"""The device as entities of Home Assistant; optional (docs/home-assistant.md)."""

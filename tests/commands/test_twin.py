@@ -1,0 +1,163 @@
+"""The twin: what is wanted is brought about once; what the device changes is told."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from msgspec import Struct
+
+from agent.clock import Clock
+from agent.commands import twin as module
+from agent.commands.trust import Refused, known
+from agent.commands.twin import Aspect, Twin
+from agent.commands.verb import Call, again
+from agent.errors import NotNow, RequestError
+from agent.protocol.signing import Key
+from agent.protocol.twin import Desired, Wanted, decode, sign
+from tests.commands.rig import Rig, rig
+from tests.sync.rig import eventually
+
+
+class Colour(Struct, frozen=True, forbid_unknown_fields=True):
+    """What it is to be."""
+
+    colour: str
+
+
+class House:
+    """What the twin is of: a wall, which somebody else may paint too."""
+
+    def __init__(self) -> None:
+        self.wall = "white"
+        self.painted: list[str] = []
+        self.fault = ""
+
+    async def paint(self, args: Colour, _: Call) -> Any:
+        if self.fault:
+            raise NotNow(self.fault)
+        self.wall = args.colour
+        self.painted.append(args.colour)
+        return {}
+
+    def aspect(self) -> Aspect:
+        async def actual() -> Any:
+            return self.wall
+
+        def differs(wanted: Any, is_now: Any) -> bool:
+            if not isinstance(wanted, str):
+                raise RequestError("wall: expected a colour")
+            return bool(wanted != is_now)
+
+        return Aspect("wall", actual, differs, lambda wanted, _: ("paint", {"colour": wanted}))
+
+
+@asynccontextmanager
+async def twinned(folder: Path, house: House, **more: Any) -> AsyncIterator[tuple[Twin, Rig]]:
+    async with rig(folder, **more) as one:
+        paint = again("paint", "Paint.", Colour, house.paint, grave=True)
+        one.desk.catalogue._verbs["paint"] = paint
+
+        def believed(by: str) -> None:
+            if by:
+                known(by, one.desk.rules)
+
+        twin = Twin("dev", [house.aspect()], one.store.twin, one.desk, believed, Clock())
+        task = asyncio.create_task(twin.run())
+        try:
+            yield twin, one
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
+            if not task.cancelled() and (fault := task.exception()):
+                raise fault
+
+
+def standing(twin: Twin, version: int | None = None) -> str | None:
+    """How the wall stands, as told of this version."""
+    shown = twin.shown()
+    if not shown.state or version not in (None, shown.desired_version):
+        return None
+    return shown.state["wall"].standing
+
+
+@pytest.fixture(autouse=True)
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LOOK_S", 0.05)
+    monkeypatch.setattr(module, "RETRY_S", (0.01, 0.01))
+
+
+async def test_it_converges_once_and_tells(tmp_path: Path) -> None:
+    house = House()
+    async with twinned(tmp_path, house) as (twin, _):
+        await eventually(lambda: twin.shown().state, "it tells what is")
+        assert standing(twin) is None
+        await twin.want(Wanted(Desired(version=1, state={"wall": "red"})))
+        await eventually(lambda: standing(twin) == "converged", "it is red")
+        told = twin.shown()
+    async with twinned(tmp_path, house) as (twin, _):  # the retained document comes again
+        await twin.want(Wanted(Desired(version=1, state={"wall": "red"})))
+        await eventually(lambda: standing(twin) == "converged", "it is yet")
+        assert house.painted == ["red"]
+        assert twin.shown() == told
+        assert (told.desired_version, told.state["wall"].actual) == (1, "red")
+
+
+async def test_a_change_on_the_device_stays_and_is_told_until_the_cloud_says_more(
+    tmp_path: Path,
+) -> None:
+    house = House()
+    async with twinned(tmp_path, house) as (twin, _):
+        await twin.want(Wanted(Desired(version=5, state={"wall": "red"})))
+        await eventually(lambda: standing(twin) == "converged", "it is red")
+        house.wall = "green"
+        await eventually(lambda: standing(twin) == "conflict", "the cloud is told")
+        await twin.want(Wanted(Desired(version=4, state={"wall": "black"})))  # late
+        await twin.want(Wanted(Desired(version=6, state={"wall": "blue"})))
+        await eventually(lambda: standing(twin, 6) == "converged", "the newer one wins")
+        house.wall = "green"
+        enforced = Desired(version=7, state={"wall": "blue"}, enforce=["wall"])
+        await twin.want(Wanted(enforced))
+        await eventually(lambda: standing(twin, 7) == "converged", "it is undone")
+        for _ in range(3):
+            house.wall = "green"
+            await eventually(lambda: house.wall == "blue", "again and again")
+    assert house.painted == ["red", "blue", "blue", "blue", "blue", "blue"]
+
+
+async def test_what_cannot_be_is_tried_some_times_and_told(tmp_path: Path) -> None:
+    house = House()
+    house.fault = "no paint"
+    async with twinned(tmp_path, house) as (twin, one):
+        await twin.want(Wanted(Desired(version=1, state={"wall": "red", "roof": 1})))
+        last = f"twin.1.wall.{module.TRIES_MAX}"
+        await eventually(
+            lambda: standing(twin) == "failed" and twin.shown().state["wall"].command == last,
+            "it is tried, and told",
+        )
+        assert len(await one.store.journal.page(None, 10)) == module.TRIES_MAX
+        shown = twin.shown()
+        assert (shown.state["wall"].cause, shown.state["roof"].standing) == ("no paint", "unknown")
+        house.wall = "red"  # somebody mends it by hand
+        await eventually(lambda: standing(twin) == "converged", "seen")
+        await twin.want(Wanted(Desired(version=2, state={"wall": 3})))
+        await eventually(lambda: standing(twin, 2) == "failed", "nobody can want that")
+        assert "expected a colour" in twin.shown().state["wall"].cause
+
+
+async def test_an_unsigned_document_orders_nothing_grave(tmp_path: Path) -> None:
+    house, key = House(), Key.kept(tmp_path / "k")
+    stranger = Key.kept(tmp_path / "other")
+    async with twinned(tmp_path, house, signed="grave", keys=[key.public]) as (twin, _):
+        await twin.want(Wanted(Desired(version=1, state={"wall": "red"})))
+        await eventually(lambda: standing(twin) == "failed", "it is refused")
+        assert "must be signed" in twin.shown().state["wall"].cause
+        wanted = Desired(version=2, state={"wall": "red"}, device="dev")
+        with pytest.raises(Refused, match="gives no orders"):
+            await twin.want(decode(sign(wanted, stranger)))
+        with pytest.raises(Refused, match="nobody named"):
+            await twin.want(decode(sign(Desired(version=2), key)))
+        await twin.want(decode(sign(wanted, key)))
+        await eventually(lambda: standing(twin, 2) == "converged", "it is red")
