@@ -101,7 +101,8 @@ class ExportState(TypedDict):
 
 
 class AckTaken(TypedDict):
-    """What an ack bundle changed: so many records are delivered, and what was not believed."""
+    """What a bundle from the fleet changed: so many records are delivered, what was not believed,
+    and what became of each command of a bundle of commands."""
 
     verdict: Literal["taken", "nothing_new", "contradiction"]
     export: str
@@ -109,3 +110,4 @@ class AckTaken(TypedDict):
     by: str
     delivered: int
     refused: list[str]
+    commands: list[dict[str, str]]

@@ -24,7 +24,9 @@ if TYPE_CHECKING:  # what a command needs, it loads itself: `--help` needs none 
     from agent.cli.client import Client
     from agent.config import Config as Settings
 
-app = typer.Typer(help="Records out, and acks back, across an air gap.", no_args_is_help=True)
+app = typer.Typer(
+    help="Records out, acks and commands in, across an air gap.", no_args_is_help=True
+)
 EXPORT = "/api/v1/bundle/export"
 TOLD_S = 0.5
 PART_MIB = 1024
@@ -76,13 +78,15 @@ def export(
 
 @app.command("import")
 def import_(
-    paths: Annotated[list[Path], typer.Argument(help="Ack bundles, or folders with such.")],
+    paths: Annotated[
+        list[Path], typer.Argument(help="Bundles of the fleet, or folders with such.")
+    ],
     config: Config = DEFAULT,
     as_json: Json = False,
 ) -> None:
-    """Delete here what an ack bundle of the fleet says is stored.
+    """Take what the fleet sent: acks, which delete here what is stored there, and commands.
 
-    In a folder, ack bundles for other devices are passed over. Exit code 7: one was not taken, or
+    In a folder, bundles for other devices are passed over. Exit code 7: one was not taken, or
     none was for this device.
     """
     from agent.cli.client import Refused
@@ -282,11 +286,11 @@ def _ack_bundles(paths: list[Path]) -> list[tuple[Path, bool]]:
         if not path.is_dir():
             found.append((path, True))
             continue
-        within = sorted(path.glob("*.ack.hfb"))
+        within = sorted([*path.glob("*.ack.hfb"), *path.glob("*.cmd.hfb")])
         if not within:
             raise BundleError(
-                f"{path}: no ack bundle is there (*.ack.hfb)",
-                "`holdfast-fleet bundle import` writes them",
+                f"{path}: no bundle of the fleet is there (*.ack.hfb, *.cmd.hfb)",
+                "`holdfast-fleet bundle import` and `holdfast-fleet send --out` write them",
                 "not_there",
             )
         found += [(one, False) for one in within]

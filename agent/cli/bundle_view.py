@@ -68,9 +68,13 @@ def imported(results: list[dict[str, Any]]) -> None:
         if "error" in one:
             _say_why(console, one)
             continue
-        console.print(
-            Text(f"  {counted(one['delivered'], 'record')} acknowledged and deleted here")
-        )
+        for order in one["commands"]:
+            why = f": {order['message']}" if order["message"] else ""
+            said = f"  {order['name']} {order['id']}: {order['state']}{why}"
+            console.print(Text(printable(said)))
+        if not one["commands"]:
+            said = f"  {counted(one['delivered'], 'record')} acknowledged and deleted here"
+            console.print(Text(said))
         for why in one["refused"]:
             console.print(Text(f"  {why}"), style="red")
 
@@ -90,7 +94,7 @@ def checked(found: dict[str, Any]) -> None:
     if "error" in found:
         _say_why(console, found)
         return
-    kind = "acks for" if found["kind"] == "ack" else "data of"
+    kind = {"ack": "acks for", "commands": "commands for"}.get(found["kind"], "data of")
     more = "more parts follow" if found["more"] else "the last part"
     console.print(Text(f"  {kind} device {found['device']}, export {found['export']}"))
     console.print(Text(f"  part {found['part']}, {more}, made {printable(found['created'])}"))

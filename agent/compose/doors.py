@@ -107,7 +107,8 @@ class DoorParts:
         watchdog = self._watchdog
         domains = parts.domains
         bundles = Bundles(
-            self._core.device, self._core.settings.bundle, store.held, store.outbox, clock
+            *(self._core.device, self._core.settings.bundle, store.held, store.outbox, clock),
+            self._commands.desk,
         )
         most = own_bytes_max(self._core.settings.models)
         smart = Smart(domains.all, store.takes_records, conditions, clock, most)

@@ -40,12 +40,16 @@ MAGIC = b"HFBNDL1\n"
 AGE_MAGIC = b"age-encryption.org/"
 FRAME_BYTES_MAX = 64 << 20
 ACK_BUNDLE_BYTES_MAX = 4 << 20
-HEADER, SEAL, BATCH, PIECE, ACK, FOOTER = (bytes([letter]) for letter in b"HSBPAF")
+HEADER, SEAL, BATCH, PIECE, ACK, COMMAND, FOOTER = (bytes([one]) for one in b"HSBPACF")
 PART_BYTES_MIN, PART_BYTES_MAX = 1 << 20, 4_000_000_000  # FAT32 ends below 4 GiB
 PARTS_MAX = 1_000_000  # of an export
 _STEP_BYTES = 1 << 20
 _PREFIX = struct.Struct("!cII")
-_CONTENT: dict[str, tuple[bytes, ...]] = {"data": (BATCH, PIECE), "ack": (ACK,)}
+_CONTENT: dict[str, tuple[bytes, ...]] = {
+    "data": (BATCH, PIECE),
+    "ack": (ACK,),
+    "commands": (COMMAND,),
+}
 
 T = TypeVar("T")
 Frame = tuple[bytes, bytes]  # its kind and its content
@@ -59,14 +63,14 @@ class Source(Protocol):
 
 
 class Header(Struct, frozen=True, kw_only=True):
-    """What a bundle is: `data` from a device, or an `ack` for it.
+    """What a bundle is: `data` from a device, or an `ack` or `commands` for it.
 
     `export` names one export, of which this is part `part` (from 1); `follows` is the digest of the
     part before it ("" in the first), and an ack's that of the last part it answers. `epochs` are
     those that it speaks of. `created` is a wall label in UTC, `by` the public key of who signed.
     """
 
-    kind: Literal["data", "ack"]
+    kind: Literal["data", "ack", "commands"]
     device: DeviceId
     export: Annotated[str, Meta(pattern="^[0-9a-f]{16}$")]
     part: Annotated[int, Meta(ge=1, le=PARTS_MAX)]

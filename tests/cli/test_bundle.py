@@ -390,7 +390,7 @@ def test_ack_bundles_are_taken_or_refused_with_a_verdict(tmp_path: Path) -> None
         "6-contradiction": ack_bundle(ack.Ack({epoch: {STREAM: ack.StreamAck(61)}})),
     }
     with running(device):
-        assert "no ack bundle is there" in call(device, "import", str(usb)).stderr
+        assert "no bundle of the fleet is there" in call(device, "import", str(usb)).stderr
         for name, content in others.items():
             (usb / f"{name}.ack.hfb").write_bytes(content)
             found = document(device, "import", str(usb / f"{name}.ack.hfb"), code=7)

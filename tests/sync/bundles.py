@@ -5,6 +5,9 @@ from pathlib import Path
 
 from agent import config
 from agent.clock import Clock
+from agent.commands.catalogue import Catalogue
+from agent.commands.desk import Desk
+from agent.commands.trust import Rules
 from agent.protocol import ack, batch, blob, bundle, signing
 from agent.records import Drop
 from agent.store.store import Store
@@ -20,7 +23,13 @@ def desk(store: Store, folder: Path, **settings: object) -> Bundles:
         key_file=str(folder / "device.key"),
         **{"fleet_keys": [FLEET.public], **settings},  # type: ignore[arg-type]
     )
-    return Bundles("d", part, store.held, store.outbox, Clock())
+    return Bundles("d", part, store.held, store.outbox, Clock(), idle_desk(store))
+
+
+def idle_desk(store: Store) -> Desk:
+    """One that takes no command."""
+    rules = Rules("d", "never", ())
+    return Desk(store.journal, Catalogue(()), rules, store.bindings.now_us, Clock())
 
 
 async def fetched(export: Export, number: int = 1) -> bytes:

@@ -107,7 +107,7 @@ class BundleDoors:
             post(
                 f"{BASE}/ack",
                 self._ack,
-                "Take an ack bundle.",
+                "Take a bundle of the fleet: an ack, or commands.",
                 AckTaken,
                 body=BYTES,
                 refuses=(503,),

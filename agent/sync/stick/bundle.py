@@ -1,4 +1,4 @@
-"""The way out and back over an air gap: records leave in bundles, and acks come in one.
+"""The way out and back over an air gap: records leave in bundles; acks and commands come in them.
 
 An export copies what is held, and changes nothing. Made twice, it holds the same records again, and
 the far side stores them once. Only an ack bundle, which a key of the fleet has signed for this
@@ -10,11 +10,13 @@ import io
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
 from agent.clock import Clock
 from agent.config import Bundle as Settings
 from agent.errors import BundleError, NotThere, ProtocolError
-from agent.protocol import ack, bundle, signing
+from agent.protocol import ack, bundle, command_bundle, signing
+from agent.protocol.commands import Door, Order, Result, Unread
 from agent.records import Range
 from agent.shown import AckTaken
 from agent.store.held import Held
@@ -24,6 +26,13 @@ from agent.sync.stick.export import Export
 from agent.words import counted
 
 log = logging.getLogger("bundle")
+
+
+class Desk(Protocol):
+    """Where commands are ordered; agent/commands/desk.py says what each means and raises."""
+
+    async def order(self, order: Order, door: Door) -> Result: ...  # noqa: D102
+    async def unread(self, error: Unread, door: Door) -> Result: ...  # noqa: D102
 
 
 class Bundles:
@@ -36,13 +45,16 @@ class Bundles:
         held: Held,
         outbox: Outbox,
         clock: Clock,
+        desk: Desk,
     ) -> None:
+        """`desk` takes the orders of a bundle of commands."""
         self._device = device
         self._key_file = Path(settings.key_file)
         self._fleet_keys = settings.fleet_keys
         self._held = held
         self._outbox = outbox
         self._clock = clock
+        self._desk = desk
         self._export: Export | None = None
 
     async def key(self) -> signing.Key:
@@ -67,12 +79,15 @@ class Bundles:
         return self._export
 
     async def take(self, content: bytes) -> AckTaken:
-        """Purge what an ack bundle says is stored; what that changed.
+        """Purge what an ack bundle says is stored, or order what is in one of commands.
 
         Raises BundleError when it is not believed, or not for this device: then nothing was
         changed. Raises StoreError.
         """
-        header, word = await asyncio.to_thread(self._believed, content)
+        header = await asyncio.to_thread(self._believed, content)
+        if header.kind == "commands":
+            return await self._ordered(header, content)
+        word = _word(content)
         delivered, refused = 0, []
         for epoch, streams in word.epochs.items():
             for stream, of in streams.items():
@@ -99,6 +114,30 @@ class Bundles:
             "by": header.by,
             "delivered": delivered,
             "refused": refused,
+            "commands": [],
+        }
+
+    async def _ordered(self, header: bundle.Header, content: bytes) -> AckTaken:
+        """Each command as the other doors take it. Raises BundleError, StoreError: then some of
+        them may be ordered already, and the same bundle has no second effect."""
+        results = []
+        for one in command_bundle.read(content):
+            if isinstance(one, Unread):
+                results.append(await self._desk.unread(one, "bundle"))
+            else:
+                results.append(await self._desk.order(Order(one, header.by), "bundle"))
+        log.info("%s in a bundle of %s", counted(len(results), "command"), header.created)
+        return {
+            "verdict": "taken",
+            "export": header.export,
+            "created": header.created,
+            "by": header.by,
+            "delivered": 0,
+            "refused": [],
+            "commands": [
+                {"id": one.id, "name": one.name, "state": one.state, "message": one.message}
+                for one in results
+            ],
         }
 
     async def _bury(self, name: Name, refused: Sequence[Range]) -> None:
@@ -106,39 +145,44 @@ class Bundles:
         for span in refused:
             await self._outbox.bury_span(name, span, "refused by the ingest")
 
-    def _believed(self, content: bytes) -> tuple[bundle.Header, ack.Ack]:
+    def _believed(self, content: bytes) -> bundle.Header:
         header = bundle.opened(io.BytesIO(content))
         _check_kind(header)  # first: of a bundle of data only the beginning may have come
         if not self._fleet_keys:
             raise BundleError(
-                "no fleet key is known here, so no ack bundle can be believed",
+                "no fleet key is known here, so no bundle can be believed",
                 "put what `holdfast-fleet bundle key` prints into bundle.fleet_keys, and restart",
                 "no_fleet_key",
             )
         bundle.verify(io.BytesIO(content))
         if header.by not in self._fleet_keys:
             raise BundleError(
-                f"the ack bundle is signed by {header.by}, which is no key of this fleet",
+                f"the bundle is signed by {header.by}, which is no key of this fleet",
                 "if it is one (`holdfast-fleet bundle key`), add it to bundle.fleet_keys",
                 "stranger",
             )
         if header.device != self._device:
             raise BundleError(
-                f"the ack bundle is for device {header.device}; this is {self._device}",
+                f"the bundle is for device {header.device}; this is {self._device}",
                 "take it to that device",
                 "wrong_device",
             )
-        try:
-            (word,) = (ack.decode(payload) for _, payload in bundle.frames(io.BytesIO(content)))
-        except (ProtocolError, ValueError) as error:  # signed, and yet no ack or not one
-            raise BundleError(
-                f"the ack bundle cannot be read: {error}", "update Holdfast here", "damaged"
-            ) from error
-        return header, word
+        return header
+
+
+def _word(content: bytes) -> ack.Ack:
+    """The ack in a bundle that is believed. Raises BundleError."""
+    try:
+        (word,) = (ack.decode(payload) for _, payload in bundle.frames(io.BytesIO(content)))
+    except (ProtocolError, ValueError) as error:  # signed, and yet no ack or not one
+        raise BundleError(
+            f"the ack bundle cannot be read: {error}", "update Holdfast here", "damaged"
+        ) from error
+    return word
 
 
 def _check_kind(header: bundle.Header) -> None:
-    if header.kind != "ack":
+    if header.kind == "data":
         raise BundleError(
             f"the bundle carries data of device {header.device}, not acks",
             "import it in the cloud: `holdfast-fleet bundle import`; take the ack bundle it writes",
