@@ -145,6 +145,7 @@ class DoorParts:
         return await self._scraped(accept)
 
     def _make_metrics(self) -> Callable[[str], Awaitable[tuple[bytes, str]]]:
+        from agent.api.metrics import commands
         from agent.api.metrics.accelerators import AcceleratorMetrics, PowerMetrics
         from agent.api.metrics.doors import DoorMetrics
         from agent.api.metrics.metrics import Metrics
@@ -153,7 +154,7 @@ class DoorParts:
         from agent.api.metrics.watchdog import WatchdogMetrics
 
         core, health, domains = self._core, self._health, self._inference.domains
-        watchdog = self._watchdog
+        watchdog, twin = self._watchdog, self._commands.twin
         return Metrics(
             *(health.status, core.conditions, core.store, health.flash, self._link.report.last),
             DoorMetrics(self.traffic, lambda: self.server.active_requests).collect,
@@ -162,4 +163,5 @@ class DoorParts:
             WatchdogMetrics(watchdog.watchdog, watchdog.starts, watchdog.device).collect,
             AcceleratorMetrics(health.accelerators.shown).collect,
             PowerMetrics(health.power.shown).collect,
+            lambda: commands.twin(twin.shown()),
         ).text

@@ -202,6 +202,20 @@ class Journal:
             lambda c: dict(c.execute("SELECT event, count FROM command_counts").fetchall())
         )
 
+    async def waiting(self) -> tuple[int, int]:
+        """How many have not ended, and how many results, refusals too, nobody has."""
+
+        def operation(connection: sqlite3.Connection) -> tuple[int, int]:
+            def count(what: str) -> int:
+                (number,) = connection.execute(f"SELECT count(*) FROM {what}").fetchone()
+                return int(number)
+
+            untold = count("commands WHERE ended_ns IS NOT NULL AND NOT told")
+            untold += count("command_refusals WHERE NOT told")
+            return count("commands WHERE ended_ns IS NULL"), untold
+
+        return await self._database.read(operation)
+
     async def forget_old(self) -> int:
         """Forget what ended `keep_s` ago; how many, FORGOTTEN_MAX at most."""
         keep_ns = int(self.limits.keep_s * 1e9)

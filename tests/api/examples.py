@@ -57,6 +57,14 @@ def a_waiting_job(walk: Walk) -> dict[str, object]:
     return {"job": name}
 
 
+def a_command(walk: Walk) -> dict[str, object]:
+    """One that has ended."""
+    walk.count += 1
+    order = {"name": "diagnose.list", "id": f"command-{walk.count}"}
+    assert walk.send("POST", "/api/v1/commands?wait_s=20", order)[0] == 200
+    return {"command": order["id"]}
+
+
 def an_export(walk: Walk) -> dict[str, object]:
     status, state = walk.send("POST", "/api/v1/bundle/export", {})
     assert status == 201
@@ -143,6 +151,16 @@ EXAMPLES: dict[str, list[Example]] = {
     "get_tokens": ANY,
     "post_tokens": [Example({"name": "line 5", "scopes": ["read", "infer"]}, status=201)],
     "delete_tokens_id": [Example(found=a_token)],
+    "post_commands": [
+        Example({"name": "diagnose.list"}, "wait_s=20"),
+        Example({"name": "diagnose", "args": {"check": "clock"}}, status=202, others=(200,)),
+        Example({"name": "nosuch"}, status=400),
+    ],
+    "get_commands": [Example(), Example(query="count=2&before=3")],
+    "get_commands_catalogue": ANY,
+    "get_commands_refusals": [Example(), Example(query="count=1")],
+    "get_commands_command": [Example(found=a_command), Example(query="wait_s=1", found=a_command)],
+    "get_twin": ANY,
     "get_session": ANY,
     "post_session": [
         Example(lambda walk: {"token": a_token(walk)["token"]}),

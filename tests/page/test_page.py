@@ -234,7 +234,7 @@ def test_it_fits_and_can_be_touched(browser: Browser, site: Site, locale: str) -
 
 def test_a_phone_shows_what_matters_first_and_folds_the_rest(browser: Browser, site: Site) -> None:
     order = ["link", "backlog", "domains", "segments", "trial", "ledger", "watchdog"]
-    order += ["store", "sources"]
+    order += ["orders", "store", "sources"]
     with window(browser, site, 360) as seen:
         page = seen.opened()
         expect(page.locator("#listen")).to_be_visible()

@@ -1,76 +1,23 @@
 """Commands over a real Mosquitto: taken once they are kept, told until somebody has the result."""
 
 import asyncio
-import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import msgspec
-import paho.mqtt.client as mqtt
 import pytest
-from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
-from paho.mqtt.packettypes import PacketTypes
-from paho.mqtt.properties import Properties
 
 from agent.commands.catalogue import Catalogue
 from agent.commands.desk import Desk
 from agent.commands.trust import Rules
 from agent.errors import StoreError
-from agent.protocol.commands import Result
 from agent.protocol.topics import Topics
 from agent.sync.orders import Orders
 from tests.commands.rig import Effects
-from tests.outside import Mosquitto, until
+from tests.outside import Mosquitto
+from tests.sync.controller import ROOT, Controller
 from tests.sync.rig import Rig, eventually, live
-
-ROOT = "holdfast/v1/dev"
-
-
-class Controller:
-    """Somebody who gives orders, in MQTT 5, and hears results."""
-
-    def __init__(self, port: int, *topics: str) -> None:
-        self.results: list[tuple[str, Result, bytes]] = []
-        self._subscribed = False
-        self._topics = topics
-        self.client = mqtt.Client(
-            CallbackAPIVersion.VERSION2,
-            f"controller-{random.randrange(10**9)}",
-            protocol=MQTTProtocolVersion.MQTTv5,
-        )
-        self.client.on_connect = self._on_connect
-        self.client.on_subscribe = lambda *_: setattr(self, "_subscribed", True)
-        self.client.on_message = self._on_message
-        self.client.connect("127.0.0.1", port)
-        self.client.loop_start()
-        until(lambda: self._subscribed or not topics, "the controller is subscribed")
-
-    def _on_connect(self, client: mqtt.Client, *_: object) -> None:
-        if self._topics:
-            client.subscribe([(topic, 1) for topic in self._topics])
-
-    def _on_message(self, _c: object, _u: object, message: mqtt.MQTTMessage) -> None:
-        result = msgspec.json.decode(message.payload, type=Result)
-        correlation = getattr(message.properties, "CorrelationData", b"")
-        self.results.append((message.topic, result, correlation))
-
-    def send(self, payload: bytes | dict[str, Any], reply: tuple[str, bytes] | None = None) -> None:
-        if isinstance(payload, dict):
-            payload = msgspec.json.encode(payload)
-        properties = None
-        if reply:
-            properties = Properties(PacketTypes.PUBLISH)
-            properties.ResponseTopic, properties.CorrelationData = reply
-        self.client.publish(f"{ROOT}/cmd", payload, 1, properties=properties).wait_for_publish(10)
-
-    def ends(self, id: str) -> list[Result]:
-        return [one for _, one, _ in self.results if one.id == id and one.ended]
-
-    def stop(self) -> None:
-        self.client.disconnect()
-        self.client.loop_stop()
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from prometheus_client.core import (
 from prometheus_client.exposition import choose_encoder
 
 from agent import VERSION
-from agent.api.metrics import jobs
+from agent.api.metrics import commands, jobs
 from agent.errors import StoreError
 from agent.health.conditions import Condition, Conditions
 from agent.health.flash import Flash
@@ -40,6 +40,7 @@ class Held(Struct, frozen=True):
     ledger: dict[str, Balance]
     payload: dict[str, Payload]
     jobs: jobs.Held
+    commands: commands.Held
 
 
 class Snapshot(Struct, frozen=True):
@@ -102,6 +103,7 @@ class Metrics:
                 await self._store.ledger.balances(),
                 await self._store.wear.payload(),
                 await jobs.held(self._store.jobs),
+                await commands.held(self._store.journal),
             )
         except StoreError:  # a condition says so, and here the conditions must still be seen
             return None
@@ -143,6 +145,7 @@ class Collector:
             yield from _payload(found.held.payload, found.held.ledger)
             yield from _ledger(found.held.ledger)
             yield from jobs.families(found.held.jobs)
+            yield from commands.families(found.held.commands)
 
 
 def _build() -> Metric:

@@ -1,6 +1,7 @@
 // The page as a whole: it listens while somebody looks, and says how old it is when it cannot.
 
 import * as accelerators from "./accelerators.js";
+import * as commands from "./commands.js";
 import * as domains from "./domains.js";
 import { byId, show, unfold } from "./dom.js";
 import * as ledger from "./ledger.js";
@@ -76,6 +77,7 @@ async function lookAround() {
     await domains.measure(Object.keys(latest.domains));
     await listen.look();
     await watchdog.look();
+    await commands.look();
   } catch (error) {
     if (!(error instanceof session.Unreachable)) throw error; // the stream says so, too
   }
@@ -125,6 +127,7 @@ function speak() {
   render();
   listen.render();
   watchdog.render();
+  commands.render();
   trial.speak();
 }
 

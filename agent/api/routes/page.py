@@ -20,6 +20,7 @@ FILES: Mapping[str, str] = {  # by path; no other file is ever read
         for name in (
             "style.css",
             "accelerators.js",
+            "commands.js",
             "conditions.js",
             "dom.js",
             "domains.js",
