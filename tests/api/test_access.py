@@ -18,8 +18,12 @@ from agent.api.entry.room import Room
 from agent.api.form.route import PLACE, Route
 from agent.api.routes.inference import Call, Reply
 from agent.app import App
+from agent.commands import trust
+from agent.commands.verb import Call as Ordered
+from agent.commands.verb import NoArgs, again
 from agent.forms import SCOPES
 from tests.api.entrance import Still, Visitor, bearer, is_a_refusal
+from tests.commands.catalogued import verbs
 from tests.outside import ROOT
 
 ALL = frozenset(SCOPES)
@@ -33,6 +37,7 @@ OPEN = {  # nobody is asked who he is; whoever adds one has thought about it
     "/v2/health/ready",
 }
 ASKS = {"/v2/repository/index"}  # POST, and changes nothing
+WITHIN = {"/api/v1/commands"}  # each command asks for a scope of its own (below)
 
 
 class Guest(NamedTuple):
@@ -295,8 +300,28 @@ async def test_the_doors_at_which_nobody_is_asked_are_few(site: Site) -> None:
         page = "/api/" not in route.path and "/v2" not in route.path and route.path != "/metrics"
         assert route.scopes or route.path in OPEN or page, route.path
         assert set(route.scopes) <= ALL
-        changes = route.method not in ("GET", "HEAD") and route.path not in ASKS
+        changes = route.method not in ("GET", "HEAD") and route.path not in ASKS | WITHIN
         # Of what changes something, these alone are for who may only ask or read.
         if changes and not set(route.scopes) <= {"operate", "admin"}:
             assert "read" not in route.scopes, route.path
     assert OPERATOR.scopes == ALL
+
+
+@pytest.mark.parametrize("scopes", SUBSETS, ids="+".join)
+def test_each_command_asks_for_its_own_scope(scopes: tuple[str, ...]) -> None:
+    for shown in verbs():
+        verb = again(shown.name, "", NoArgs, nothing, shown.scope)  # type: ignore[arg-type]
+        if shown.scope in scopes:
+            trust.allowed(verb, scopes)
+        else:
+            with pytest.raises(trust.Refused, match=f"takes the scope {shown.scope}"):
+                trust.allowed(verb, scopes)
+
+
+def test_what_takes_the_device_out_of_service_is_grave_and_not_for_readers() -> None:
+    grave = {one.name for one in verbs() if one.grave}
+    assert {"device.restart", "device.reboot", "watchdog.test", "watchdog.disarm"} <= grave
+    assert not any(one.scope in ("read", "infer") for one in verbs() if one.grave)
+
+
+async def nothing(_: NoArgs, __: Ordered) -> None: ...

@@ -58,6 +58,11 @@ TYPES = {
     "holdfast_jobs_submitted": "counter",
     "holdfast_jobs_ended": "counter",
     "holdfast_jobs_removed": "counter",
+    "holdfast_commands_accepted": "counter",
+    "holdfast_commands_ended": "counter",
+    "holdfast_commands_refused": "counter",
+    "holdfast_commands_open": "gauge",
+    "holdfast_commands_untold": "gauge",
 }
 
 

@@ -49,8 +49,7 @@ def families(found: Held) -> Iterator[Metric]:
         labels=["reason"],
     )
     for reason in filter(None, get_args(Reason)):
-        if count := since.get(f"refused:{reason}", 0):
-            refused.add_metric([reason], count)
+        refused.add_metric([reason], since.get(f"refused:{reason}", 0))
     yield refused
     yield GaugeMetricFamily(
         "holdfast_commands_open", "Commands that wait or run.", value=found.open
@@ -66,7 +65,7 @@ def twin(found: Reported) -> Iterator[Metric]:
     """How the device stands to what the cloud wants."""
     yield GaugeMetricFamily(
         "holdfast_twin_desired_version",
-        "The version of what the cloud wants; 0: nothing yet.",
+        "The version of what the cloud wants; 0 before the first.",
         value=found.desired_version,
     )
     standing = GaugeMetricFamily(
