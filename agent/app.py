@@ -35,6 +35,7 @@ from agent.compose.core import Core
 from agent.compose.disk import StoreDisk
 from agent.compose.doors import DoorParts
 from agent.compose.health import HealthParts
+from agent.compose.identity import IdentityParts
 from agent.compose.inference import InferenceParts
 from agent.compose.link import LinkParts
 from agent.compose.plant import PlantParts
@@ -44,6 +45,7 @@ from agent.errors import ConfigError, StoreError
 from agent.health.conditions import Conditions
 from agent.health.starts.causes import Cause
 from agent.host.systemd import state_folder
+from agent.known_time import KnownTime
 from agent.protocol.presence import Heartbeat
 from agent.store.arrivals import Limits
 from agent.store.journal import Limits as JournalLimits
@@ -71,16 +73,18 @@ class App:
         self.store = Store(
             settings.store, clock, _job_limits(settings.jobs), _journal_limits(settings.commands)
         )
-        self.core = Core(settings, path, settings.device, clock, conditions, self.store)
+        known = KnownTime(self.store.path.with_name("known-time.json"), clock)
+        self.core = Core(settings, path, settings.device, clock, conditions, self.store, known)
         self.inference = InferenceParts(self.core)
         self.link = LinkParts(self.core, self._heartbeat)
+        self.identity = IdentityParts(self.core, self.link)
         self.watchdog = WatchdogParts(self.core, self.inference, self.link, self._restart)
         self.starts = self.watchdog.starts
         self.health = HealthParts(self.core, self.inference, self.link, self.watchdog)
         tokens = Tokens(self.core.beside("tokens.json"), conditions, clock)
         self.commands = CommandParts(
-            *(self.core, self.inference, self.link, self.watchdog, self.health, tokens),
-            self._begin_anew,
+            *(self.core, self.inference, self.link, self.watchdog, self.health, self.identity),
+            *(tokens, self._begin_anew),
         )
         self.doors = DoorParts(
             *(self.core, self.inference, self.link, self.health, self.watchdog),
@@ -162,6 +166,9 @@ class App:
         loops += [inference.domains.run, inference.runner.run, inference.reload.run]
         loops += [inference.remembered.run, inference.guests.run, link.run, link.control.run]
         loops += [self.commands.run]
+        loops += [self.core.known.run, self.identity.rotation.run]
+        if self.identity.watch:
+            loops.append(self.identity.watch.run)
         watchdog = self.watchdog
         loops += [watchdog.watchdog.run, watchdog.tell, watchdog.device.run, self.starts.run]
         loops += [watchdog.chronicle.run, watchdog.chronicle.file.run, watchdog.budgets.file.run]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from agent.errors import HoldfastError
-from fleet import bundle_cli, ingest_cli
+from fleet import bundle_cli, identity_cli, ingest_cli
 from fleet.options import SQLITE, Database, Json
 
 if TYPE_CHECKING:  # what a command needs, it loads itself: `--help` needs none of it
@@ -25,6 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(bundle_cli.app, name="bundle")
+app.add_typer(identity_cli.app, name="identity")
 app.command()(ingest_cli.ingest)
 UNBALANCED = 6
 T = TypeVar("T")

@@ -29,6 +29,7 @@ GROUPS = (
     "tokens",
     "watchdog",
     "commands",
+    "provision",
 )
 
 

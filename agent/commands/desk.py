@@ -23,6 +23,7 @@ from agent.commands.catalogue import Catalogue
 from agent.commands.runs import Runs
 from agent.commands.trust import Refused, Rules
 from agent.errors import NotThere, RequestError, StoreError
+from agent.known_time import KnownTime
 from agent.protocol.commands import Command, Door, Order, Result, Unread
 from agent.store.journal import (
     Entry,
@@ -37,7 +38,6 @@ from agent.store.journal import (
 log = logging.getLogger("commands")
 FORGET_S = 600.0
 FROM_AFAR: tuple[Door, ...] = ("mqtt", "twin", "plant")  # and nobody has looked who it was
-Known = Callable[[], tuple[int, bool]]  # what time it is, and whether that is so (bindings.py)
 
 
 class Desk:
@@ -48,7 +48,7 @@ class Desk:
     """
 
     def __init__(
-        self, journal: Journal, catalogue: Catalogue, rules: Rules, known: Known, clock: Clock
+        self, journal: Journal, catalogue: Catalogue, rules: Rules, known: KnownTime, clock: Clock
     ) -> None:
         self.catalogue = catalogue
         self.changes = Changes()
@@ -109,8 +109,8 @@ class Desk:
             raise Refused("unknown_command", str(error), error.hint) from error
         except RequestError as error:
             raise Refused("bad_args", str(error), error.hint) from error
-        now_us, exact = self._known()
-        left_s = trust.expires_in_s(order, now_us, exact=exact)
+        time = self._known
+        left_s = trust.expires_in_s(order, time.least_s(), exact=time.sure)
         new = New(
             id=command.id,
             digest=digest,

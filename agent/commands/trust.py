@@ -6,7 +6,7 @@ from typing import Any, Literal, NamedTuple
 from agent.commands.verb import Verb
 from agent.protocol.commands import Order, Reason
 
-AHEAD_US = 300_000_000  # how far a signer's clock may be ahead of ours
+AHEAD_S = 300.0  # how far a signer's clock may be ahead of ours
 
 
 class Refused(Exception):
@@ -88,15 +88,15 @@ def allowed(verb: Verb[Any], scopes: Collection[str] | None) -> None:
         )
 
 
-def expires_in_s(order: Order, now_us: int, *, exact: bool) -> float | None:
+def expires_in_s(order: Order, now_s: float, *, exact: bool) -> float | None:
     """Until when it holds; None: for ever, or nobody can judge. Raises Refused where it is over.
 
-    `exact`: `now_us` is what time it is; else it is later than that, and what is not known to be
+    `exact`: it is `now_s` (UTC); else it is later than that, and what is not known to be
     over is not.
     """
     command = order.command
     issued = command.issued if order.by and exact else None
-    if issued is not None and issued.timestamp() * 1e6 > now_us + AHEAD_US:
+    if issued is not None and issued.timestamp() > now_s + AHEAD_S:
         raise Refused(
             "not_trusted",
             "the command was issued in the future, by this device's clock",
@@ -104,7 +104,7 @@ def expires_in_s(order: Order, now_us: int, *, exact: bool) -> float | None:
         )
     if command.expires is None:
         return None
-    left_s = command.expires.timestamp() - now_us / 1e6
+    left_s = command.expires.timestamp() - now_s
     if left_s <= 0:
         raise Refused(
             "too_old",

@@ -26,6 +26,7 @@ from agent.commands.verbs.tokens import TokenVerbs
 from agent.commands.verbs.watchdog import WatchdogVerbs
 from agent.compose.core import Core
 from agent.compose.health import HealthParts
+from agent.compose.identity import IdentityParts
 from agent.compose.inference import InferenceParts
 from agent.compose.link import LinkParts
 from agent.compose.watchdog import WatchdogParts
@@ -52,6 +53,7 @@ class CommandParts:
         link: LinkParts,
         watchdog: WatchdogParts,
         health: HealthParts,
+        identity: IdentityParts,
         tokens: Tokens,
         restart: Callable[[str], None],
     ) -> None:
@@ -61,6 +63,7 @@ class CommandParts:
         self._link = link
         self._watchdog = watchdog
         self._health = health
+        self._identity = identity
         self._tokens = tokens
         self._restart = restart
         settings = core.settings.commands
@@ -69,7 +72,7 @@ class CommandParts:
             core.store.journal,
             Catalogue(verbs),
             Rules(core.device, settings.signed, settings.keys),
-            core.store.bindings.now_us,
+            core.known,
             core.clock,
         )
         self.twin = Twin(
@@ -117,6 +120,7 @@ class CommandParts:
             ),
             WatchdogVerbs(watchdog.watchdog, watchdog.chronicle.last, watchdog.starts.resume),
             TokenVerbs(self._token_rows, tokens.place, tokens.revoke, tokens.get),
+            self._identity.verbs,
             JobVerbs(self._submitted, parts.jobs.show, parts.jobs.cancel),
             DiagnosticVerbs(self._checks(), lambda level: logs.RECENT.lines(0, level).lines),
         ]
@@ -175,6 +179,9 @@ class CommandParts:
         }
 
     def _time(self) -> dict[str, Any]:
-        known_us, exact = self._core.store.bindings.now_us()
         wall_us = int(self._core.clock.wall() * 1e6)
-        return {"wall_us": wall_us, "known_us": known_us, "exact": exact}
+        return {
+            "wall_us": wall_us,
+            "synchronised": self._core.known.sure,
+            "known": self._core.known.said(),
+        }

@@ -6,6 +6,7 @@ from typing import NamedTuple
 from agent.clock import Clock
 from agent.config import Config
 from agent.health.conditions import Conditions
+from agent.known_time import KnownTime
 from agent.store.store import Store
 
 
@@ -18,6 +19,7 @@ class Core(NamedTuple):
     clock: Clock
     conditions: Conditions
     store: Store
+    known: KnownTime
 
     def beside(self, name: str) -> Path:
         """A file in the store's folder."""

@@ -41,6 +41,7 @@ class LinkParts:
             random.Random(),
             VERSION,
             pace,
+            core.known,
         )
         self.report = Report(pace, progress, self._outbox.waiting, self.link.state, core.clock)
         self.control = Control(

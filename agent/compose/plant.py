@@ -149,7 +149,8 @@ class PlantParts:
         broker = self._link.broker
         best = MQTT311 if broker and place.urls[0] == broker.url else MQTT5
         core = self._core
-        return Line(place, served, down, best, core.conditions, core.clock, random.Random())
+        parts = (core.conditions, core.clock, random.Random(), core.known)
+        return Line(place, served, down, best, *parts)
 
     async def look(self) -> "Seen":
         """All that the others see, now."""

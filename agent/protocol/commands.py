@@ -29,17 +29,20 @@ RESULT_BYTES_MAX = 256 << 10
 DEPTH_MAX = 32  # of what stands in `args`, one in the other
 COMMAND = b"holdfast command 1\0"  # what a command's signature begins with
 
+END = r"$(?!\n)"  # Python's $ lets a last line feed through, JSON Schema's does not
+MESSAGE_CHARS_MAX = 600  # of what an Unread says: it may quote all that came
+
 CommandId = Annotated[
     str,
     Meta(
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,63}$",
+        pattern=rf"^[A-Za-z0-9][A-Za-z0-9_.:-]{{0,63}}{END}",
         description="an id of 1 to 64 letters, digits, _, ., : and -",
     ),
 ]
 CommandName = Annotated[
     str,
     Meta(
-        pattern=r"^[a-z][a-z0-9_]{0,31}(\.[a-z][a-z0-9_]{0,31}){0,2}$",
+        pattern=rf"^[a-z][a-z0-9_]{{0,31}}(\.[a-z][a-z0-9_]{{0,31}}){{0,2}}{END}",
         description="a command's name, as sync.pause",
     ),
 ]
@@ -167,7 +170,9 @@ class Unread(ProtocolError):
     """What came is no command that can be taken."""
 
     def __init__(self, message: str, reason: Reason, id: str = "", name: str = "") -> None:
-        super().__init__(message, "see docs/commands.md for the form of a command")
+        super().__init__(
+            quoted(message, MESSAGE_CHARS_MAX), "see docs/commands.md for the form of a command"
+        )
         self.reason: Reason = reason
         self.id = id
         self.name = name

@@ -34,8 +34,9 @@ class Link(Part, frozen=True, kw_only=True):
     all its addresses together, and each of its first answers has that once. `client_id` (none:
     holdfast- and the device's id) and `alpn` are for brokers that want them so. The password, which
     may be a token, is read anew for each connection; `cert_file` and `key_file` are the device's
-    certificate. While the device is away, the broker keeps commands for it for `session_s` (0: it
-    keeps none; with MQTT 3.1.1 the broker alone knows how long).
+    certificate; without `key_file` the key lies in `cert_file`, too, as its renewal by command
+    wants it (docs/identity.md). While the device is away, the broker keeps commands for it for
+    `session_s` (0: it keeps none; with MQTT 3.1.1 the broker alone knows how long).
 
     `ack_from` says whose acknowledgement lets the device purge: `ingest` (stored in the far
     database) or `broker` (taken by the broker). It never changes by itself. Up to

@@ -75,20 +75,6 @@ class Bindings:
         near = bound[bisect_left(middles, mono_ns)]
         return Stamp(boot, mono_ns, near.utc_us_at(mono_ns)), True
 
-    def now_us(self) -> tuple[int, bool]:
-        """What time it is (UTC, microseconds), and whether that is so: else it is later than this.
-
-        It is so by a clock that is synchronised now, or was once in this boot. Else it is the
-        newest instant that was ever known here; 0: none was.
-        """
-        now = self._clock.stamp()
-        if self._clock.synchronised():
-            return now.wall_us, True
-        if now.boot in self._boots:
-            return self.dated(now.boot, now.mono_ns, 0)[0].wall_us, True
-        newest = (bound[-1].utc_us for bound, _ in self._boots.values())
-        return max(newest, default=0), False
-
 
 def _moved(bound: list[Binding], now: Stamp) -> bool:
     """Whether the last of a boot's bindings, if any, is not what the clock says now."""

@@ -18,13 +18,16 @@ from agent.clock import Clock
 from agent.config import Link as Settings
 from agent.errors import LinkError, StoreError
 from agent.health.conditions import Conditions
+from agent.known_time import KnownTime
 from agent.protocol.presence import Heartbeat, Presence
 from agent.protocol.topics import Topics
 from agent.shown import LinkShown
 from agent.sync.budget.pace import Pace
+from agent.sync.mqtt import dates
 from agent.sync.mqtt.backoff import Backoff
 from agent.sync.mqtt.brokers import MQTT5, MQTT311, Broker, Brokers
 from agent.sync.mqtt.connection import Call, Caller, Connection, Message, Will
+from agent.sync.mqtt.dates import Dates
 from agent.sync.mqtt.faults import PATIENCE, BadClientId, Preferred, TooLarge
 from agent.sync.mqtt.reasons import TAKEN_OVER
 from agent.sync.telling import Telling
@@ -64,6 +67,7 @@ class Link:
         jitter: random.Random,
         version: str,
         pace: Pace,
+        known: KnownTime,
     ) -> None:
         """`version` is Holdfast's; `url` is the broker's, the embedded one's if none is named."""
         self.connected_since: float | None = None  # monotonic
@@ -77,6 +81,7 @@ class Link:
         self._talks: list[Talk] = []
         self._heartbeat = heartbeat
         self._clock = clock
+        self._known = known
         self._jitter = jitter
         self._holdfast = version
         self._pace = pace
@@ -87,7 +92,7 @@ class Link:
         self._brokers = Brokers([url, *settings.fallback_urls], clock, best)
         self._backoff = Backoff(settings.backoff_s_min, settings.backoff_s_max, jitter)
         self._tell = Telling(settings, self._topics, conditions)
-        self._caller = Caller(settings, clock)
+        self._caller = Caller(settings, clock, known)
         self._life = Anew(self._live)
 
     @property
@@ -209,7 +214,7 @@ class Link:
         call = Call(*(broker.url, self._client_id, broker.version, death), self._settings.session_s)
         return Connection(
             *(self._settings, self._clock, self._caller, call),
-            *(self._on_message, self._tell.answered),
+            *(self._on_message, self._tell.answered, self._known),
         )
 
     async def _serve(self, connection: Connection) -> None:
@@ -218,6 +223,7 @@ class Link:
         await self._introduce(connection)
         self.connected_since = self._clock.monotonic()
         self._tell.up(self._brokers, connection.terms)
+        self._tell.undated(self._known.said() if connection.undated else None)
         log.info("connected to %s", self._brokers.current.url)
         try:
             async with asyncio.TaskGroup() as group:
@@ -226,6 +232,8 @@ class Link:
                     group.create_task(talk.run(connection))
                 group.create_task(self._beat(connection))
                 group.create_task(self._settle_in())
+                if connection.undated:
+                    group.create_task(self._date(connection.undated))
                 if self._brokers.fallen_back:
                     group.create_task(self._prefer(connection))
                 # Not a task of the group; see app.py.
@@ -241,6 +249,11 @@ class Link:
         await asyncio.sleep(STABLE_S)
         self._tell.lasted()
 
+    async def _date(self, undated: Dates) -> None:
+        """Judge the broker's certificate once it is known what time it is."""
+        await dates.judged(undated, self._known)
+        self._tell.undated(None)
+
     async def _prefer(self, connection: Connection) -> None:
         """Look for the preferred broker, not with all devices at once; move when it answers."""
         while True:
@@ -254,11 +267,14 @@ class Link:
     async def _probe(self, broker: Broker) -> LinkError | None:
         """Whether it accepts a CONNECT; with an id of its own, to disturb nobody."""
         while True:
-            call = Call(broker.url, f"{self._client_id}-probe", broker.version)
+            # With its session: a broker may know us by our certificate, whatever we are called, and
+            # what it keeps for us is not to go.
+            name, session_s = f"{self._client_id}-probe", self._settings.session_s
+            call = Call(broker.url, name, broker.version, session_s=session_s)
             try:
                 async with Connection(
                     *(self._settings, self._clock, self._caller, call),
-                    *(lambda *_: None, lambda *_: None),
+                    *(lambda *_: None, lambda *_: None, self._known),
                 ):
                     return None
             except BadClientId as error:  # it is there, and may want the true id alone

@@ -46,6 +46,21 @@ class Telling:
             "nothing has to be done; a broker that has all of MQTT 5 does without these costs",
         )
 
+    def undated(self, known: str | None) -> None:
+        """By what time the broker's certificate was judged, where it was by no clock's."""
+        if known is None:
+            self._conditions.clear("expiry_unjudged", "link")
+            return
+        self._conditions.hold(
+            "expiry_unjudged",
+            "link",
+            "note",
+            "whether the broker's certificate has expired was not judged, or not by a clock: its "
+            f"chain and its name were; the time is {known}",
+            "set up chrony (with rtcsync) or systemd-timesyncd; it is judged once the clock is "
+            "synchronised",
+        )
+
     def fallback(self, brokers: Brokers) -> None:
         """Which broker serves, if it is not the one that should."""
         if not brokers.fallen_back:

@@ -15,6 +15,7 @@ from agent.commands.desk import Desk
 from agent.commands.trust import Rules
 from agent.commands.verb import Call, NoArgs, Verb, again
 from agent.errors import NotNow
+from agent.known_time import KnownTime
 from agent.protocol.commands import Command, Door, Order, Result
 from agent.store.journal import Journal, Limits
 from agent.store.store import Store
@@ -82,8 +83,8 @@ class Effects:
 class Rig:
     """The desk, and what it stands on."""
 
-    def __init__(self, store: Store, desk: Desk, effects: Effects) -> None:
-        self.store, self.desk, self.effects = store, desk, effects
+    def __init__(self, store: Store, desk: Desk, effects: Effects, known: KnownTime) -> None:
+        self.store, self.desk, self.effects, self.known = store, desk, effects, known
 
     async def order(self, name: str, id: str = "one", door: Door = "http", **more: Any) -> Result:
         """Order it; what was said at once."""
@@ -117,11 +118,11 @@ async def rig(
     async with store:
         kept: Journal = journal(store.journal) if journal else store.journal
         rules = Rules(DEVICE, signed, keys)
-        known = store.bindings.now_us
+        known = KnownTime(folder / "known-time.json", clock)
         desk = Desk(kept, Catalogue(effects.verbs()), rules, known, clock)
         running = asyncio.create_task(desk.run()) if run else None
         try:
-            yield Rig(store, desk, effects)
+            yield Rig(store, desk, effects, known)
         finally:
             if running:
                 running.cancel()

@@ -168,7 +168,7 @@ async def test_with_a_clock_in_1970_nothing_is_too_old_that_is_not_known_to_be(
     fresh = tmp_path / "known"
     fresh.mkdir()
     async with rig(fresh, clock=Trusted()) as one:
-        await one.store.bindings.bind()
+        one.known.note()
     bent = Trusted(synchronised=False, ahead_s=-50 * 365.25 * 86_400)
     bent.boot = "another"
     async with rig(fresh, clock=bent) as one:  # it knows that it is later than that

@@ -8,6 +8,7 @@ import asyncio
 import random
 import resource
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Generic, Self, TypeVar
 
 import msgspec
@@ -15,6 +16,7 @@ import msgspec
 from agent import config
 from agent.clock import Clock
 from agent.health.conditions import Conditions
+from agent.known_time import KnownTime
 from agent.protocol.presence import Heartbeat
 from agent.records import Balance
 from agent.sync.budget.pace import Pace
@@ -58,7 +60,7 @@ class Device:
         self._link = Link(
             *(self._settings, url, name, lambda: EPOCH),
             *(self, self._beat, self._conditions, self._clock),  # type: ignore[arg-type]
-            *(self.waits, "0.0.0", self._pace),
+            *(self.waits, "0.0.0", self._pace, KnownTime(Path("/nowhere"), self._clock)),
         )
 
     async def live(self) -> None:

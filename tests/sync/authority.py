@@ -21,13 +21,13 @@ DAY = timedelta(days=1)
 class Authority:
     """Issues certificates into a folder; `file` is its own."""
 
-    def __init__(self, folder: Path, name: str = "authority") -> None:
+    def __init__(self, folder: Path, name: str = "authority", days: int = 1) -> None:
         self._folder = folder
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         self.file = folder / f"{name}.pem"
         now = datetime.now(UTC)
-        own = self._builder(self._name, now - DAY, now + DAY, self._key).add_extension(
+        own = self._builder(self._name, now - DAY, now + days * DAY, self._key).add_extension(
             x509.BasicConstraints(ca=True, path_length=None), critical=True
         )
         self._write(self.file, own)

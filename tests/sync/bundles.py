@@ -8,6 +8,7 @@ from agent.clock import Clock
 from agent.commands.catalogue import Catalogue
 from agent.commands.desk import Desk
 from agent.commands.trust import Rules
+from agent.known_time import KnownTime
 from agent.protocol import ack, batch, blob, bundle, signing
 from agent.records import Drop
 from agent.store.store import Store
@@ -28,8 +29,8 @@ def desk(store: Store, folder: Path, **settings: object) -> Bundles:
 
 def idle_desk(store: Store) -> Desk:
     """One that takes no command."""
-    rules = Rules("d", "never", ())
-    return Desk(store.journal, Catalogue(()), rules, store.bindings.now_us, Clock())
+    rules, known = Rules("d", "never", ()), KnownTime(store.path.with_name("time"), Clock())
+    return Desk(store.journal, Catalogue(()), rules, known, Clock())
 
 
 async def fetched(export: Export, number: int = 1) -> bytes:

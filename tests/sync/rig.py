@@ -15,6 +15,7 @@ from agent import config
 from agent.clock import Clock
 from agent.health.conditions import Conditions
 from agent.health.letters import Letters
+from agent.known_time import KnownTime
 from agent.protocol import batch
 from agent.protocol.presence import Heartbeat
 from agent.records import Position, RecordType
@@ -37,8 +38,11 @@ BLOB = bytes(i * 11 % 253 for i in range(300_000))
 class Rig:
     """A store, a link and the conditions, as app.py puts them together."""
 
-    def __init__(self, folder: Path, url: str, **settings: object) -> None:
-        self.clock = Clock()
+    def __init__(
+        self, folder: Path, url: str, clock: Clock | None = None, **settings: object
+    ) -> None:
+        self.clock = clock or Clock()
+        self.known = KnownTime(folder / "known-time.json", self.clock)
         self.conditions = Conditions(self.clock)
         self.conditions_told: list[dict[str, str]] = []
         self.store = Store(config.Store(path=str(folder / "s.db")), self.clock)
@@ -65,7 +69,7 @@ class Rig:
         )
         self.link = Link(
             *(self.settings, url, "dev", epoch, self.uplink, self._beat),
-            *(self.conditions, self.clock, random.Random(1), "0.0.0", pace),
+            *(self.conditions, self.clock, random.Random(1), "0.0.0", pace, self.known),
         )
 
     async def _beat(self) -> Heartbeat:

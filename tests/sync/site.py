@@ -15,6 +15,7 @@ from agent.clock import Clock
 from agent.errors import HoldfastError
 from agent.health.conditions import Conditions
 from agent.health.names import Name
+from agent.known_time import KnownTime
 from agent.protocol.commands import Command, Result
 from agent.records import Balance
 from agent.sections.site import Site
@@ -72,7 +73,8 @@ class Watched:
         return place_of(section, settings, self.link, str(self.link.broker_url), "dev")
 
     def line(self, place: Place, served: Served, down: Name, version: Any = MQTT5) -> Line:
-        parts = (self.conditions, self.clock, random.Random(1))
+        known = KnownTime(self.folder / "known-time.json", self.clock)
+        parts = (self.conditions, self.clock, random.Random(1), known)
         return Line(place, served, down, version, *parts)
 
     def holds(self, name: str) -> bool:

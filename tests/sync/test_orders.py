@@ -12,6 +12,7 @@ from agent.commands.catalogue import Catalogue
 from agent.commands.desk import Desk
 from agent.commands.trust import Rules
 from agent.errors import StoreError
+from agent.known_time import KnownTime
 from agent.protocol.topics import Topics
 from agent.sync.orders import Orders
 from tests.commands.rig import Effects
@@ -33,7 +34,7 @@ async def commanded(rig: Rig, folder: Path) -> AsyncIterator[Effects]:
     effects = Effects(folder / "effects")
     desk = Desk(
         *(rig.store.journal, Catalogue(effects.verbs()), Rules("dev", "never", ())),
-        *(rig.store.bindings.now_us, rig.clock),
+        *(KnownTime(folder / "known-time.json", rig.clock), rig.clock),
     )
     rig.link.join(Orders(desk, rig.store.journal, Topics("holdfast/v1", "dev")))
     running = asyncio.create_task(desk.run())

@@ -7,6 +7,7 @@ import pytest
 
 from agent import config
 from agent.clock import Clock
+from agent.known_time import KnownTime
 from agent.sync.mqtt.brokers import MQTT5
 from agent.sync.mqtt.connection import Call, Caller, Connection
 from agent.sync.mqtt.terms import Terms
@@ -32,7 +33,7 @@ def text(key: int, value: str) -> bytes:
     return bytes([key]) + struct.pack("!H", len(value)) + value.encode()
 
 
-async def test_the_narrower_bounds_hold() -> None:
+async def test_the_narrower_bounds_hold(tmp_path: Path) -> None:
     granted = told(
         0,
         number(RECEIVE_MAXIMUM, "H", 7),
@@ -43,11 +44,12 @@ async def test_the_narrower_bounds_hold() -> None:
         number(QOS_MAXIMUM, "B", 1),
     )
     settings = config.Link(ack_from="ingest", in_flight_max=50, keepalive_s=30)
+    known = KnownTime(tmp_path / "known-time.json", Clock())
     async with Stub(b"\0" + granted) as stub:
         call = Call(stub.url, "dev", MQTT5)
         async with Connection(
-            *(settings, Clock(), Caller(settings, Clock()), call),
-            *(lambda *_: None, lambda *_: None),
+            *(settings, Clock(), Caller(settings, Clock(), known), call),
+            *(lambda *_: None, lambda *_: None, known),
         ) as connection:
             lost = connection.terms.lost
             assert connection.terms == Terms(7, 20_000 - 1024, 11, retains=False, lost=lost)

@@ -10,6 +10,7 @@ import pytest
 
 from tests.outside import Device, Mosquitto, free_port, program, running
 from tests.sync.authority import Authority
+from tests.sync.bent import Told
 from tests.sync.rig import BLOB, Rig, emptied, eventually, linked, served, silent
 
 # paho leaves the socket of a failed handshake to the garbage collector.
@@ -72,7 +73,8 @@ async def test_a_brokers_certificate_that_is_not_trusted_is_explained(
 ) -> None:
     broker = secured(tmp_path, authority, **issued)
     with running(broker):
-        async with linked(Rig(tmp_path, broker.url, ca_file=str(authority.file))) as rig:
+        trust = {"ca_file": str(authority.file)}
+        async with linked(Rig(tmp_path, broker.url, Told(sure=True), **trust)) as rig:
             await eventually(lambda: rig.says(said), "the cause")
             (condition,) = rig.conditions.all()
             assert remedy in condition.remedy
@@ -100,11 +102,12 @@ async def test_a_broker_that_wants_a_certificate_is_explained(
     other = Authority(tmp_path, "other").issue("stranger")
     for pair, said in (
         ((None, None), "link.cert_file is not set"),
-        (old, f"link.cert_file: {old[0]} has expired on"),
+        (old, f"link.cert_file: {old[0]} has expired"),
         (new, f"link.cert_file: {new[0]} is valid from"),
         (other, f"link.cert_file: {other[0]} may not be what it accepts"),
     ):
-        async with linked(Rig(tmp_path, strict.url, **shown(authority, *pair))) as rig:
+        files = shown(authority, *pair)
+        async with linked(Rig(tmp_path, strict.url, Told(sure=True), **files)) as rig:
             await eventually(lambda rig=rig, said=said: rig.says(said), said)
 
 

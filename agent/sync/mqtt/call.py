@@ -6,6 +6,7 @@ by then is left to its thread, and reaches nobody any more; of these there are T
 
 import asyncio
 import logging
+import ssl
 import threading
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,9 @@ from paho.mqtt.properties import Properties
 from agent.clock import Clock
 from agent.config import Link as Settings
 from agent.errors import LinkError
-from agent.sync.mqtt import tls
+from agent.known_time import KnownTime
+from agent.sync.mqtt import dates, tls
+from agent.sync.mqtt.dates import Dates
 from agent.sync.mqtt.faults import PATIENCE
 from agent.sync.mqtt.reach import Client
 from agent.threads import apart
@@ -81,21 +84,26 @@ class Faults(logging.Logger):
             self.last = args[-1] if args else msg
 
 
-class Placed(Struct, frozen=True):
-    """A call that was placed: its CONNECT goes out, nothing was read yet."""
+class Placed(Struct):
+    """A call that was placed: its CONNECT goes out, nothing was read yet.
+
+    `undated` are those of the broker's certificates, where no clock could judge them.
+    """
 
     client: mqtt.Client
     faults: Faults
+    undated: Dates | None = None
 
 
 class Caller:
     """Places one call after the other, each in a thread of its own."""
 
-    def __init__(self, settings: Settings, clock: Clock) -> None:
+    def __init__(self, settings: Settings, clock: Clock, known: KnownTime) -> None:
         self.whole_s = WHOLE * settings.connect_timeout_s
         self.placed = 0
         self._settings = settings
         self._clock = clock
+        self._known = known
         self._threads = threading.BoundedSemaphore(THREADS_MAX)
 
     async def place(self, call: Call) -> Placed:
@@ -119,18 +127,26 @@ class Caller:
 
     def _place(self, call: Call, until_s: float) -> Placed:
         try:
-            return place(call, self._settings, self._clock, until_s)
+            return place(call, self._settings, self._clock, self._known, until_s)
         finally:
             self._threads.release()
 
 
-def place(call: Call, settings: Settings, clock: Clock, until_s: float) -> Placed:
+def place(call: Call, settings: Settings, clock: Clock, known: KnownTime, until_s: float) -> Placed:
     """Reach the broker before `until_s` (monotonic), but that nothing bounds how long its name
     takes. Raises LinkError."""
-    client = _client(call, settings)
+    sure = known.sure
+    client = _client(call, settings, sure=sure)
     client.clock, client.until_s = clock, until_s
     placed, properties = Placed(client, Faults("paho")), None
     client.enable_logger(placed.faults)
+
+    def look(sock: ssl.SSLSocket) -> None:
+        if not sure:
+            placed.undated = dates.of(sock)
+            dates.judge(placed.undated, known)
+
+    client.on_encrypted = look
     if call.version == MQTTProtocolVersion.MQTTv5:
         properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
         properties.ReceiveMaximum = RECEIVE_MAXIMUM
@@ -146,15 +162,17 @@ def place(call: Call, settings: Settings, clock: Clock, until_s: float) -> Place
             properties=properties,
         )
     except OSError as error:
-        known = tls.explained(error, settings, call.host, clock)
-        hint = known.hint if known else ""
-        raise LinkError(f"{call.host}:{call.port}: {known or error}", hint) from error
+        found = tls.explained(error, settings, call.host, known)
+        hint = found.hint if found else ""
+        raise LinkError(f"{call.host}:{call.port}: {found or error}", hint) from error
+    except LinkError as error:
+        raise LinkError(f"{call.host}:{call.port}: {error}", error.hint) from error
     except ValueError as error:
         raise LinkError(f"{call.host}:{call.port}: {error}") from error
     return placed
 
 
-def _client(call: Call, settings: Settings) -> Client:
+def _client(call: Call, settings: Settings, *, sure: bool) -> Client:
     client = Client(
         CallbackAPIVersion.VERSION2,
         client_id=call.client_id,
@@ -169,7 +187,7 @@ def _client(call: Call, settings: Settings) -> Client:
     if settings.username is not None:
         client.username_pw_set(settings.username, _password(settings.password_file))
     if call.encrypted:
-        client.tls_set_context(tls.context(settings))
+        client.tls_set_context(tls.context(settings, dated=sure))
     return client
 
 

@@ -20,9 +20,11 @@ from paho.mqtt.reasoncodes import ReasonCode
 from agent.clock import Clock
 from agent.config import Link as Settings
 from agent.errors import LinkError
+from agent.known_time import KnownTime
 from agent.mqtt import Driver
 from agent.sync.mqtt import reasons, tls
 from agent.sync.mqtt.call import INCOMING_BYTES_MAX, QOS, Call, Caller, Will
+from agent.sync.mqtt.dates import Dates
 from agent.sync.mqtt.faults import PATIENCE, TooLarge, Unspoken
 from agent.sync.mqtt.flight import Flight, settle
 from agent.sync.mqtt.keepalive import KeepAlive, Verdict
@@ -52,7 +54,8 @@ class Connection:
     """Open with `async with`; `ended` resolves with the reason when it is over.
 
     Then `remedy` says what to do, and `code` what the broker's DISCONNECT said, if it sent one.
-    `terms` are the broker's, from its CONNACK on.
+    `terms` are the broker's, from its CONNACK on. `undated` are the dates of its certificates that
+    no clock could judge yet.
     """
 
     def __init__(
@@ -63,16 +66,19 @@ class Connection:
         call: Call,
         on_message: Callable[[Message], None],
         on_answer: Callable[[str, ReasonCode], None],
+        known: KnownTime,
     ) -> None:
         """`on_answer` hears of each message its topic and the broker's word, which MQTT 5 tells."""
         self._settings = settings
         self._clock = clock
+        self._known = known
         self._caller = caller
         self._call = call
         self._loop = asyncio.get_running_loop()
         self.ended: asyncio.Future[str] = self._loop.create_future()
         self.remedy = PATIENCE
         self.code: int | None = None
+        self.undated: Dates | None = None
         self.terms = Terms(0, settings.payload_bytes_max, settings.keepalive_s)
         self.keepalive = KeepAlive(settings.keepalive_s, clock.monotonic())
         self._accepted: asyncio.Future[None] = self._loop.create_future()
@@ -95,6 +101,7 @@ class Connection:
         """Connect; raises LinkError, Unspoken where another protocol version might serve."""
         placed = await self._caller.place(self._call)
         self._client, self._faults = placed.client, placed.faults
+        self.undated = placed.undated
         if self._client.socket() is None:  # reset before CONNECT was out
             raise LinkError(
                 f"{self._call.host}:{self._call.port}: the connection was reset at once"
@@ -226,7 +233,7 @@ class Connection:
         if isinstance(fault, OSError):
             known = None
             if not self._accepted.done():  # later, TLS was fine
-                known = tls.explained(fault, self._settings, self._call.host, self._clock)
+                known = tls.explained(fault, self._settings, self._call.host, self._known)
             self.remedy = known.hint if known else self.remedy
             return str(known or fault)
         return "the broker hung up" if str(code) == "Unspecified error" else str(code)
@@ -237,7 +244,7 @@ class Connection:
         if isinstance(self._faults.last, ssl.SSLError):  # no version of MQTT helps
             return LinkError(reason, self.remedy)
         if self._call.encrypted:
-            known = tls.suspected(reason, self._settings, self._clock)
+            known = tls.suspected(reason, self._settings, self._known)
             return Unspoken(str(known), known.hint)
         return Unspoken(reason, self.remedy)
 

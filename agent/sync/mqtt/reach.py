@@ -6,10 +6,13 @@ them keeps nobody from the next. It blocks, and how long the system takes for a 
 """
 
 import socket
+import ssl
+from collections.abc import Callable
 
 import paho.mqtt.client as mqtt
 
 from agent.clock import Clock
+from agent.errors import LinkError
 
 
 def reached(host: str, port: int, until_s: float, clock: Clock) -> socket.socket:
@@ -43,9 +46,19 @@ class Client(mqtt.Client):
 
     until_s: float  # of the clock: when TCP and TLS have to be done
     clock: Clock
+    on_encrypted: Callable[[ssl.SSLSocket], None]  # before a word is said; it may raise LinkError
 
     def _create_socket_connection(self) -> socket.socket:
         sock = reached(self._host, self._port, self.until_s, self.clock)
         left_s = self.until_s - self.clock.monotonic()
         self._connect_timeout = max(left_s, 0.01)  # TLS's; its setter wants no call under way
+        return sock
+
+    def _ssl_wrap_socket(self, tcp_sock: socket.socket) -> ssl.SSLSocket:
+        sock = super()._ssl_wrap_socket(tcp_sock)
+        try:
+            self.on_encrypted(sock)
+        except LinkError:
+            sock.close()
+            raise
         return sock

@@ -5,22 +5,30 @@ a restart.
 """
 
 import ssl
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from agent.clock import Clock
 from agent.config import Link as Settings
 from agent.errors import LinkError
+from agent.known_time import KnownTime, day
+from agent.sync.mqtt import dates
 
 if TYPE_CHECKING:
     from cryptography import x509
 
+_ALERTS = {  # of what the broker found wrong with the device's certificate (RFC 8446, 6.2)
+    "CERTIFICATE_EXPIRED": "has expired by the broker's clock, or is not valid yet",
+    "CERTIFICATE_REVOKED": "was revoked",
+}
+_RENEW = "have the device's certificate renewed: docs/identity.md"
 _NOT_YET, _EXPIRED, _NO_ISSUER, _WRONG_HOST, _WRONG_ADDRESS = 9, 10, (18, 19, 20, 21), 62, 64
 
 
-def context(settings: Settings) -> ssl.SSLContext:
-    """Trust, the device's certificate and ALPN; raises LinkError that names the key at fault."""
+def context(settings: Settings, *, dated: bool) -> ssl.SSLContext:
+    """Trust, the device's certificate and ALPN; raises LinkError that names the key at fault.
+
+    `dated`: whether OpenSSL judges by this machine's clock what has expired.
+    """
     if settings.ca_file is not None:
         _readable("ca_file", settings.ca_file)
     try:
@@ -30,6 +38,8 @@ def context(settings: Settings) -> ssl.SSLContext:
             f"link.ca_file: {settings.ca_file}: no certificates in PEM",
             "write the certificate of the broker's authority there, as PEM",
         ) from error
+    if not dated:
+        dates.leave_out(found)
     if settings.alpn is not None:
         found.set_alpn_protocols([settings.alpn])
     if settings.cert_file is not None:
@@ -95,18 +105,21 @@ def _certificate(path: str) -> "x509.Certificate":
         ) from error
 
 
-def explained(error: OSError, settings: Settings, host: str, clock: Clock) -> LinkError | None:
+def explained(error: OSError, settings: Settings, host: str, known: KnownTime) -> LinkError | None:
     """What a failed handshake means; None: TLS has nothing to do with it."""
     if isinstance(error, ssl.SSLCertVerificationError):
-        return _distrust(error, settings, host, clock)
+        return _distrust(error, settings, host, known)
     if not isinstance(error, ssl.SSLError):
         return None
     if "ALERT" in str(error):
-        return suspected(f"the broker ended the handshake: {error}", settings, clock)
+        reason = f"the broker ended the handshake: {error}"
+        if said := next((one for word, one in _ALERTS.items() if word in str(error)), None):
+            return LinkError(f"{reason}; link.cert_file: {settings.cert_file} {said}", _RENEW)
+        return suspected(reason, settings, known)
     return LinkError(str(error), "check that link.broker_url names a port that speaks TLS")
 
 
-def suspected(reason: str, settings: Settings, clock: Clock) -> LinkError:
+def suspected(reason: str, settings: Settings, known: KnownTime) -> LinkError:
     """The broker hung up before it answered: probably for the device's certificate."""
     said, hint = (
         f"link.cert_file: {settings.cert_file} may not be what it accepts",
@@ -115,15 +128,15 @@ def suspected(reason: str, settings: Settings, clock: Clock) -> LinkError:
     if settings.cert_file is None:
         said = "it may want a certificate of the device, and link.cert_file is not set"
     else:
-        said, hint = _untimely(settings.cert_file, clock) or (said, hint)
+        said, hint = _untimely(settings.cert_file, known) or (said, hint)
     return LinkError(f"{reason}; {said}", hint)
 
 
 def _distrust(
-    error: ssl.SSLCertVerificationError, settings: Settings, host: str, clock: Clock
+    error: ssl.SSLCertVerificationError, settings: Settings, host: str, known: KnownTime
 ) -> LinkError:
     """Why we do not trust the broker's certificate."""
-    clock_says = f"by this machine's clock, {_date(clock)}"
+    clock_says = f"by this machine's clock, {_date(known)}"  # else nobody judged it
     code = error.verify_code
     if code == _EXPIRED:
         said, hint = f"has expired {clock_says}", "renew it, or set the clock if it is wrong"
@@ -140,22 +153,23 @@ def _distrust(
     return LinkError(f"the broker's certificate {said}: {error}", hint)
 
 
-def _untimely(path: str, clock: Clock) -> tuple[str, str] | None:
+def _untimely(path: str, known: KnownTime) -> tuple[str, str] | None:
     """Whether the device's own certificate is out of its time, and what to do."""
-    found, now = _certificate(path), datetime.fromtimestamp(clock.wall(), UTC)
-    if now < found.not_valid_before_utc:
+    found, now_s = _certificate(path), known.least_s()
+    begins, ends = found.not_valid_before_utc, found.not_valid_after_utc
+    if now_s < begins.timestamp() and known.sure:
         return (
-            f"link.cert_file: {path} is valid from {found.not_valid_before_utc:%Y-%m-%d}, and this "
-            f"machine's clock says {_date(clock)}",
+            f"link.cert_file: {path} is valid from {begins:%Y-%m-%d}, and this machine's clock "
+            f"says {_date(known)}",
             "the clock is probably wrong: set it",
         )
-    if now > found.not_valid_after_utc:
+    if now_s > ends.timestamp():
         return (
-            f"link.cert_file: {path} has expired on {found.not_valid_after_utc:%Y-%m-%d}",
+            f"link.cert_file: {path} has expired on {ends:%Y-%m-%d}",
             "have the device's certificate renewed, or set the clock if it is wrong",
         )
     return None
 
 
-def _date(clock: Clock) -> str:
-    return f"{datetime.fromtimestamp(clock.wall(), UTC):%Y-%m-%d %H:%M} UTC"
+def _date(known: KnownTime) -> str:
+    return day(known.least_s())

@@ -16,6 +16,7 @@ from agent.clock import Clock
 from agent.errors import LinkError
 from agent.health.conditions import Conditions
 from agent.health.names import Name
+from agent.known_time import KnownTime
 from agent.sync.mqtt.backoff import Backoff
 from agent.sync.mqtt.brokers import Brokers
 from agent.sync.mqtt.connection import Call, Caller, Connection, Message, Will
@@ -69,6 +70,7 @@ class Line:
         conditions: Conditions,
         clock: Clock,
         jitter: random.Random,
+        known: KnownTime,
     ) -> None:
         """`down` is the condition that holds while there is no connection."""
         self._place = place
@@ -79,7 +81,8 @@ class Line:
         self._brokers = Brokers(place.urls, clock, best)
         settings = place.settings
         self._backoff = Backoff(settings.backoff_s_min, settings.backoff_s_max, jitter)
-        self._caller = Caller(settings, clock)
+        self._known = known
+        self._caller = Caller(settings, clock, known)
 
     async def run(self) -> None:
         """Serve, for ever, or until it is Done."""
@@ -138,7 +141,7 @@ class Line:
     def _connection(self, call: Call) -> Connection:
         return Connection(
             *(self._place.settings, self._clock, self._caller, call),
-            *(self._came, self._answered),
+            *(self._came, self._answered, self._known),
         )
 
     def _came(self, message: Message) -> None:
