@@ -49,7 +49,7 @@ lint: $(VENV)/dev.installed
 nightly: $(VENV)/dev.installed
 	@seed=$$(date +%s); echo "HOLDFAST_LONG=1 HOLDFAST_SEED=$$seed"; \
 	HOLDFAST_LONG=1 HOLDFAST_SEED=$$seed $(BIN)/python -m pytest -o faulthandler_timeout=0 \
-		tests/store tests/sync tests/net tests/fleet tests/sim tests/jobs tests/audio tests/inference tests/api tests/health \
+		tests/store tests/sync tests/net tests/fleet tests/sim tests/jobs tests/audio tests/inference tests/updates tests/api tests/health \
 		tests/e2e/test_stick.py tests/e2e/test_faults.py
 
 # A machine of its own, booted, hung, reset, and cut from its power: docs/appliance.md. One at a time.

@@ -38,6 +38,7 @@ from agent.compose.health import HealthParts
 from agent.compose.identity import IdentityParts
 from agent.compose.inference import InferenceParts
 from agent.compose.link import LinkParts
+from agent.compose.models import ModelParts
 from agent.compose.plant import PlantParts
 from agent.compose.watchdog import WatchdogParts
 from agent.config import Config
@@ -52,6 +53,7 @@ from agent.store.journal import Limits as JournalLimits
 from agent.store.store import Store
 
 log = logging.getLogger("holdfast")
+UNASKED = (Cause.CRASH, Cause.HUNG, Cause.WATCHDOG)  # what a model on probation may be to blame for
 AGAIN = 80  # the exit status of an agent that its own watchdog ended
 ANEW = 81  # of one that was ordered to begin anew
 
@@ -80,11 +82,13 @@ class App:
         self.identity = IdentityParts(self.core, self.link)
         self.watchdog = WatchdogParts(self.core, self.inference, self.link, self._restart)
         self.starts = self.watchdog.starts
+        self.models = ModelParts(self.core, self.inference)
         self.health = HealthParts(self.core, self.inference, self.link, self.watchdog)
         tokens = Tokens(self.core.beside("tokens.json"), conditions, clock)
         self.commands = CommandParts(
-            *(self.core, self.inference, self.link, self.watchdog, self.health, self.identity),
-            *(tokens, self._begin_anew),
+            *(self.core, self.inference, self.link, self.watchdog, self.health, tokens),
+            (self.identity.verbs, self.models.verbs),
+            self._begin_anew,
         )
         self.doors = DoorParts(
             *(self.core, self.inference, self.link, self.health, self.watchdog),
@@ -120,6 +124,8 @@ class App:
             await self._pause(self.starts.pause_s, why)
             await parts.enter_async_context(inference.zygote)  # it begins while the store is opened
             await self._open_store(parts)
+            # Now there is no other agent here whose files these were.
+            self.models.restore(crashed=self.starts.verdict.cause in UNASKED)
             # Left before the store, whose end may hang, and be what there is to write down.
             await parts.enter_async_context(self.watchdog.chronicle.file)
             await parts.enter_async_context(self.watchdog.budgets.file)
@@ -169,6 +175,7 @@ class App:
         loops += [self.core.known.run, self.identity.rotation.run]
         if self.identity.watch:
             loops.append(self.identity.watch.run)
+        loops.append(self.models.probation.run)
         watchdog = self.watchdog
         loops += [watchdog.watchdog.run, watchdog.tell, watchdog.device.run, self.starts.run]
         loops += [watchdog.chronicle.run, watchdog.chronicle.file.run, watchdog.budgets.file.run]

@@ -28,6 +28,7 @@ from agent.sections.inference import Domain as Domain
 from agent.sections.inference import Instances as Instances
 from agent.sections.inference import Jobs as Jobs
 from agent.sections.inference import Models as Models
+from agent.sections.inference import Probation as Probation
 from agent.sections.link import Bundle as Bundle
 from agent.sections.link import Hours as Hours
 from agent.sections.link import Link as Link

@@ -45,7 +45,7 @@ LONGEST = [
     *("inference/test_poisoned.py", "api/test_audio_stream.py", "store/test_model.py"),
     *("api/test_health.py", "inference/test_domain.py", "sync/test_link.py"),
     *("store/faults/test_disk_full.py", "e2e/test_damage.py", "cli/test_domains.py"),
-    *("test_bad_input.py", "test_config_any.py"),
+    *("updates/test_kills.py", "test_bad_input.py", "test_config_any.py"),
 ]
 
 

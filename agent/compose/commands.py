@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import logging
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -26,7 +26,6 @@ from agent.commands.verbs.tokens import TokenVerbs
 from agent.commands.verbs.watchdog import WatchdogVerbs
 from agent.compose.core import Core
 from agent.compose.health import HealthParts
-from agent.compose.identity import IdentityParts
 from agent.compose.inference import InferenceParts
 from agent.compose.link import LinkParts
 from agent.compose.watchdog import WatchdogParts
@@ -53,21 +52,21 @@ class CommandParts:
         link: LinkParts,
         watchdog: WatchdogParts,
         health: HealthParts,
-        identity: IdentityParts,
         tokens: Tokens,
+        more: Sequence[HasVerbs],
         restart: Callable[[str], None],
     ) -> None:
-        """`restart` ends the agent in order, and has it started again."""
+        """`restart` ends the agent in order, and has it started again; `more` are the verbs of
+        other parts."""
         self._core = core
         self._inference = inference
         self._link = link
         self._watchdog = watchdog
         self._health = health
-        self._identity = identity
         self._tokens = tokens
         self._restart = restart
         settings = core.settings.commands
-        verbs = [verb for one in self._verbs() for verb in one.verbs()]
+        verbs = [verb for one in (*self._verbs(), *more) for verb in one.verbs()]
         self.desk = Desk(
             core.store.journal,
             Catalogue(verbs),
@@ -120,7 +119,6 @@ class CommandParts:
             ),
             WatchdogVerbs(watchdog.watchdog, watchdog.chronicle.last, watchdog.starts.resume),
             TokenVerbs(self._token_rows, tokens.place, tokens.revoke, tokens.get),
-            self._identity.verbs,
             JobVerbs(self._submitted, parts.jobs.show, parts.jobs.cancel),
             DiagnosticVerbs(self._checks(), lambda level: logs.RECENT.lines(0, level).lines),
         ]

@@ -13,8 +13,8 @@ from agent.inference.admission import Admission
 from agent.inference.cache import Cache
 from agent.inference.catalog import Catalog
 from agent.inference.domains.choices import Choices
-from agent.inference.domains.domains import Domains
 from agent.inference.domains.hold import Hold
+from agent.inference.domains.renewed import Renewed
 from agent.inference.domains.zygote import Zygote
 from agent.inference.scheduler import Scheduler
 from agent.inference.sequences import Sequences
@@ -34,7 +34,7 @@ class InferenceParts:
         hears_with = settings.domains_all[settings.audio.domain].models[0]
         self.zygote, self.hold = Zygote(), Hold()
         self.catalog = Catalog(Path(settings.models.path), settings.models.signed_by)
-        self.domains = Domains(
+        self.domains = Renewed(
             settings.domains_all,
             self.catalog,
             Choices(core.beside("models.json")),

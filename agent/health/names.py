@@ -38,6 +38,8 @@ Name = Literal[
     "limits_not_held",
     "link_certificate",
     "link_down",
+    "model_on_probation",
+    "model_taken_back",
     "nobody_listens",
     "order_refused",
     "part_stands_still",

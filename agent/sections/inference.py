@@ -14,8 +14,11 @@ from agent.forms import (
     Portion,
     PublicKey,
     Seconds,
+    Share,
 )
 from agent.sections.part import Part
+
+PROBATION_S_MAX = 86_400.0
 
 
 class Instances(Part, frozen=True):
@@ -97,15 +100,38 @@ class Domain(Part, frozen=True, kw_only=True):
         return frozenset(chain.from_iterable(each))
 
 
+class Probation(Part, frozen=True):
+    """How long a version that a command activated is watched, and what takes it back.
+
+    More than `deaths_max` of its domain's processes that died; from `calls_min` calls on, a share
+    of failed ones that is `failure_share_max` above the former version's, or a p95 of what a call
+    takes to compute that is above `latency_ratio_max` times the former's.
+    """
+
+    probation_s: Annotated[float, Meta(ge=0, le=PROBATION_S_MAX)] = 300.0
+    deaths_max: Annotated[int, Meta(ge=0, le=1000)] = 1
+    calls_min: Annotated[int, Meta(ge=1, le=256)] = 20
+    failure_share_max: Share = 0.05
+    latency_ratio_max: Annotated[float, Meta(ge=1, le=1000)] = 2.0
+
+
 class Models(Part, frozen=True):
     """The model repository. With `signed_by` (Ed25519 keys) no model runs that none of them signed.
 
     Answers of models that say they are deterministic are kept, `cache_bytes_max` of them.
+
+    Commands install new versions, also from files below `drop_path` (none: not from there). Of a
+    model `versions_max` are kept: the oldest that nobody needs go. What is unpacked leaves
+    `free_bytes_min` of the disk.
     """
 
     path: str = "models"
     signed_by: list[PublicKey] = field(default_factory=list)
     cache_bytes_max: Annotated[int, Meta(ge=0, le=BYTES_MAX)] = 16 * 1024**2
+    drop_path: str | None = None
+    versions_max: Annotated[int, Meta(ge=3, le=1000)] = 5
+    free_bytes_min: Annotated[int, Meta(ge=0, le=BYTES_MAX)] = 256 * 1024**2
+    probation: Probation = field(default_factory=Probation)
 
 
 class Jobs(Part, frozen=True):

@@ -49,6 +49,12 @@ class Choices:
         held = self._held.get(model)
         self._note(model, Choice(version, held.previous if held else None, unloaded=True))
 
+    def forget(self, model: str, version: int) -> None:
+        """Go back to this version no more. Raises OSError."""
+        held = self._held.get(model)
+        if held and held.previous == version:
+            self._note(model, Choice(held.version, None, held.unloaded))
+
     def _note(self, model: str, choice: Choice) -> None:
         if self._held.get(model) == choice:
             return

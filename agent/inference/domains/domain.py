@@ -80,6 +80,7 @@ class Domain:
         self.settings = settings
         self.klass = Class[settings.class_.upper()]
         self.ready = asyncio.Event()
+        self.tried = asyncio.Event()  # it has begun, or could not so far
         self._restarts = Restarts(settings, parts.clock)
         self.figures = parts.figures or Figures()
         self.ladder = Ladder(settings)
@@ -135,6 +136,11 @@ class Domain:
     def restarts(self) -> int:
         """Processes that were started in place of others."""
         return self._restarts.count
+
+    @property
+    def deaths(self) -> int:
+        """Processes that ended, and should not have."""
+        return self._restarts.deaths
 
     @property
     def quarantined(self) -> bool:
@@ -307,6 +313,25 @@ class Domain:
         async with self._turn:
             await self._replace(models)
 
+    async def prove(self, model: Model) -> None:
+        """Have a version show that it may serve, in a process that is thrown away.
+
+        Raises ModelError.
+        """
+        models = {model.manifest.name: model}
+        async with self._turn:
+            pool = await self._proved_pool(models, models, Instances(), whole=False)
+            await through(self._pools.discard(pool))
+
+    def forget(self, name: str, version: int) -> None:
+        """Go back to this version of a model no more: it goes."""
+        held = self.previous.get(name)
+        if held and held.manifest.version == version:
+            self.previous = {key: one for key, one in self.previous.items() if key != name}
+        stands_by = self._pools.former.models.get(name) if self._pools.former else None
+        if stands_by and stands_by.manifest.version == version:
+            self._pools.forget()
+
     async def change(self, settings: Settings, models: Mapping[str, Model], threads: int) -> None:
         """Have other settings hold, and these models serve. Raises ModelError, as `replace`."""
         async with self._turn:
@@ -333,6 +358,7 @@ class Domain:
             async with self._turn:
                 if not self._begun:  # an order may have come first
                     pause_s = await self._begin()
+                self.tried.set()
             if not self._begun:
                 self._parts.changed(self)
                 await self._restarts.rest(pause_s)

@@ -56,6 +56,11 @@ class Pools:
             former.renews = False
             self._keeping = asyncio.get_running_loop().call_later(keep_s, self._forget)
 
+    def forget(self) -> None:
+        """What stands by does so no longer."""
+        self.stay()
+        self._forget()
+
     def stay(self) -> None:
         """Whatever stands by now is not ended for its age."""
         if self._keeping:

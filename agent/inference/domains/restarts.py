@@ -16,6 +16,7 @@ class Restarts:
     def __init__(self, settings: Settings, clock: Clock) -> None:
         self.settings = settings
         self.count = 0
+        self.deaths = 0  # that nobody had asked for
         self.quarantined_until_s = 0.0
         self._clock = clock
         self._pause_s = 0.0
@@ -39,6 +40,7 @@ class Restarts:
 
     def died(self) -> float:
         """A process ended that should not have; seconds until the next may be started."""
+        self.deaths += 1
         if self.quarantined:
             return self.rest_s
         now_s, rules = self._clock.monotonic(), self.settings

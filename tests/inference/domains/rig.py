@@ -18,8 +18,8 @@ from agent.inference.cache import Cache
 from agent.inference.catalog import Catalog
 from agent.inference.domains.choices import Choices
 from agent.inference.domains.domain import Domain
-from agent.inference.domains.domains import Domains
 from agent.inference.domains.hold import Hold
+from agent.inference.domains.renewed import Renewed
 from agent.inference.domains.zygote import Zygote
 from agent.inference.scheduler import Request, Scheduler
 from agent.inference.sequences import Sequences
@@ -85,7 +85,7 @@ class Rig:
         self.cells: dict[str, Free] = {}
         self.file = root.parent / "models.json"
         self.zygote, self.hold = Zygote(), Hold()
-        self.domains = Domains(
+        self.domains = Renewed(
             settings,
             Catalog(root),
             Choices(self.file),

@@ -1,0 +1,1 @@
+"""Updates: what is fetched, proved, put in its place, watched, and taken back."""
