@@ -40,6 +40,7 @@ from agent.compose.inference import InferenceParts
 from agent.compose.link import LinkParts
 from agent.compose.models import ModelParts
 from agent.compose.plant import PlantParts
+from agent.compose.updates import UpdateParts
 from agent.compose.watchdog import WatchdogParts
 from agent.config import Config
 from agent.errors import ConfigError, StoreError
@@ -80,14 +81,15 @@ class App:
         self.inference = InferenceParts(self.core)
         self.link = LinkParts(self.core, self._heartbeat)
         self.identity = IdentityParts(self.core, self.link)
+        self.updates = UpdateParts(self.core, self.link)
         self.watchdog = WatchdogParts(self.core, self.inference, self.link, self._restart)
         self.starts = self.watchdog.starts
-        self.models = ModelParts(self.core, self.inference)
+        self.models = ModelParts(self.core, self.inference, self.updates.content)
         self.health = HealthParts(self.core, self.inference, self.link, self.watchdog)
         tokens = Tokens(self.core.beside("tokens.json"), conditions, clock)
         self.commands = CommandParts(
             *(self.core, self.inference, self.link, self.watchdog, self.health, tokens),
-            (self.identity.verbs, self.models.verbs),
+            (self.identity.verbs, self.models.verbs, self.updates.verbs),
             self._begin_anew,
         )
         self.doors = DoorParts(

@@ -40,6 +40,7 @@ from agent.sections.site import HomeAssistant as HomeAssistant
 from agent.sections.site import Sparkplug as Sparkplug
 from agent.sections.store import Store as Store
 from agent.sections.store import StreamRule as StreamRule
+from agent.sections.updates import Updates as Updates
 from agent.sections.watchdog import Gpio as Gpio
 from agent.sections.watchdog import Watchdog as Watchdog
 
@@ -64,6 +65,7 @@ class Config(Part, frozen=True, kw_only=True):
     power: Power = field(default_factory=Power)
     sparkplug: Sparkplug | None = None
     home_assistant: HomeAssistant | None = None
+    updates: Updates = field(default_factory=Updates)
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     @property

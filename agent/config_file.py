@@ -48,6 +48,7 @@ ORDERED: list[tuple[list[str | int], str, str]] = [  # section, and what must no
     (["audio", "segments"], "hangover_s", "length_s_max"),
     (["audio", "segments"], "speech_s_min", "length_s_max"),
     (["link"], "backoff_s_min", "backoff_s_max"),
+    (["updates"], "backoff_s_min", "backoff_s_max"),
 ]
 NAMED: list[tuple[list[str | int], Any]] = [  # sections whose keys are names
     (["domains"], Domain),

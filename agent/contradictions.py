@@ -14,6 +14,7 @@ def contradictions(config: Config) -> Iterator[Mistake]:
     yield from _deaf(config)
     yield from _overlaps(config.domains)
     yield from _contradictions(config.link)
+    yield from _unsecured(config)
     yield from _unsafe(config.store)
     yield from _powerless(config)
 
@@ -32,7 +33,12 @@ def _contradictions(link: Link) -> Iterator[Mistake]:
     if link.password_file is not None and link.username is None:
         wrong = "has no effect without link.username"
         yield ["link", "password_file"], wrong, "set link.username too"
-    if link.ca_file is not None and not (link.broker_url or "").startswith("mqtts:"):
+
+
+def _unsecured(config: Config) -> Iterator[Mistake]:
+    """An authority that nothing is judged by."""
+    link, urls = config.link, [config.link.broker_url or "", *config.updates.urls]
+    if link.ca_file is not None and not any(url.startswith(("mqtts:", "https:")) for url in urls):
         remedy = "write link.broker_url as mqtts://..."
         yield ["link", "ca_file"], "has no effect without TLS", remedy
 

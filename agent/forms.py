@@ -89,3 +89,10 @@ PublicKey = Annotated[
         description="a public key, hf1pub:..., as `holdfast-fleet bundle key` prints it",
     ),
 ]
+Tag = Annotated[
+    str,
+    Meta(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,63}$",
+        description="a word of 1 to 64 letters, digits, _, ., : and -",
+    ),
+]

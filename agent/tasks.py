@@ -93,3 +93,12 @@ async def through(work: Coroutine[Any, Any, T]) -> T:
     if cancelled:
         raise cancelled
     return result
+
+
+def moved(deadline: asyncio.Timeout, when: float | None) -> None:
+    """Have a deadline later, or none. Raises TimeoutError where it is over: after a standstill its
+    time may have run out before the step that went on was seen."""
+    try:
+        deadline.reschedule(when)
+    except RuntimeError as error:
+        raise TimeoutError from error

@@ -39,6 +39,11 @@ def replace(path: Path, content: bytes, rights: Rights | None = None) -> None:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
+    settle(fresh, path)
+
+
+def settle(fresh: Path, path: Path) -> None:
+    """Have a file that is on the disk under this name, for good. Raises OSError."""
     fresh.replace(path)
     _settle(path.parent)
 

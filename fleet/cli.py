@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from agent.errors import HoldfastError
-from fleet import bundle_cli, identity_cli, ingest_cli
+from fleet import bundle_cli, identity_cli, ingest_cli, updates_cli
 from fleet.options import SQLITE, Database, Json
 
 if TYPE_CHECKING:  # what a command needs, it loads itself: `--help` needs none of it
@@ -26,6 +26,7 @@ app = typer.Typer(
 )
 app.add_typer(bundle_cli.app, name="bundle")
 app.add_typer(identity_cli.app, name="identity")
+app.add_typer(updates_cli.app, name="updates")
 app.command()(ingest_cli.ingest)
 UNBALANCED = 6
 T = TypeVar("T")

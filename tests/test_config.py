@@ -312,6 +312,13 @@ MISTAKES = {
         "no effect without TLS",
         "mqtts://",
     ),
+    "a source that is none": (
+        f"{LINK}updates:\n  urls:\n  - stick\n",
+        5,
+        "updates.urls[0]",
+        "http://HOST",
+        "schema.json",
+    ),
     "a rest that is none": (
         f"{LINK}  heartbeat_s: 0.000001\n",
         3,
@@ -407,6 +414,14 @@ def test_a_file_with_nothing_but_who_acks_takes_the_defaults(tmp_path: Path) -> 
     path = tmp_path / "holdfast.yaml"
     path.write_text("link:\n  ack_from: broker\n")
     assert load(path) == config.Config(link=config.Link(ack_from="broker"))
+
+
+def test_an_authority_may_be_for_updates_alone(tmp_path: Path) -> None:
+    path = tmp_path / "holdfast.yaml"
+    path.write_text(
+        f"{LINK}  broker_url: mqtt://b\n  ca_file: x\nupdates:\n  urls: ['https://u.example']\n"
+    )
+    assert load(path).link.ca_file == "x"
 
 
 @pytest.mark.parametrize("name", MISTAKES)

@@ -16,7 +16,7 @@ import yaml
 from msgspec import Struct
 
 from agent import config
-from agent.protocol import ack, batch, blob, envelope, grants, presence
+from agent.protocol import ack, batch, blob, content, envelope, grants, presence
 from agent.protocol.examples import Example, examples
 
 TEMPLATE = Path(__file__).with_name("asyncapi.template")
@@ -29,6 +29,8 @@ STRUCTS: dict[str, type[Struct]] = {
     "Heartbeat": presence.Heartbeat,
     "Ask": grants.Ask,
     "Grant": grants.Grant,
+    "ContentAsk": content.Ask,
+    "ContentHeader": content.Header,
 }
 REF = "#/components/schemas/"
 _LINK = {field.name: field.default for field in msgspec.structs.fields(config.Link)}
@@ -46,6 +48,7 @@ LIMITS = {
     "ASK_BYTES_MAX": grants.BYTES_MAX,
     "HEADERS_MAX": grants.HEADERS_MAX,
     "SIZE_BYTES_MAX": grants.SIZE_BYTES_MAX,
+    "CONTENT_ASK_BYTES_MAX": content.ASK_BYTES_MAX,
 }
 
 

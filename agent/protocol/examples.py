@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from agent.protocol import ack, batch, blob, envelope, grants
+from agent.protocol import ack, batch, blob, content, envelope, grants
 from agent.protocol.ack import Ack, StreamAck
 from agent.protocol.grants import Ask, Grant
 from agent.protocol.presence import Heartbeat, Presence
@@ -18,6 +18,7 @@ EPOCH = "6f1f8a52c3d94e0b"
 BOOT = "0d7a2f6e-6b0c-4c0e-9a37-3f1d3a4f6a11"
 FLAC = b"fLaC, and then sound"
 SHA256 = hashlib.sha256(FLAC).hexdigest()
+TARGET = f"targets/models/{SHA256}.speech-4.tar"
 
 
 class Example(Struct, frozen=True):
@@ -44,6 +45,8 @@ def examples() -> dict[str, list[Example]]:
         "ack": [_json("with ranges", _ack())],
         "ask": [_json("of one blob", _ask())],
         "grant": [_json(name, grant) for name, grant in _grants()],
+        "contentAsk": [_json("the rest of a model", _content_ask())],
+        "contentPiece": [_content_piece(name, wire) for name, wire in _content_pieces()],
     }
 
 
@@ -135,6 +138,23 @@ def _grants() -> list[tuple[str, Grant]]:
         ("in pieces, please", Grant(**names, refused="no object store is configured")),
     ]
     return [(name, grants.decode_grant(grants.encode(grant))) for name, grant in said]
+
+
+def _content_ask() -> content.Ask:
+    return content.Ask(path=TARGET, start=131_072, span_bytes=2_097_152, piece_bytes_max=129_024)
+
+
+def _content_pieces() -> list[tuple[str, bytes]]:
+    return [
+        ("the end of a model", content.encode(TARGET, 131_072, 131_072 + len(FLAC), FLAC)),
+        ("no such file", content.encode_none("metadata/2.root.json")),
+        ("not now", content.encode_none(TARGET, "the repository is being restored")),
+    ]
+
+
+def _content_piece(name: str, wire: bytes) -> Example:
+    header, data = envelope.unseal(wire, content.Header)
+    return Example(name, wire, base64.b64encode(data).decode(), _builtins(header))
 
 
 def _builtins(value: Any) -> Any:

@@ -15,6 +15,8 @@ class Topics:
         self.result = f"{self.root}/result"
         self.desired = f"{self.root}/twin/desired"
         self.reported = f"{self.root}/twin/reported"
+        self.content_ask = f"{self.root}/content-ask"
+        self.content = f"{self.root}/content"
 
     def up(self, stream: str) -> str:
         """Where the batches of a stream go."""

@@ -1,1 +1,1 @@
-"""Updates: what is fetched, proved, put in its place, watched, and taken back."""
+"""Updates: what may be trusted and how it comes here; what is proved, watched, and taken back."""

@@ -6,21 +6,21 @@ answer in `ack_timeout_s`. While the pace holds a step back, no time runs.
 
 import asyncio
 import re
-import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Self
 from urllib.parse import urlsplit
 
 import aiohttp
-from aiohttp.abc import AbstractResolver, ResolveResult
 from multidict import CIMultiDict
 from yarl import URL
 
 from agent.config import Link as Settings
 from agent.errors import LinkError
+from agent.resolver import Resolver
 from agent.sync.budget.pace import Pace
 from agent.sync.budget.progress import Progress
+from agent.tasks import moved
 from agent.threads import apart
 from agent.words import quoted
 
@@ -55,23 +55,14 @@ class Body:
             async for piece in self._pieces():
                 for start in range(0, len(piece), STEP_BYTES):
                     step = piece[start : start + STEP_BYTES]
-                    _move(deadline, None)
+                    moved(deadline, None)
                     await self._pace.take(len(step), live=self._live)
                     self._progress.sent(len(step))
-                    _move(deadline, now() + patience_s)
+                    moved(deadline, now() + patience_s)
                     yield step
         except Exception as error:  # any: it goes on
             self.fault = error  # aiohttp tells of it only in words
             raise
-
-
-def _move(deadline: asyncio.Timeout, when: float | None) -> None:
-    """Raises TimeoutError where it is over: after a standstill its time may have run out before
-    the step that went on was seen."""
-    try:
-        deadline.reschedule(when)
-    except RuntimeError as error:
-        raise TimeoutError from error
 
 
 class Objects:
@@ -83,9 +74,7 @@ class Objects:
 
     async def __aenter__(self) -> Self:
         # A connection of its own for each PUT: one that the store has closed by now would lose it.
-        connector = aiohttp.TCPConnector(
-            force_close=True, resolver=_Resolver(), use_dns_cache=False
-        )
+        connector = aiohttp.TCPConnector(force_close=True, resolver=Resolver(), use_dns_cache=False)
         timeout = aiohttp.ClientTimeout(total=None, connect=self._settings.connect_timeout_s)
         self._session = aiohttp.ClientSession(connector=connector, timeout=timeout)
         return self
@@ -167,29 +156,3 @@ def _said(error: Exception) -> str:
             return "what the cloud granted is no URL"
         case _:
             return quoted(str(error))
-
-
-class _Resolver(AbstractResolver):
-    """Names, looked up where a name server that hangs holds nobody up (agent/threads.py)."""
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
-    ) -> list[ResolveResult]:
-        found = await apart(
-            lambda: socket.getaddrinfo(host, port, family=family, type=socket.SOCK_STREAM)
-        )
-        flags = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
-        return [
-            ResolveResult(
-                hostname=host,
-                host=str(address[0]),
-                port=int(address[1]),
-                family=of,
-                proto=proto,
-                flags=flags,
-            )
-            for of, _, proto, _, address in found
-        ]
-
-    async def close(self) -> None:
-        """Nothing is open."""
