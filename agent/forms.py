@@ -10,14 +10,14 @@ from msgspec import Meta
 Name = Annotated[
     str,
     Meta(
-        pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$",
+        pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$(?!\n)",
         description="a name of 1 to 32 letters a-z, digits, - and _",
     ),
 ]
 ModelName = Annotated[
     str,
     Meta(
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$(?!\n)",
         description="the name of a model's folder: 1 to 128 letters, digits, -, _ and .",
     ),
 ]
@@ -28,18 +28,19 @@ Portion = Annotated[float, Meta(gt=0, le=1)]
 Device = Literal["tensorrt", "cuda", "cpu"]
 CpuSet = Annotated[
     str,
-    Meta(pattern=r"^\d{1,4}(-\d{1,4})?(,\d{1,4}(-\d{1,4})?)*$", description="CPUs, as 0-3,6"),
+    Meta(pattern=r"^\d{1,4}(-\d{1,4})?(,\d{1,4}(-\d{1,4})?)*$(?!\n)", description="CPUs, as 0-3,6"),
 ]
 BYTES_MAX = 10**15  # so that no sum of numbers of bytes is more than SQLite takes
 RATE_BYTES_PER_S_MIN, RATE_BYTES_PER_S_MAX = 1024, 10**12
 Rate = Annotated[int, Meta(ge=RATE_BYTES_PER_S_MIN, le=RATE_BYTES_PER_S_MAX)]  # bytes in a second
 TimeOfDay = Annotated[
-    str, Meta(pattern=r"^([01]\d|2[0-3]):[0-5]\d$", description="a time of day, 00:00 to 23:59")
+    str,
+    Meta(pattern=r"^([01]\d|2[0-3]):[0-5]\d$(?!\n)", description="a time of day, 00:00 to 23:59"),
 ]
 Address = Annotated[
     str,
     Meta(
-        pattern=r"^(\d{1,3}(\.\d{1,3}){3}|[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*)$",
+        pattern=r"^(\d{1,3}(\.\d{1,3}){3}|[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*)$(?!\n)",
         description="an IPv4 or IPv6 address, as 192.168.1.5; 0.0.0.0 or :: is all",
     ),
 ]
@@ -51,7 +52,7 @@ PACKET_BYTES_MAX = 16 * 1024**2  # an ingest takes no larger one
 PACKET_ROOM_BYTES = 1024  # of a packet for all but its payload
 PAYLOAD_BYTES_MIN, PAYLOAD_BYTES_MAX = 8192, PACKET_BYTES_MAX - PACKET_ROOM_BYTES
 _PORT = r"[1-9]\d{0,3}|[1-5]\d{4}|6[0-4]\d{3}|65[0-4]\d{2}|655[0-2]\d|6553[0-5]"
-BROKER_URL = rf"^mqtts?://([^][:/?#@\s]+|\[[0-9A-Fa-f:.]+\])(:({_PORT}))?/?$"
+BROKER_URL = rf"^mqtts?://([^][:/?#@\s]+|\[[0-9A-Fa-f:.]+\])(:({_PORT}))?/?$(?!\n)"
 BROKER_FORM = "mqtt://HOST, mqtts://HOST or either with :PORT, 1 to 65535"
 Broker = Annotated[str, Meta(pattern=BROKER_URL, description=BROKER_FORM)]
 Payload = Annotated[
@@ -64,12 +65,13 @@ Payload = Annotated[
     ),
 ]
 Prefix = Annotated[
-    str, Meta(pattern=r"^[^+#\s]+[^/+#\s]$", description="a topic without + and #, as plant/7")
+    str,
+    Meta(pattern=r"^[^+#\s]+[^/+#\s]$(?!\n)", description="a topic without + and #, as plant/7"),
 ]
 DeviceId = Annotated[
     str,
     Meta(
-        pattern=r"^[A-Za-z0-9_.-]{1,64}$",
+        pattern=r"^[A-Za-z0-9_.-]{1,64}$(?!\n)",
         description="a name of 1 to 64 letters, digits, -, _ and .",
     ),
 ]
@@ -78,21 +80,21 @@ DeviceId = Annotated[
 AgeRecipient = Annotated[
     str,
     Meta(
-        pattern=r"^(age1[0-9a-z]+|ssh-(ed25519|rsa) \S.*)$",
+        pattern=r"^(age1[0-9a-z]+|ssh-(ed25519|rsa) \S.*)$(?!\n)",
         description="a recipient of age: age1..., or a public key of ssh",
     ),
 ]
 PublicKey = Annotated[
     str,
     Meta(
-        pattern=r"^hf1pub:[A-Za-z0-9+/]{43}=$",
+        pattern=r"^hf1pub:[A-Za-z0-9+/]{43}=$(?!\n)",
         description="a public key, hf1pub:..., as `holdfast-fleet bundle key` prints it",
     ),
 ]
 Tag = Annotated[
     str,
     Meta(
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,63}$",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,63}$(?!\n)",
         description="a word of 1 to 64 letters, digits, _, ., : and -",
     ),
 ]

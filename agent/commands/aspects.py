@@ -1,14 +1,15 @@
 """The aspects of the twin that commands alone bring about."""
 
 from collections.abc import Awaitable, Callable
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
+from msgspec import Meta, Struct
 
 from agent.commands.twin import Aspect
 from agent.commands.verbs.sync import Limit
 from agent.errors import RequestError
-from agent.forms import Rate
+from agent.forms import ModelName, Rate
 
 Look = Callable[[], Any]
 LEVELS = Literal["debug", "info", "warning", "error"]
@@ -50,6 +51,34 @@ def rate(limit: Look) -> Aspect:
         *("sync_rate_bytes_per_s_max", _told(limit), differs),
         lambda wanted, _: ("sync.limit", msgspec.to_builtins(Limit(wanted))),
     )
+
+
+class Served(Struct, frozen=True, forbid_unknown_fields=True):
+    """The version that is to serve, and where it is in the fleet's repository."""
+
+    version: Annotated[int, Meta(ge=1, le=999_999_999)]
+    target: str = ""
+
+
+def models(serving: Look) -> Aspect:
+    """By name, the version that is to serve: 4, or {"version": 4, "target": "models/speech-4.tar"}
+    where it may have to be fetched first. Of a model that is not named nothing is wanted."""
+
+    def wrong(wanted: Any, actual: Any) -> dict[str, Served]:
+        _form("models", wanted, dict[ModelName, int | Served])
+        named = {
+            name: Served(one) if isinstance(one, int) else msgspec.convert(one, Served)
+            for name, one in wanted.items()
+        }
+        return {name: one for name, one in named.items() if actual.get(name) != one.version}
+
+    def command(wanted: Any, actual: Any) -> tuple[str, dict[str, Any]]:
+        name, one = next(iter(sorted(wrong(wanted, actual).items())))
+        if one.target:
+            return "model.install", {"target": one.target, "activate": True}
+        return "model.activate", {"name": name, "version": one.version}
+
+    return Aspect("models", _told(serving), lambda *both: bool(wrong(*both)), command)
 
 
 def _told(look: Look) -> Callable[[], Awaitable[Any]]:

@@ -102,6 +102,7 @@ class CommandParts:
             aspects.log_level(lambda: logging.getLevelName(logging.getLogger().level).lower()),
             aspects.paused(lambda: pace.orders.paused_until is not None),
             aspects.rate(lambda: pace.orders.limit_bytes_per_s),
+            aspects.models(self._serving),
         ]
 
     def _verbs(self) -> list[HasVerbs]:
@@ -122,6 +123,14 @@ class CommandParts:
             JobVerbs(self._submitted, parts.jobs.show, parts.jobs.cancel),
             DiagnosticVerbs(self._checks(), lambda level: logs.RECENT.lines(0, level).lines),
         ]
+
+    def _serving(self) -> dict[str, int]:
+        """By name, the version of each model that serves."""
+        return {
+            name: model.manifest.version
+            for domain in self._inference.domains.all()
+            for name, model in domain.models.items()
+        }
 
     def _level(self, level: str | None) -> str:
         holds = level or self._core.settings.log_level

@@ -72,12 +72,12 @@ class Header(Struct, frozen=True, kw_only=True):
 
     kind: Literal["data", "ack", "commands"]
     device: DeviceId
-    export: Annotated[str, Meta(pattern="^[0-9a-f]{16}$")]
+    export: Annotated[str, Meta(pattern=r"^[0-9a-f]{16}$(?!\n)")]
     part: Annotated[int, Meta(ge=1, le=PARTS_MAX)]
     by: str
     created: str
     epochs: list[str] = []
-    follows: Annotated[str, Meta(pattern="^([0-9a-f]{64})?$")] = ""
+    follows: Annotated[str, Meta(pattern=r"^([0-9a-f]{64})?$(?!\n)")] = ""
 
 
 class Footer(Struct, frozen=True, kw_only=True):

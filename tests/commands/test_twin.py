@@ -10,6 +10,7 @@ import pytest
 from msgspec import Struct
 
 from agent.clock import Clock
+from agent.commands import aspects
 from agent.commands import twin as module
 from agent.commands.trust import Refused, known
 from agent.commands.twin import Aspect, Twin
@@ -161,3 +162,30 @@ async def test_an_unsigned_document_orders_nothing_grave(tmp_path: Path) -> None
             await twin.want(decode(sign(Desired(version=2), key)))
         await twin.want(decode(sign(wanted, key)))
         await eventually(lambda: standing(twin, 2) == "converged", "it is red")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "command"),
+    [
+        ({"a": 2}, ("model.activate", {"name": "a", "version": 2})),
+        (
+            {"a": {"version": 2, "target": "t"}},
+            ("model.install", {"target": "t", "activate": True}),
+        ),
+        ({"a": 1, "b": 9}, ("model.activate", {"name": "b", "version": 9})),
+        ({"a": 1}, None),
+        ({}, None),
+    ],
+)
+def test_models_are_brought_to_the_versions_that_are_wanted(wanted: Any, command: Any) -> None:
+    serving = {"a": 1, "c": 7}
+    aspect = aspects.models(lambda: serving)
+    assert aspect.differs(wanted, serving) == (command is not None)
+    if command:
+        assert aspect.command(wanted, serving) == command
+
+
+@pytest.mark.parametrize("wanted", [[], {"a": "2"}, {"a": {"target": "t"}}, {"a b": 1}, None])
+def test_what_nobody_can_want_of_models_is_told(wanted: Any) -> None:
+    with pytest.raises(RequestError, match=r"twin state\.models"):
+        aspects.models(dict).differs(wanted, {})

@@ -13,7 +13,7 @@ from agent.store.streams import SEQ_MAX
 JobId = Annotated[
     str,
     Meta(
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$(?!\n)",
         description="an id of 1 to 64 letters, digits, ., _ and -",
     ),
 ]
@@ -38,6 +38,6 @@ PLACES: dict[str, Any] = {
         Meta(min_length=1, description="the name of a stream, as mic.raw; none is called verify"),
     ],
     "export": Annotated[
-        str, Meta(pattern="^[0-9a-f]{16}$", description="the export that was begun last")
+        str, Meta(pattern=r"^[0-9a-f]{16}$(?!\n)", description="the export that was begun last")
     ],
 }

@@ -27,7 +27,7 @@ class Install(Struct, frozen=True, forbid_unknown_fields=True):
     target: Annotated[str, Meta(max_length=1000)] = ""
     source: Annotated[str, Meta(max_length=1000)] = ""
     path: Annotated[str, Meta(max_length=1000)] = ""
-    sha256: Annotated[str, Meta(pattern=r"^([0-9a-f]{64})?$")] = ""
+    sha256: Annotated[str, Meta(pattern=r"^([0-9a-f]{64})?$(?!\n)")] = ""
     activate: bool = False
     probation_s: Probation | None = None
 

@@ -16,16 +16,16 @@ class NewToken(Struct, frozen=True, forbid_unknown_fields=True):
     """A token `hf_ID_SECRET`: its id (8 hex digits) and the SHA-256 of its secret (43 characters of
     URL-safe base64). One of the same name is replaced: so a token is rotated."""
 
-    id: Annotated[str, Meta(pattern=r"^[0-9a-f]{8}$")]
+    id: Annotated[str, Meta(pattern=r"^[0-9a-f]{8}$(?!\n)")]
     name: Annotated[str, Meta(min_length=1, max_length=64)]
     scopes: Annotated[list[Scope], Meta(min_length=1, max_length=len(SCOPES))]
-    sha256: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
+    sha256: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$(?!\n)")]
 
 
 class Which(Struct, frozen=True, forbid_unknown_fields=True):
     """The token's id."""
 
-    id: Annotated[str, Meta(pattern=r"^[0-9a-f]{8}$")]
+    id: Annotated[str, Meta(pattern=r"^[0-9a-f]{8}$(?!\n)")]
 
 
 class TokenVerbs:

@@ -16,7 +16,7 @@ from agent.updates.fetched import Fetched
 Named = Annotated[
     str,
     Meta(
-        pattern=rf"^({SOURCE}|/[^\s]*)?$",
+        pattern=rf"^({SOURCE}|/[^\s]*)?$(?!\n)",
         description="as in updates.urls, or a folder as /media/stick/repository",
     ),
 ]
