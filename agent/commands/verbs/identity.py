@@ -34,7 +34,7 @@ class Identity:
         return [
             Verb(
                 "certificate.request",
-                "make a new key, and ask for a certificate for it (PKCS#10)",
+                "Make a new key, and ask for a certificate for it (PKCS#10).",
                 NoArgs,
                 self._request,
                 scope="admin",
@@ -43,7 +43,7 @@ class Identity:
             ),
             Verb(
                 "certificate.install",
-                "use a new certificate, and take the former one back if the link stays away",
+                "Use a new certificate, and take the former one back if the link stays away.",
                 Install,
                 self._install,
                 scope="admin",
