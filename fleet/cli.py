@@ -13,6 +13,7 @@ import typer
 
 from agent.errors import HoldfastError
 from fleet import bundle_cli, identity_cli, ingest_cli, updates_cli
+from fleet.control.cli import devices, rollout, send, serve
 from fleet.options import SQLITE, Database, Json
 
 if TYPE_CHECKING:  # what a command needs, it loads itself: `--help` needs none of it
@@ -20,36 +21,28 @@ if TYPE_CHECKING:  # what a command needs, it loads itself: `--help` needs none 
 
 app = typer.Typer(
     name="holdfast-fleet",
-    help="The cloud side of Holdfast: stores what devices send, and tells them so.",
+    help="The cloud side of Holdfast: stores what devices send, and tells them what to do.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
 app.add_typer(bundle_cli.app, name="bundle")
 app.add_typer(identity_cli.app, name="identity")
 app.add_typer(updates_cli.app, name="updates")
-app.command()(ingest_cli.ingest)
+app.add_typer(rollout.app, name="rollout")
+app.add_typer(devices.tag_app, name="tag")
+app.add_typer(devices.twin_app, name="twin")
+for _command in (
+    *(ingest_cli.ingest, serve.control, devices.devices, devices.status),
+    *(send.send, send.commands, devices.watch),
+):
+    app.command()(_command)
 UNBALANCED = 6
 T = TypeVar("T")
 
 
 @app.callback()
-def commands() -> None:
-    """The cloud side of Holdfast: stores what devices send, and tells them so."""
-
-
-@app.command()
-def devices(database: Database = SQLITE, as_json: Json = False) -> None:
-    """Every device: whether it is there, how it is, what of it is stored."""
-    import msgspec
-
-    from fleet import view
-    from fleet.store.cloud import Cloud
-
-    found = _asked(database, Cloud.devices)
-    if as_json:
-        print(msgspec.json.encode({"devices": found}).decode())
-    else:
-        view.devices(found)
+def holdfast_fleet() -> None:
+    """The cloud side of Holdfast: stores what devices send, and tells them what to do."""
 
 
 @app.command()

@@ -5,22 +5,28 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from agent.errors import ConfigError
-from fleet.options import SQLITE, Database
+from fleet.options import (
+    SQLITE,
+    CaFile,
+    CertFile,
+    ConnectSeconds,
+    Database,
+    KeyFile,
+    MetricsPort,
+    PasswordFile,
+    Prefix,
+    Url,
+    Username,
+    Word,
+)
 
 if TYPE_CHECKING:  # what the command needs, it loads itself: `--help` needs none of it
     from fleet.mqtt.s3 import S3
 
-Url = Annotated[str, typer.Option(help="mqtt://HOST[:PORT] or mqtts://HOST[:PORT]")]
-Prefix = Annotated[str, typer.Option("--prefix", help="The devices' link.topic_prefix.")]
 Group = Annotated[str, typer.Option(help="Ingests of one group share the work.")]
 ClientId = Annotated[
     str, typer.Option(help="A name of this ingest alone: it finds what came while it was away.")
 ]
-Username = Annotated[str | None, typer.Option()]
-PasswordFile = Annotated[str | None, typer.Option(help="A file: no secret in `ps`.")]
-CaFile = Annotated[str | None, typer.Option(help="Who signs the broker's certificate.")]
-CertFile = Annotated[str | None, typer.Option(help="The certificate of this ingest.")]
-KeyFile = Annotated[str | None, typer.Option(help="Its key.")]
 AckSeconds = Annotated[float, typer.Option(min=0, help="A device is told each so often.")]
 HeartbeatSeconds = Annotated[
     float, typer.Option(min=0.1, help="A device's heartbeat is written each so often.")
@@ -28,7 +34,6 @@ HeartbeatSeconds = Annotated[
 InFlightMax = Annotated[
     int, typer.Option(min=1, max=65_535, help="So many messages wait here, not in the broker.")
 ]
-ConnectSeconds = Annotated[float, typer.Option(min=0.1)]
 SessionSeconds = Annotated[
     int | None,
     typer.Option(
@@ -37,8 +42,6 @@ SessionSeconds = Annotated[
         help="So long the broker keeps what was for an ingest that died: 3600, nameless 10.",
     ),
 ]
-MetricsPort = Annotated[int, typer.Option(min=0, max=65_535, help="Prometheus' metrics; 0: none.")]
-Word = Annotated[str, typer.Option()]
 Bucket = Annotated[
     str, typer.Option(help="Devices may put their blobs there, each by a URL of its own.")
 ]

@@ -1,36 +1,37 @@
 """What `holdfast-fleet devices` and `gaps` show people."""
 
 import time
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from agent.words import counted, printable
-from fleet.store.gaps import Conflict, Device, Report
+from fleet.store.gaps import Conflict, Report
 
+_HEARD = ("presence_us", "heartbeat_us", "stored_us")
 _PRESENCE = {True: "[green]online[/]", False: "[red]offline[/]", None: "[dim]unknown[/]"}
 
 
-def devices(found: list[Device]) -> None:
+def devices(found: list[dict[str, Any]]) -> None:
     """One line each."""
     console = Console(highlight=False)
-    online = sum(one.online is True for one in found)
+    online = sum(one["online"] is True for one in found)
     console.print(f"{counted(len(found), 'device')}, {online:,} online")
-    table = _table("device", "presence", "status", ">heard", ">records", ">size", ">gaps", ">blobs")
+    columns = (">heard", ">records", ">size", ">gaps", ">blobs", ">orders", "tags")
+    rows = table("device", "presence", "status", *columns)
     for one in found:
-        heard = max(filter(None, (one.presence_us, one.heartbeat_us, one.stored_us)), default=None)
-        table.add_row(
-            _plain(one.device),
-            _PRESENCE[one.online],
-            _plain(one.status or ""),
-            _age(heard),
-            f"{one.records:,}",
-            _size(one.size_bytes),
-            f"{one.gaps:,}" if one.gaps else "",
-            f"{one.unfinished:,}" if one.unfinished else "",
+        heard = max(filter(None, (one[key] for key in _HEARD)), default=None)
+        rows.add_row(
+            plain(one["device"]),
+            _PRESENCE[one["online"]],
+            plain(one["status"] or ""),
+            *(age(heard), f"{one['records']:,}", _size(one["size_bytes"])),
+            *(f"{one[key]:,}" if one[key] else "" for key in ("gaps", "unfinished", "open")),
+            plain(" ".join(one["tags"])),
         )
-    console.print(table)
+    console.print(rows)
 
 
 def gaps(found: Report) -> None:
@@ -42,25 +43,25 @@ def gaps(found: Report) -> None:
     if found.gaps:
         total = counted(found.gaps_total, "gap")
         console.print(f"{total}: seqs that are missing below one that is there")
-        table = _table("device", "epoch", "stream", ">first", ">last", ">records", ">since")
+        rows = table("device", "epoch", "stream", ">first", ">last", ">records", ">since")
         for one in found.gaps:
-            table.add_row(
-                *map(_plain, (one.device, one.epoch, one.stream)),
+            rows.add_row(
+                *map(plain, (one.device, one.epoch, one.stream)),
                 *(str(one.first), str(one.last)),
-                *(f"{one.last - one.first + 1:,}", _age(one.since_us)),
+                *(f"{one.last - one.first + 1:,}", age(one.since_us)),
             )
-        console.print(table)
+        console.print(rows)
         if found.gaps_total > len(found.gaps):
             console.print(f"… and {found.gaps_total - len(found.gaps):,} more: see --device")
     if found.differences:
         console.print("ledgers that do not fit what is stored")
         columns = (">produced", ">delivered", ">held", ">dropped", ">unexplained")
-        table = _table("device", "epoch", "stream", *columns, ">stored", ">lost")
+        rows = table("device", "epoch", "stream", *columns, ">stored", ">lost")
         for each in found.differences:
             told = (each.produced, each.delivered, each.held, each.dropped, each.unexplained)
             counts = (f"{n:,}" for n in (*told, each.stored, each.lost))
-            table.add_row(*map(_plain, (each.device, each.epoch, each.stream)), *counts)
-        console.print(table)
+            rows.add_row(*map(plain, (each.device, each.epoch, each.stream)), *counts)
+        console.print(rows)
     if found.conflicts:
         _conflicts(console, found.conflicts)
 
@@ -71,17 +72,17 @@ def _conflicts(console: Console, found: list[Conflict]) -> None:
         "have one.\nWhat came first is stored. The device keeps the other records, and its "
         "`holdfast status` says what to do"
     )
-    table = _table("device", "epoch", "stream", ">first", ">last", ">batches", ">since", ">last")
+    rows = table("device", "epoch", "stream", ">first", ">last", ">batches", ">since", ">last")
     for one in found:
-        table.add_row(
-            *map(_plain, (one.device, one.epoch, one.stream)),
+        rows.add_row(
+            *map(plain, (one.device, one.epoch, one.stream)),
             *(str(one.first), str(one.last)),
-            *(f"{one.batches:,}", _age(one.since_us), _age(one.last_us)),
+            *(f"{one.batches:,}", age(one.since_us), age(one.last_us)),
         )
-    console.print(table)
+    console.print(rows)
 
 
-def _table(*columns: str) -> Table:
+def table(*columns: str) -> Table:
     """Columns of text; those whose name begins with `>` hold numbers and are never folded."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for column in columns:
@@ -95,12 +96,12 @@ def _table(*columns: str) -> Table:
     return table
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Text from outside: neither markup nor what bends a terminal."""
     return escape(printable(text))
 
 
-def _age(then_us: int | None) -> str:
+def age(then_us: int | None) -> str:
     """How long ago, in its largest unit."""
     if then_us is None:
         return ""

@@ -16,7 +16,7 @@ import yaml
 from msgspec import Struct
 
 from agent import config
-from agent.protocol import ack, batch, blob, content, envelope, grants, presence
+from agent.protocol import ack, batch, blob, commands, content, envelope, grants, presence, twin
 from agent.protocol.examples import Example, examples
 
 TEMPLATE = Path(__file__).with_name("asyncapi.template")
@@ -31,6 +31,11 @@ STRUCTS: dict[str, type[Struct]] = {
     "Grant": grants.Grant,
     "ContentAsk": content.Ask,
     "ContentHeader": content.Header,
+    "Command": commands.Command,
+    "Signed": commands.Signed,
+    "Result": commands.Result,
+    "Desired": twin.Desired,
+    "Reported": twin.Reported,
 }
 REF = "#/components/schemas/"
 _LINK = {field.name: field.default for field in msgspec.structs.fields(config.Link)}
@@ -49,6 +54,9 @@ LIMITS = {
     "HEADERS_MAX": grants.HEADERS_MAX,
     "SIZE_BYTES_MAX": grants.SIZE_BYTES_MAX,
     "CONTENT_ASK_BYTES_MAX": content.ASK_BYTES_MAX,
+    "COMMAND_BYTES_MAX": commands.COMMAND_BYTES_MAX,
+    "RESULT_BYTES_MAX": commands.RESULT_BYTES_MAX,
+    "TWIN_BYTES_MAX": twin.TWIN_BYTES_MAX,
 }
 
 

@@ -2,15 +2,19 @@
 
 import base64
 import hashlib
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
 from msgspec import Struct
 
-from agent.protocol import ack, batch, blob, content, envelope, grants
+from agent.protocol import ack, batch, blob, content, envelope, grants, twin
 from agent.protocol.ack import Ack, StreamAck
+from agent.protocol.commands import Command, Result, sign
 from agent.protocol.grants import Ask, Grant
 from agent.protocol.presence import Heartbeat, Presence
+from agent.protocol.signing import Key
+from agent.protocol.twin import AspectShown, Desired, Reported
 from agent.records import Balance, Drop, Range, Record, RecordType, Segment, Stamp
 
 DEVICE, STREAM = "press-12", "mic.segments"
@@ -47,6 +51,12 @@ def examples() -> dict[str, list[Example]]:
         "grant": [_json(name, grant) for name, grant in _grants()],
         "contentAsk": [_json("the rest of a model", _content_ask())],
         "contentPiece": [_content_piece(name, wire) for name, wire in _content_pieces()],
+        "command": [_json("for an hour", _command())],
+        "signedCommand": [_wire("the same, signed", sign(_command(), Key(bytes(32))))],
+        "result": [_json(f"it {result.state}", result) for result in _results()],
+        "desired": [_json("the third", _desired())],
+        "signedDesired": [_wire("the same, signed", twin.sign(_desired(), Key(bytes(32))))],
+        "reported": [_json("it is so", _reported())],
     }
 
 
@@ -54,7 +64,10 @@ _LIVES = [("birth", True), ("last will", False)]
 
 
 def _json(name: str, message: Struct) -> Example:
-    wire = msgspec.json.encode(message)
+    return _wire(name, msgspec.json.encode(message))
+
+
+def _wire(name: str, wire: bytes) -> Example:
     return Example(name, wire, msgspec.json.decode(wire))
 
 
@@ -155,6 +168,40 @@ def _content_pieces() -> list[tuple[str, bytes]]:
 def _content_piece(name: str, wire: bytes) -> Example:
     header, data = envelope.unseal(wire, content.Header)
     return Example(name, wire, base64.b64encode(data).decode(), _builtins(header))
+
+
+def _command() -> Command:
+    return Command(
+        id="roll-7",
+        name="sync.pause",
+        args={"for_s": 3600},
+        device=DEVICE,
+        issuer="ada",
+        issued=datetime(2026, 1, 1, tzinfo=UTC),
+        expires=datetime(2026, 1, 8, tzinfo=UTC),
+    )
+
+
+def _results() -> list[Result]:
+    named: dict[str, Any] = {"id": "roll-7", "name": "sync.pause", "device": DEVICE}
+    at_us = 1_767_225_602_500_000
+    told = "the link is paused already"
+    return [
+        Result(**named, state="running", number=41, progress=0.5, at_us=at_us),
+        Result(**named, state="succeeded", number=41, result={"until": None}, at_us=at_us),
+        Result(**named, state="refused", reason="not_now", message=told, at_us=at_us),
+    ]
+
+
+def _desired() -> Desired:
+    return Desired(version=3, state={"log_level": "debug"}, device=DEVICE, enforce=["log_level"])
+
+
+def _reported() -> Reported:
+    aspect = AspectShown(actual="debug", standing="converged")
+    return Reported(
+        device=DEVICE, version=41, desired_version=3, holdfast="0.1.0", state={"log_level": aspect}
+    )
 
 
 def _builtins(value: Any) -> Any:

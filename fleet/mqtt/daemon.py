@@ -39,7 +39,7 @@ def run(
     """
     if log_level not in LEVELS:
         raise ConfigError(f"--log-level {log_level} is none", f"one of {', '.join(LEVELS)}")
-    _check(broker)
+    check(broker)
     logging.basicConfig(
         level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
@@ -49,8 +49,8 @@ def run(
     uvloop.run(_run(broker, database_url, metrics, ack_s, heartbeat_s, s3))
 
 
-def _check(broker: Broker) -> None:
-    """Raises ConfigError."""
+def check(broker: Broker) -> None:
+    """Whether the way to the broker makes sense. Raises ConfigError."""
     if not re.match(BROKER_URL, broker.url):
         written = re.sub(r"//[^/@]*@", "//***@", broker.url)  # no password in a message
         raise ConfigError(f"--broker {written!r} is no broker", f"write {BROKER_FORM}")

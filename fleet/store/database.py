@@ -8,7 +8,7 @@ come in as `ROWS($1)`, a list of lists that is a table of one JSON column `value
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from importlib import resources
-from typing import Any, Protocol, Self
+from typing import Any, NamedTuple, Protocol, Self
 from urllib.parse import unquote, urlsplit
 
 from agent.errors import ConfigError, StoreError
@@ -21,6 +21,28 @@ class Unfit(StoreError):
 
     `StoreError` itself says that the database cannot be used now; what was asked may be asked anew.
     """
+
+
+class Absent(StoreError):
+    """Nobody has made this database yet."""
+
+
+class Schema(NamedTuple):
+    """What a database holds: `package` has the steps of its schema, in sql/DIALECT.
+
+    In PostgreSQL they share a database, each with a table `version` of its own. SQLite has a file
+    for each, named with `infix`: one process writes it, or, where it is `shared`, any number.
+    `made_by` is the command that brings it up to date.
+    """
+
+    package: str
+    version: str
+    made_by: str
+    infix: str = ""
+    shared: bool = False
+
+
+STORE = Schema("fleet.store", "holdfast_schema", "holdfast-fleet ingest")
 
 
 class Transaction(Protocol):
@@ -53,7 +75,7 @@ class Database(Protocol):
         """A transaction: committed, and on the disk, at its end; undone when it raises."""
 
 
-def open(url: str, *, reads_only: bool = False) -> Database:
+def open(url: str, *, reads_only: bool = False, schema: Schema = STORE) -> Database:
     """The database of a URL, `sqlite:///var/fleet.db` or `postgresql://user@host/name`.
 
     `reads_only` never writes, not even the schema, and stands beside a process that writes.
@@ -68,7 +90,7 @@ def open(url: str, *, reads_only: bool = False) -> Database:
 
         named = unquote(path[1:])
         root = "/" if named.startswith("/") else ""  # POSIX leaves open what two of them mean
-        return SQLite(root + named.lstrip("/"), reads_only=reads_only)
+        return SQLite(root + named.lstrip("/"), reads_only=reads_only, schema=schema)
     if scheme in ("postgresql", "postgres"):
         try:
             from fleet.store.postgres import Postgres
@@ -76,7 +98,7 @@ def open(url: str, *, reads_only: bool = False) -> Database:
             raise ConfigError(
                 "PostgreSQL needs asyncpg, which is not installed", "pip install 'holdfast[fleet]'"
             ) from error
-        return Postgres(url, reads_only=reads_only)
+        return Postgres(url, reads_only=reads_only, schema=schema)
     raise _unknown(url)
 
 
@@ -88,23 +110,26 @@ def _unknown(url: str) -> ConfigError:
     )
 
 
-def steps(dialect: str) -> list[str]:
+def steps(schema: Schema, dialect: str) -> list[str]:
     """The SQL that makes each version of the schema of the one before, in order."""
-    found = resources.files("fleet.store").joinpath("sql", dialect).iterdir()
+    found = resources.files(schema.package).joinpath("sql", dialect).iterdir()
     return [script.read_text() for script in sorted(found, key=lambda script: script.name)]
 
 
-def missing(version: int, dialect: str, name: str, *, reads_only: bool) -> list[str]:
+def missing(
+    version: int, schema: Schema, dialect: str, name: str, *, reads_only: bool
+) -> list[str]:
     """The steps that lead on from `version`. Raises StoreError when they cannot be taken."""
-    known = steps(dialect)
+    known = steps(schema, dialect)
     if version > len(known):
         raise StoreError(
             f"{name} has schema {version}, this holdfast-fleet knows up to {len(known)}",
             "use the newer holdfast-fleet",
         )
     if reads_only and version < len(known):
-        raise StoreError(
+        kind = StoreError if version else Absent
+        raise kind(
             f"{name} has schema {version}, this command reads {len(known)}",
-            "start `holdfast-fleet ingest` on it: that brings the schema up to date",
+            f"start `{schema.made_by}` on it: that brings the schema up to date",
         )
     return known[version:]

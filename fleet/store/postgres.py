@@ -1,7 +1,7 @@
 """PostgreSQL as the cloud side's database: a pool of connections, binary COPY on the hot path.
 
 Limits  : CONNECTIONS_MAX connections of a process; many processes write side by side.
-Format  : the schema of sql/postgres; its version is in the table `holdfast_schema`.
+Format  : the schema of sql/postgres; its version is in a table, `holdfast_schema` for the store.
 Recovery: PostgreSQL's own. A commit waits until it is on the disk (synchronous_commit is set on).
 """
 
@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import asyncpg
 
 from agent.errors import ConfigError, StoreError
-from fleet.store.database import Row, Unfit, missing
+from fleet.store.database import STORE, Row, Schema, Unfit, missing
 
 CONNECTIONS_MAX = 4
 CONNECT_S = 10.0
@@ -34,13 +34,13 @@ _UNFIT = (
 # Nobody knows what state such a connection is in; or it began when the server was read-only, and
 # would stay so.
 _SPOILT = (asyncpg.InternalClientError, asyncpg.ReadOnlySQLTransactionError)
-_VERSION = "SELECT coalesce(max(version), 0) FROM holdfast_schema"
 
 
 class Postgres:
     """A database on a server. Raises ConfigError, StoreError."""
 
-    def __init__(self, url: str, *, reads_only: bool = False) -> None:
+    def __init__(self, url: str, *, reads_only: bool = False, schema: Schema = STORE) -> None:
+        self._schema = schema
         try:
             at = urlsplit(url)
             self.name = (
@@ -79,21 +79,25 @@ class Postgres:
             self._pool.terminate()
 
     async def _migrate(self) -> None:
+        table = self._schema.version
+        asked = f"SELECT coalesce(max(version), 0) FROM {table}"
         async with self.begin() as transaction:
-            (there,) = await transaction.fetch("SELECT to_regclass('holdfast_schema') IS NOT NULL")
+            (there,) = await transaction.fetch(f"SELECT to_regclass('{table}') IS NOT NULL")
             if self._reads_only:
-                version = (await transaction.fetch(_VERSION))[0][0] if there[0] else 0
-                missing(version, "postgres", self.name, reads_only=True)
+                version = (await transaction.fetch(asked))[0][0] if there[0] else 0
+                missing(version, self._schema, "postgres", self.name, reads_only=True)
                 return
             await transaction.execute("SELECT pg_advisory_xact_lock($1)", TURN)
             await transaction.execute(
-                "CREATE TABLE IF NOT EXISTS holdfast_schema (version bigint PRIMARY KEY)"
+                f"CREATE TABLE IF NOT EXISTS {table} (version bigint PRIMARY KEY)"
             )
-            ((version,),) = await transaction.fetch(_VERSION)
-            for script in missing(version, "postgres", self.name, reads_only=False):
+            ((version,),) = await transaction.fetch(asked)
+            for script in missing(
+                *(version, self._schema, "postgres", self.name), reads_only=False
+            ):
                 version += 1
                 await transaction.execute(script)
-                await transaction.execute("INSERT INTO holdfast_schema VALUES ($1)", version)
+                await transaction.execute(f"INSERT INTO {table} VALUES ($1)", version)
 
     @asynccontextmanager
     async def begin(self) -> AsyncIterator["_Transaction"]:

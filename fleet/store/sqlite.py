@@ -1,8 +1,11 @@
 """SQLite as the cloud side's database: one file, one connection, one thread.
 
-Limits  : one process writes (a lock beside the file says so); others may read.
+Limits  : one process writes (a lock beside the file says so); others may read. A `shared` file
+          any number of processes write, in turn.
 Format  : the schema of sql/sqlite; its version is PRAGMA user_version.
-Recovery: WAL with synchronous=FULL, so what was committed survives a power cut.
+Recovery: WAL with synchronous=FULL, so what was committed survives a power cut. A shared file has a
+          rollback journal in its place: two connections that both write a WAL can damage it
+          (SQLite before 3.51.3).
 """
 
 import asyncio
@@ -11,9 +14,10 @@ import json
 import os
 import re
 import sqlite3
+import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import cache
 from itertools import chain
 from pathlib import Path
@@ -21,13 +25,14 @@ from typing import Any, Self, TypeVar
 from urllib.parse import quote
 
 from agent.errors import StoreError, StoreLocked
-from fleet.store.database import Row, Unfit, missing
+from fleet.store.database import STORE, Absent, Row, Schema, Unfit, missing
 
 T = TypeVar("T")
 CACHE_KIB = 64 << 10
 CHECKPOINT_PAGES = 8192  # 32 MiB of WAL: a page that changes often is copied back once
 ROWS_AT_ONCE = 25  # in one statement: each lets the other thread run, and waits for its turn again
 BUSY_S = 5.0  # a reader waits so long for a checkpoint
+TURN_S, TURN_LOOK_S = 30.0, 0.002  # and a process for its turn with a shared file
 _UNFIT = (sqlite3.DataError, sqlite3.InterfaceError, sqlite3.IntegrityError)
 _BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_CANTOPEN)
 
@@ -35,9 +40,12 @@ _BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_CANTOPEN)
 class SQLite:
     """A file. Raises StoreError, StoreLocked when another process writes it."""
 
-    def __init__(self, path: str, *, reads_only: bool = False) -> None:
-        self.name = path
-        self._path = Path(path)
+    def __init__(self, path: str, *, reads_only: bool = False, schema: Schema = STORE) -> None:
+        self.name, self._path, self._schema = path, Path(path), schema
+        if schema.infix:
+            whole = f"{self._path.stem}{schema.infix}{self._path.suffix}"
+            self._path = self._path.with_name(whole)
+            self.name = str(self._path)
         self._reads_only = reads_only
         self._thread = ThreadPoolExecutor(1, "sqlite")
         self._turn = asyncio.Lock()
@@ -67,49 +75,88 @@ class SQLite:
         """As Database says; one at a time."""
         async with self._turn:
             try:
-                await self._run(lambda: self._connection.execute(self._begin))
+                await self._run(self._begin)
                 yield _Transaction(self._run, lambda: self._connection)
-                await self._run(lambda: self._connection.execute("COMMIT"))
+                await self._run(self._end)
             except BaseException:  # a cancelled call still runs in the thread; this comes after it
                 await asyncio.shield(self._run(self._undo))
                 raise
 
-    @property
-    def _begin(self) -> str:
-        return "BEGIN" if self._reads_only else "BEGIN IMMEDIATE"
+    def _begin(self) -> None:
+        if self._schema.shared:
+            self._wait_for_turn()
+        self._connection.execute("BEGIN" if self._reads_only else "BEGIN IMMEDIATE")
+
+    def _end(self) -> None:
+        self._connection.execute("COMMIT")
+        self._leave_turn()
 
     def _undo(self) -> None:
-        if self._connection.in_transaction:
-            self._connection.execute("ROLLBACK")
+        try:
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+        finally:
+            self._leave_turn()
+
+    def _wait_for_turn(self) -> None:
+        """SQLite itself would look ten times a second, and starve who writes little."""
+        end = time.monotonic() + TURN_S
+        while time.monotonic() < end:
+            with suppress(BlockingIOError):
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            time.sleep(TURN_LOOK_S)
+        raise StoreLocked(f"{self.name}: no turn within {TURN_S:g} s", "see who has it open")
+
+    def _leave_turn(self) -> None:
+        if self._schema.shared:
+            fcntl.flock(self._lock, fcntl.LOCK_UN)
 
     def _open(self) -> None:
-        if self._reads_only:
-            if not self._path.exists():
-                raise StoreError(f"{self.name}: there is no such database", "see --database")
-            where = f"file:{quote(str(self._path.absolute()))}?mode=ro"
-            self._connection = self._connected(where)
-        else:
+        if self._reads_only and not self._path.exists():
+            raise Absent(f"{self.name}: there is no such database", "see --database")
+        if not self._reads_only:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._take_lock()
-            self._connection = self._connected(f"file:{quote(str(self._path.absolute()))}")
+        where = f"file:{quote(str(self._path.absolute()))}"
+        if self._schema.shared:
+            self._open_shared(where)
+        elif self._reads_only:
+            self._connection = sqlite3.connect(
+                f"{where}?mode=ro", BUSY_S, uri=True, isolation_level=None
+            )
+            self._migrate()
+        else:
+            self._take_lock(fcntl.LOCK_NB)
+            self._connection = sqlite3.connect(where, BUSY_S, uri=True, isolation_level=None)
             self._connection.execute("PRAGMA journal_mode = WAL")
             self._connection.execute("PRAGMA synchronous = FULL")
             self._connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
             self._connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
+            self._migrate()
+
+    def _open_shared(self, where: str) -> None:
+        """Readers open it for writing, too: they may have to roll back what a crash left."""
+        self._take_lock()  # two that migrate it at once would both begin
+        self._connection = sqlite3.connect(where, TURN_S, uri=True, isolation_level=None)
+        self._connection.execute("PRAGMA journal_mode = PERSIST")
+        self._connection.execute("PRAGMA synchronous = FULL")
+        self._migrate()
+        self._leave_turn()
+
+    def _migrate(self) -> None:
         (version,) = self._connection.execute("PRAGMA user_version").fetchone()
-        for script in missing(version, "sqlite", self.name, reads_only=self._reads_only):
+        for script in missing(
+            *(version, self._schema, "sqlite", self.name), reads_only=self._reads_only
+        ):
             version += 1
             self._connection.executescript(
                 f"BEGIN IMMEDIATE; {script}; PRAGMA user_version = {version}; COMMIT;"
             )
 
-    def _connected(self, where: str) -> sqlite3.Connection:
-        return sqlite3.connect(where, BUSY_S, uri=True, isolation_level=None)
-
-    def _take_lock(self) -> None:
+    def _take_lock(self, wait: int = 0) -> None:
         self._lock = os.open(f"{self._path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self._lock, fcntl.LOCK_EX | wait)
         except BlockingIOError as error:
             raise StoreLocked(
                 f"{self.name}: another process writes this database",
@@ -175,7 +222,7 @@ def _words(sql: str) -> str:
     """The same in SQLite's words."""
     sql = re.sub(r"= ANY\(\$(\d+)\)", r"IN (SELECT value FROM json_each(?\1))", sql)
     sql = re.sub(r"ROWS\(\$(\d+)\)", r"json_each(?\1)", sql)
-    sql = re.sub("FOR UPDATE( SKIP LOCKED)?", "", sql)
+    sql = re.sub("FOR (UPDATE|SHARE)( OF [a-z]+)?( SKIP LOCKED)?", "", sql)
     sql = sql.replace("greatest(", "max(").replace("least(", "min(")
     return re.sub(r"\$(\d+)", r"?\1", sql)
 

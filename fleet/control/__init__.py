@@ -1,0 +1,1 @@
+"""The controller: orders to devices, their results, rollouts; over the public protocol alone."""
