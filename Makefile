@@ -61,7 +61,7 @@ appliance-test: $(VENV)/dev.installed
 	@HOLDFAST_APPLIANCE=1 $(BIN)/python -m pytest -m appliance -o faulthandler_timeout=0 tests/appliance $(PYTEST_ARGS)
 
 bench: $(VENV)/dev.installed
-	@for b in memory hops streams live serving door isolation recovery ipc store outage damage faults sync ingest reconnect crowd commands rollout; do $(BIN)/python -m bench.$$b || exit 1; done
+	@for b in memory hops streams live serving door isolation recovery rollback ipc store outage damage faults sync ingest reconnect crowd commands rollout; do $(BIN)/python -m bench.$$b || exit 1; done
 
 clean:
 	rm -rf $(VENV) var

@@ -27,7 +27,7 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from agent import VERSION, config
+from agent import VERSION, config, logs
 from agent.api.entry.tokens import Tokens
 from agent.clock import Clock
 from agent.compose.commands import CommandParts
@@ -41,6 +41,7 @@ from agent.compose.link import LinkParts
 from agent.compose.models import ModelParts
 from agent.compose.plant import PlantParts
 from agent.compose.updates import UpdateParts
+from agent.compose.versions import VersionParts
 from agent.compose.watchdog import WatchdogParts
 from agent.config import Config
 from agent.errors import ConfigError, StoreError
@@ -52,6 +53,10 @@ from agent.protocol.presence import Heartbeat
 from agent.store.arrivals import Limits
 from agent.store.journal import Limits as JournalLimits
 from agent.store.store import Store
+from agent.versions.forms import Book
+from agent.versions.kept import Kept
+from agent.versions.start import Anew as Anew
+from agent.versions.start import Begun, begin
 
 log = logging.getLogger("holdfast")
 UNASKED = (Cause.CRASH, Cause.HUNG, Cause.WATCHDOG)  # what a model on probation may be to blame for
@@ -66,18 +71,20 @@ class Stopped(Exception):
 class App:
     """The agent, built from its configuration."""
 
-    def __init__(self, settings: Config, path: Path) -> None:
-        """`path` is the configuration file, whose domains may be read again while it runs."""
+    def __init__(self, settings: Config, path: Path, begun: Begun | None = None) -> None:
+        """`path` is the file of --config. `begun`: which version of it `settings` are; without
+        that, none is kept."""
         _one_onnxruntime()
         clock = Clock()
         conditions = Conditions(clock)
         self.disk = StoreDisk(settings.store, conditions, clock, state=state_folder())
+        begun = begun or Begun(settings, 0, Kept(path, None, Book(), clock), [])
         settings = replace(settings, store=self.disk.settings)
         self.store = Store(
             settings.store, clock, _job_limits(settings.jobs), _journal_limits(settings.commands)
         )
         known = KnownTime(self.store.path.with_name("known-time.json"), clock)
-        self.core = Core(settings, path, settings.device, clock, conditions, self.store, known)
+        self.core = Core(settings, settings.device, clock, conditions, self.store, known)
         self.inference = InferenceParts(self.core)
         self.link = LinkParts(self.core, self._heartbeat)
         self.identity = IdentityParts(self.core, self.link)
@@ -86,15 +93,19 @@ class App:
         self.starts = self.watchdog.starts
         self.models = ModelParts(self.core, self.inference, self.updates.content)
         self.health = HealthParts(self.core, self.inference, self.link, self.watchdog)
+        self.versions = VersionParts(
+            *(self.core, begun, self.inference, self.link, self.health, self.watchdog),
+            self._begin_anew,
+        ).versions
         tokens = Tokens(self.core.beside("tokens.json"), conditions, clock)
         self.commands = CommandParts(
-            *(self.core, self.inference, self.link, self.watchdog, self.health, tokens),
-            (self.identity.verbs, self.models.verbs, self.updates.verbs),
-            self._begin_anew,
+            *(self.core, self.inference, self.link, self.watchdog, self.health),
+            *(self.versions, tokens, self._begin_anew),
+            more=(self.identity.verbs, self.models.verbs, self.updates.verbs),
         )
         self.doors = DoorParts(
             *(self.core, self.inference, self.link, self.health, self.watchdog),
-            *(self.commands, tokens),
+            *(self.commands, self.versions, tokens),
         )
         self.plant = PlantParts(
             *(self.core, self.inference, self.link, self.health, self.watchdog),
@@ -171,7 +182,7 @@ class App:
         loops = [store.run, store.salvage.run, health.scrub, health.storage.run]
         loops += [health.letters.run, health.flash.run, health.clockwork.run, health.status.run]
         loops += [health.accelerators.run, health.power.run]
-        loops += [inference.domains.run, inference.runner.run, inference.reload.run]
+        loops += [inference.domains.run, inference.runner.run, self.versions.run]
         loops += [inference.remembered.run, inference.guests.run, link.run, link.control.run]
         loops += [self.commands.run]
         loops += [self.core.known.run, self.identity.rotation.run]
@@ -234,7 +245,7 @@ class App:
 
     def _read_again(self) -> None:
         """What lies in files and may change while the agent runs."""
-        self.inference.reload.ask()
+        self.versions.ask()
         self.doors.server.look_soon()
 
     def _welcome(self) -> None:
@@ -265,14 +276,21 @@ def _journal_limits(settings: config.Commands) -> JournalLimits:
     return JournalLimits(settings.rows_max, settings.keep_s)
 
 
-def run(settings: Config, path: Path) -> int:
-    """Run the agent to its end, on uvloop; its exit status."""
+def run(path: Path) -> int:
+    """Run the agent to its end, on uvloop; its exit status. `path` is the file of --config.
+
+    Raises HoldfastError: Anew where it is to begin anew.
+    """
     import uvloop
 
-    async def begin() -> int:
-        return await App(settings, path).run()
+    begun = begin(path, state_folder(), Clock())
+    logs.set_level(begun.settings.log_level)
 
-    return uvloop.run(begin())
+    async def life() -> int:
+        return await App(begun.settings, path, begun).run()
+
+    with begun:
+        return uvloop.run(life())
 
 
 def _stop_or_die(stop: asyncio.Event) -> None:

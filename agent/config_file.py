@@ -5,7 +5,7 @@ A mistake is reported with file, line and key, what was expected, and the neares
 
 import difflib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -18,6 +18,7 @@ from agent.config import Config, Domain, File, Folder, Loop, Microphone, PowerPr
 from agent.contradictions import contradictions
 from agent.errors import ConfigError
 from agent.forms import Name
+from agent.yaml_tree import CANNOT_BE_READ, START, line_of, tree
 
 UNITS = {
     "s": "seconds",
@@ -40,8 +41,6 @@ UNITS = {
 }
 
 
-# PyYAML lets through what Python says of an impossible date or number, or of a section in itself.
-STUMBLES = (yaml.YAMLError, ValueError, TypeError, AttributeError, LookupError, RecursionError)
 ORDERED: list[tuple[list[str | int], str, str]] = [  # section, and what must not exceed what in it
     (["audio", "segments"], "close_probability", "open_probability"),
     (["audio", "segments"], "margin_s", "hangover_s"),
@@ -61,23 +60,22 @@ SOURCES: dict[str, type[Source]] = {
 
 def load(path: Path) -> Config:
     """The configuration in `path`; ConfigError names file, line and key of the first mistake."""
+    return parse(read(path), path)
+
+
+def read(path: Path) -> bytes:
+    """What is written in `path`. Raises ConfigError."""
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        return path.read_bytes()
+    except OSError as error:
         raise ConfigError(
-            f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}",
-            "name the file with --config, or in HOLDFAST_CONFIG",
+            f"{path}: cannot be read: {error.strerror or error}", CANNOT_BE_READ
         ) from error
-    try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-        repeated = list(_repeated(root)) if root else []
-        value = yaml.safe_load(text)
-    except STUMBLES as error:
-        raise ConfigError(f"{path}: not YAML: {error}", "mend the syntax at that line") from error
-    if root is None or not isinstance(value, dict):
-        raise ConfigError(f"{path}: expected sections such as `link:` and `audio:`", _START)
-    if repeated:
-        raise ConfigError(f"{path}:{repeated[0]}", "keep one of them")
+
+
+def parse(document: bytes, path: Path) -> Config:
+    """The configuration that this is; `path` is what it is called in a ConfigError."""
+    root, value = tree(document, path)
     try:
         config = msgspec.convert(value, Config)
     except msgspec.ValidationError as error:
@@ -85,15 +83,12 @@ def load(path: Path) -> Config:
     return _checked(path, root, config)
 
 
-_START = "config/default.yaml and config/schema.json show the right form"
-
-
 def _checked(path: Path, root: yaml.Node, config: Config) -> Config:
     """What the types cannot say."""
     names = [source.name for source in config.audio.sources]
     for i, name in enumerate(names):
         if name in names[:i]:
-            line = _line(root, ["audio", "sources", i, "name"])
+            line = line_of(root, ["audio", "sources", i, "name"])
             raise ConfigError(
                 f"{path}:{line}: audio.sources[{i}].name: {name!r} is taken by another source",
                 "give each source a name of its own",
@@ -103,14 +98,14 @@ def _checked(path: Path, root: yaml.Node, config: Config) -> Config:
         for key in section:
             part = getattr(part, str(key))
         if getattr(part, lower) > getattr(part, upper):
-            line = _line(root, [*section, lower])
+            line = line_of(root, [*section, lower])
             raise ConfigError(
                 f"{path}:{line}: {_dotted([*section, lower])}: {getattr(part, lower)} is above "
                 f"{upper} {getattr(part, upper)}",
                 f"lower {lower}, raise {upper}, or swap them",
             )
     for keys, wrong, remedy in contradictions(config):
-        raise ConfigError(f"{path}:{_line(root, keys)}: {_dotted(keys)}: {wrong}", remedy)
+        raise ConfigError(f"{path}:{line_of(root, keys)}: {_dotted(keys)}: {wrong}", remedy)
     return config
 
 
@@ -139,10 +134,10 @@ def _explained(path: Path, root: yaml.Node, value: Any, message: str) -> ConfigE
     unknown = re.search(r"unknown field `(.+)`", what)
     if unknown:
         key = unknown[1]
-        line = _line(root, [*keys, key])
+        line = line_of(root, [*keys, key])
         at = f"{path}:{line}: {_dotted([*keys, key])}"
         return _unknown_key(at, key, _fields(_type_at(value, keys)))
-    at = f"{path}:{_line(root, keys)}: {_dotted(keys) or 'the file'}"
+    at = f"{path}:{line_of(root, keys)}: {_dotted(keys) or 'the file'}"
     if keys and keys[-1] == "kind":
         return ConfigError(f"{at}: unknown kind {_at(value, keys)!r}", f"known: {_listed(SOURCES)}")
     return _wrong_value(at, what, _at(value, keys), _type_at(value, keys), keys)
@@ -164,7 +159,7 @@ def _wrong_value(at: str, what: str, found: Any, kind: Any, keys: list[str | int
     if form and ("matching regex" in what or re.match("Expected `int` [<>]", what)):
         what = f"expected {form}"
     shown = "" if isinstance(found, (dict, list)) else f"; found {written}"
-    return ConfigError(f"{at}: {what[0].lower()}{what[1:]}{shown}", _START)
+    return ConfigError(f"{at}: {what[0].lower()}{what[1:]}{shown}", START)
 
 
 def _listed(values: Iterable[object]) -> str:
@@ -262,34 +257,3 @@ def _fields(kind: Any) -> list[str]:
     """The keys that a section knows."""
     known = [f.encode_name for f in msgspec.structs.fields(kind)]
     return [*known, "kind"] if issubclass(kind, Source) else known
-
-
-def _line(root: yaml.Node, keys: list[str | int]) -> int:
-    """The line, from 1, of the deepest node on the way to `keys`."""
-    node, line = root, root.start_mark.line
-    for key in keys:
-        if isinstance(node, yaml.MappingNode):
-            for k, v in node.value:
-                if k.value == str(key):
-                    node, line = v, k.start_mark.line
-                    break
-            else:
-                break
-        elif isinstance(node, yaml.SequenceNode) and isinstance(key, int) and key < len(node.value):
-            node = node.value[key]
-            line = node.start_mark.line
-    return line + 1
-
-
-def _repeated(node: yaml.Node) -> Iterator[str]:
-    """Keys written twice in one section: YAML would keep the last one without a word."""
-    if isinstance(node, yaml.MappingNode):
-        seen: set[str] = set()
-        for key, child in node.value:
-            if key.value in seen:
-                yield f"{key.start_mark.line + 1}: {key.value}: written twice in this section"
-            seen.add(key.value)
-            yield from _repeated(child)
-    elif isinstance(node, yaml.SequenceNode):
-        for child in node.value:
-            yield from _repeated(child)

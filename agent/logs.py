@@ -205,6 +205,11 @@ def begin(level: str) -> None:
     logging.getLogger("asyncio").setLevel(logging.WARNING)
 
 
+def set_level(level: str) -> None:
+    """Lines of this level and above, from now on."""
+    logging.getLogger().setLevel(level.upper())
+
+
 def end() -> None:
     """Wait a little until the last lines are written."""
     with _LINES.all_tasks_done:

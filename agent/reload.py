@@ -1,14 +1,11 @@
-"""The domains as the configuration file has them now, on an operator's order or a SIGHUP."""
+"""The domains as the configuration has them now, while the agent runs."""
 
-import asyncio
 import logging
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Protocol
 
-from agent import config_file
 from agent.config import Config, Domain
-from agent.errors import ConfigError, HoldfastError
+from agent.errors import ConfigError
 from agent.health.conditions import Conditions
 
 log = logging.getLogger("domain")
@@ -21,49 +18,32 @@ class Domains(Protocol):
 
 
 class Reload:
-    """Reads the file again; `run` does so whenever it was asked for with `ask`."""
+    """Has the domains be so."""
 
-    def __init__(
-        self, path: Path, began_with: Config, domains: Domains, conditions: Conditions
-    ) -> None:
-        self._path = path
+    def __init__(self, began_with: Config, domains: Domains, conditions: Conditions) -> None:
         self._began_with = began_with
         self._domains = domains
         self._conditions = conditions
-        self._asked = asyncio.Event()
 
-    def ask(self) -> None:
-        """Have the domains be as the file says, soon; how it went, the log and a condition say."""
-        self._asked.set()
-
-    async def now(self) -> dict[str, str]:
-        """Have the domains be as the file says: what was done to which. Raises HoldfastError."""
-        done = await self._domains.apply(self._settings())
+    async def apply(self, settings: Config) -> dict[str, str]:
+        """Have the domains be as it says: what was done to which. Raises HoldfastError."""
+        self._check(settings)
+        done = await self._domains.apply(settings.domains_all)
         self._conditions.clear("domains_not_applied", "configuration")
+        log.info("the domains of the configuration hold: %s", done or "no change")
         return done
 
-    async def run(self) -> None:
-        """Do what is asked, for ever."""
-        while True:
-            await self._asked.wait()
-            self._asked.clear()
-            try:
-                done = await self.now()
-            except HoldfastError as error:
-                remedy = error.hint or "mend it, then: holdfast domains apply"
-                self._conditions.hold(
-                    "domains_not_applied", "configuration", "warning", str(error), remedy
-                )
-            else:
-                log.info("the domains of the configuration hold: %s", done or "no change")
+    def restart(self, _: Config, settings: Config) -> str:
+        """Why that takes a restart; empty: it does not."""
+        try:
+            self._check(settings)
+        except ConfigError as error:
+            return str(error)
+        return ""
 
-    def _settings(self) -> dict[str, Domain]:
-        """The domains of the file.
-
-        Raises ConfigError, also where the domain that hears would be gone: it is chosen at the
-        start of the agent.
-        """
-        found = config_file.load(self._path)
+    def _check(self, found: Config) -> None:
+        """Raises ConfigError where the domain that hears would be gone: it is chosen at the start
+        of the agent."""
         hearing = self._began_with.audio.domain
         model = self._began_with.domains_all[hearing].models[0]
         if found.audio.domain != hearing:
@@ -78,4 +58,3 @@ class Reload:
                 "the first of them",
                 "restart the agent for that; the rest can be applied without it",
             )
-        return found.domains_all

@@ -37,6 +37,8 @@ LONGEST = [
         "api/test_fuzz.py",
         "net/test_matrix.py",
         "cli/test_bundle.py",
+        "e2e/test_config.py",
+        "versions/test_killed.py",
     ),
     *("store/faults/test_crash_points.py", "sync/test_poison.py", "e2e/test_path.py"),
     *("e2e/test_stick.py", "api/test_attacks.py", "cli/test_sync.py", "fleet/test_ingest.py"),

@@ -19,6 +19,7 @@ from agent.errors import HoldfastError
 
 # Groups of commands, each a module beside this one.
 GROUPS = (
+    "config",
     "domains",
     "outbox",
     "sync",
@@ -56,8 +57,6 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-settings = typer.Typer(help="The configuration file.", no_args_is_help=True)
-app.add_typer(settings, name="config")
 
 
 @app.command()
@@ -117,15 +116,6 @@ def logs(
     from agent.cli.logs import show
 
     show(config, count, level, follow=follow, as_json=json)
-
-
-@settings.command("check")
-def check(config: Config = DEFAULT) -> None:
-    """Check the configuration file. Exit code 78 when it cannot be used."""
-    from agent import config_file
-
-    config_file.load(config)
-    typer.echo(f"{config}: good")
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from agent import config_file, whole_file
+from agent import config_file, whole_file, yaml_tree
 from agent.errors import ConfigError
 
 Lines = dict[tuple[str, ...], Any]  # key, within its section if it has one: value
@@ -104,7 +104,7 @@ def _end(lines: list[str], begin: int) -> int:
 def _at(text: str, key: tuple[str, ...]) -> Any:
     try:
         value = yaml.safe_load(text)
-    except config_file.STUMBLES:
+    except yaml_tree.STUMBLES:
         return None
     for one in key:
         value = value.get(one) if isinstance(value, dict) else None

@@ -10,23 +10,41 @@ signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # where it is ignored, no child c
 import os
 import sys
 from pathlib import Path
+from typing import NoReturn
 
-from agent import app, config_file, logs
+from agent import app, logs
 from agent.errors import HoldfastError
 
 
 def main(path: str) -> int:
     """Run the agent on this configuration until a signal ends it; the exit code."""
     os.umask(0o027)  # what people said is not for every user of the machine to read
+    logs.begin("info")
     try:
-        settings = config_file.load(Path(path))
-        logs.begin(settings.log_level)
-        return app.run(settings, Path(path))
+        code = app.run(Path(path))
     except HoldfastError as error:
         logs.end()  # what was logged before comes before
-        return error.told()
+        code = error.told()
+        if isinstance(error, app.Anew):
+            code = app.ANEW
     finally:
         logs.end()
+    return _anew(path) if code == app.ANEW else code
+
+
+def _anew(path: str) -> int:
+    """Begin anew, for another version of the configuration; under systemd, which does it, the
+    status with which it does."""
+    if "NOTIFY_SOCKET" not in os.environ:
+        _begin_again(path)
+    return app.AGAIN
+
+
+def _begin_again(path: str) -> NoReturn:
+    """As a new program in this process."""
+    # As in command.py: Ctrl-C waits until the new program has begun.
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    os.execv(sys.executable, [sys.executable, "-P", "-m", "agent.cli.run", path])
 
 
 def open_standard_files() -> None:
@@ -43,8 +61,6 @@ def open_standard_files() -> None:
 if __name__ == "__main__":
     open_standard_files()
     code = main(*sys.argv[1:])
-    if code == app.ANEW and "NOTIFY_SOCKET" not in os.environ:  # nobody else starts it again
-        os.execv(sys.executable, [sys.executable, "-P", "-m", "agent.cli.run", *sys.argv[1:]])
     # All is closed by now. Threads that were left behind in a call (agent/threads.py) would meet an
     # interpreter that takes itself apart, and sometimes end it with SIGSEGV.
     os._exit(code)

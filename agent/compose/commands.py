@@ -17,6 +17,7 @@ from agent.commands.desk import Desk
 from agent.commands.trust import Refused, Rules
 from agent.commands.twin import Aspect, Twin
 from agent.commands.verb import Verb
+from agent.commands.verbs.config import ConfigVerbs
 from agent.commands.verbs.device import DeviceVerbs
 from agent.commands.verbs.diagnostics import Check, DiagnosticVerbs
 from agent.commands.verbs.domains import DomainVerbs
@@ -34,6 +35,7 @@ from agent.jobs.calls import parsed
 from agent.protocol.topics import Topics
 from agent.sync.orders import Orders
 from agent.sync.twins import Twins
+from agent.versions.versions import Versions
 
 
 class HasVerbs(Protocol):
@@ -52,9 +54,10 @@ class CommandParts:
         link: LinkParts,
         watchdog: WatchdogParts,
         health: HealthParts,
+        versions: Versions,
         tokens: Tokens,
-        more: Sequence[HasVerbs],
         restart: Callable[[str], None],
+        more: Sequence[HasVerbs],
     ) -> None:
         """`restart` ends the agent in order, and has it started again; `more` are the verbs of
         other parts."""
@@ -63,6 +66,7 @@ class CommandParts:
         self._link = link
         self._watchdog = watchdog
         self._health = health
+        self._versions = versions
         self._tokens = tokens
         self._restart = restart
         settings = core.settings.commands
@@ -79,8 +83,8 @@ class CommandParts:
             *(self._may_want, core.clock),
         )
         topics = Topics(core.settings.link.topic_prefix, core.device)
-        link.link.join(Orders(self.desk, core.store.journal, topics))
-        link.link.join(Twins(self.twin, topics, core.conditions))
+        link.join(Orders(self.desk, core.store.journal, topics))
+        link.join(Twins(self.twin, topics, core.conditions))
 
     async def run(self) -> None:
         """Carry out what is ordered, and what is wanted, for ever."""
@@ -116,10 +120,11 @@ class CommandParts:
             SyncVerbs(link.control, link.report.state),
             DomainVerbs(
                 lambda name: parts.domains.named(name).restart(),
-                *(parts.reload.now, self._health.views.domains),
+                *(self._versions.again, self._health.views.domains),
             ),
             WatchdogVerbs(watchdog.watchdog, watchdog.chronicle.last, watchdog.starts.resume),
             TokenVerbs(self._token_rows, tokens.place, tokens.revoke, tokens.get),
+            ConfigVerbs(self._versions),
             JobVerbs(self._submitted, parts.jobs.show, parts.jobs.cancel),
             DiagnosticVerbs(self._checks(), lambda level: logs.RECENT.lines(0, level).lines),
         ]

@@ -11,10 +11,9 @@ from agent.store.store import Store
 
 
 class Core(NamedTuple):
-    """`path` is the configuration file, which may be read again; `device` was read once."""
+    """`settings` are those of the start; `device` was read once."""
 
     settings: Config
-    path: Path
     device: str
     clock: Clock
     conditions: Conditions

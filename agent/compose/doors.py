@@ -20,6 +20,7 @@ from agent.api.routes.audio_stream import AudioStream
 from agent.api.routes.batch import BatchDoors
 from agent.api.routes.bundle import BundleDoors
 from agent.api.routes.commands import CommandDoors
+from agent.api.routes.config import ConfigDoors
 from agent.api.routes.domains import DomainDoors
 from agent.api.routes.events import EventDoors
 from agent.api.routes.health import HealthDoors
@@ -47,6 +48,7 @@ from agent.health.checks.ready import Ready
 from agent.health.checks.smart import Smart
 from agent.jobs.calls import parsed
 from agent.sync.stick.bundle import Bundles
+from agent.versions.versions import Versions
 
 
 class HasRoutes(Protocol):
@@ -66,10 +68,12 @@ class DoorParts:
         health: HealthParts,
         watchdog: WatchdogParts,
         commands: CommandParts,
+        versions: Versions,
         tokens: Tokens,
     ) -> None:
         self._core = core
         self._commands = commands
+        self._versions = versions
         self._inference = inference
         self._link = link
         self._health = health
@@ -117,7 +121,8 @@ class DoorParts:
             SyncDoors(self._link.control, self._link.report.state),
             BundleDoors(bundles, self._room),
             CommandDoors(self._commands.desk, store.journal, self._commands.twin),
-            DomainDoors(domains, views.domains, views.models, parts.reload.now),
+            DomainDoors(domains, views.domains, views.models, self._versions.again),
+            ConfigDoors(self._versions),
             TokenDoors(self.tokens),
             SessionDoors(self.tokens, self._sessions, self._guard.refusals),
             OipServerDoors(parts.ready),
@@ -147,6 +152,7 @@ class DoorParts:
     def _make_metrics(self) -> Callable[[str], Awaitable[tuple[bytes, str]]]:
         from agent.api.metrics import commands
         from agent.api.metrics.accelerators import AcceleratorMetrics, PowerMetrics
+        from agent.api.metrics.config import ConfigMetrics
         from agent.api.metrics.doors import DoorMetrics
         from agent.api.metrics.metrics import Metrics
         from agent.api.metrics.models import ModelMetrics
@@ -164,4 +170,5 @@ class DoorParts:
             AcceleratorMetrics(health.accelerators.shown).collect,
             PowerMetrics(health.power.shown).collect,
             lambda: commands.twin(twin.shown()),
+            ConfigMetrics(self._versions.shown).collect,
         ).text

@@ -14,11 +14,11 @@ class IdentityParts:
     """`verbs` are for the catalogue; `watch` is there where the device shows a certificate."""
 
     def __init__(self, core: Core, parts: LinkParts) -> None:
-        settings, link = core.settings.link, parts.link
+        settings = core.settings.link
         line = Line(
-            lambda: link.connected_since is not None,
-            lambda: link.restart("another certificate"),
-            lambda: link.state()["down_cause"] or "",
+            lambda: parts.link.connected_since is not None,
+            lambda: parts.link.restart("another certificate"),
+            lambda: parts.link.state()["down_cause"] or "",
         )
         self.rotation = Rotation(settings, core.device, line, core.known, core.clock)
         self.verbs = Identity(self.rotation, core.device)

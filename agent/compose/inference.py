@@ -47,7 +47,7 @@ class InferenceParts:
             hold=self.hold,
         )
         self.told = DomainConditions(self.domains, settings.audio.domain, core.conditions)
-        self.reload = Reload(core.path, settings, self.domains, core.conditions)
+        self.reload = Reload(settings, self.domains, core.conditions)
         cache, sequences = Cache(settings.models.cache_bytes_max), Sequences(core.clock)
         self.scheduler = Scheduler(self.domains, cache, sequences, core.clock)
         remembered = core.beside("remembered.json")

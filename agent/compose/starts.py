@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from agent import config
 from agent.compose.core import Core
 from agent.health.starts.budget import PAUSE_S, Limits
 from agent.health.starts.starts import Places, Starts
@@ -15,7 +16,6 @@ from agent.inference.domains.hold import Hold
 
 def starts(core: Core, hold: Hold, note: Callable[[Event], None]) -> Starts:
     """Judged, and not written down yet."""
-    settings = core.settings.watchdog
     state = state_folder()
     places = Places(
         *(core.beside("starts.json"), core.beside("status.json"), core.beside("hung.txt")),
@@ -23,17 +23,22 @@ def starts(core: Core, hold: Hold, note: Callable[[Event], None]) -> Starts:
     )
     return Starts(
         places,
-        lambda: _causes(Path(settings.device)),
-        Limits(
-            *(settings.resets_per_day_max, settings.safe_mode_s),
-            *(settings.safe_mode_after, settings.safe_mode_window_s),
-            # What the agent itself feeds would reset the machine meanwhile.
-            0.0 if settings.owner == "agent" else PAUSE_S,
-        ),
+        lambda: _causes(Path(core.settings.watchdog.device)),
+        limits(core.settings.watchdog),
         hold,
         note,
         core.conditions,
         core.clock,
+    )
+
+
+def limits(settings: config.Watchdog) -> Limits:
+    """How often the agent and its machine may begin anew by themselves."""
+    return Limits(
+        *(settings.resets_per_day_max, settings.safe_mode_s),
+        *(settings.safe_mode_after, settings.safe_mode_window_s),
+        # What the agent itself feeds would reset the machine meanwhile.
+        0.0 if settings.owner == "agent" else PAUSE_S,
     )
 
 

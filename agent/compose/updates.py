@@ -15,7 +15,7 @@ class UpdateParts:
         link, updates = core.settings.link, core.settings.updates
         topics = Topics(link.topic_prefix, core.device)
         self.talk = ContentTalk(topics, link.payload_bytes_max, updates.stall_s)
-        parts.link.join(self.talk)
+        parts.join(self.talk)
         self.content = Content(
             *(updates, link, core.device, core.beside("updates"), core.known, self.talk.chunks)
         )

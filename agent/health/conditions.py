@@ -67,6 +67,14 @@ class Conditions:
             log.info("%s %s: over", name, subject)
             self.changes.tell()
 
+    def forget(self, *names: Name) -> None:
+        """What held under these names was of something that is no more."""
+        for name, subject in list(self._held):
+            if name in names:
+                self._held.pop((name, subject))
+                log.info("%s %s: over", name, subject)
+                self.changes.tell()
+
     def all(self) -> list[Condition]:
         """What holds now, the gravest first."""
         now = self._clock.monotonic()

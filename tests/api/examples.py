@@ -148,6 +148,16 @@ EXAMPLES: dict[str, list[Example]] = {
     "get_metrics": [Example(), Example(headers={"Accept": "application/openmetrics-text"})],
     **{f"get{'_'.join(path.split('/'))}": FILE for path in FILES if path != "/"},
     "get_page": FILE,
+    "get_config": ANY,
+    "get_config_document": [Example(), Example(query="number=1")],
+    # What is applied is on trial, and then confirmed; nothing of it takes a restart.
+    "post_config_apply": [
+        Example({"patch": {"jobs": {"jobs_max": 7}}, "dry_run": True}),
+        Example({"document": "link: {}"}, status=400),
+        Example({"patch": {"log_level": "debug"}, "confirm_s": 60, "why": "to see more"}),
+    ],
+    "post_config_confirm": [Example({}), Example({"number": 9}, status=409)],
+    "post_config_rollback": [Example({"number": 1}), Example({"number": 9}, status=404)],
     "get_tokens": ANY,
     "post_tokens": [Example({"name": "line 5", "scopes": ["read", "infer"]}, status=201)],
     "delete_tokens_id": [Example(found=a_token)],

@@ -107,6 +107,23 @@ def test_a_killed_agent_is_back(unit: Unit) -> None:
     assert unit.uncounted.read_text() == "0\n", "its own book has all starts"
 
 
+def test_another_configuration_is_begun_on_and_one_that_does_not_start_is_taken_back(
+    unit: Unit,
+) -> None:
+    pid, door = unit.pid(), "/api/v1/config"
+    order = {"patch": {"jobs": {"jobs_max": 7}}, "confirm_s": 3600}
+    Checked(unit.socket).post(f"{door}/apply", order)
+    until(lambda: unit.another(pid), "another one is up", LONG_S)
+    assert Checked(unit.socket).get(door)["in_force"] == 2
+    Checked(unit.socket).post(f"{door}/confirm")
+    pid = unit.pid()
+    Checked(unit.socket).post(f"{door}/apply", {"patch": {"api": {"group": "no-such-group"}}})
+    until(lambda: unit.another(pid), "another one is up", LONG_S)
+    found = Checked(unit.socket).get(door)
+    assert (found["in_force"], found["taken_back"]["number"]) == (2, 3)
+    assert unit.native.shown(SERVICE, "NRestarts") == {"NRestarts": "3"}
+
+
 def test_what_never_comes_to_be_an_agent_is_not_started_so_often_that_systemd_reboots(
     tmp_path: Path,
 ) -> None:

@@ -132,3 +132,13 @@ def test_a_cause_of_any_length_is_cut(conditions: Conditions) -> None:
         (condition,) = conditions.all()
         assert len(condition.cause) == len(condition.remedy) == TEXT_CHARS_MAX
         assert condition.cause.endswith("...")
+
+
+def test_what_was_of_something_that_is_no_more_is_forgotten(conditions: Conditions) -> None:
+    for name, subject in (("broker_refused", "up/a"), ("broker_refused", "up/b")):
+        conditions.hold(name, subject, "warning", "the broker refused", "allow it")  # type: ignore[arg-type]
+    conditions.hold("store_full", "store", "critical", "it is full", "make room")
+    before = conditions.changes.number
+    conditions.forget("broker_refused", "nobody_listens")
+    assert [one.name for one in conditions.all()] == ["store_full"]
+    assert conditions.changes.number == before + 2

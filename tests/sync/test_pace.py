@@ -286,3 +286,18 @@ def test_a_message_is_small_where_the_line_is_thin() -> None:
     assert paced(clock, UTC, rate_bytes_per_s_max=1024).message_bytes_max == 8192
     assert paced(clock, UTC, rate_bytes_per_s_max=30_000).message_bytes_max == 60_000
     assert paced(clock, UTC, quota_bytes_per_day=MIB).message_bytes_max == MIB // 10
+
+
+def test_other_settings_hold_at_once_and_what_the_day_has_used_goes_on() -> None:
+    clock = at(2026, 5, 1, 8)
+    pace = paced(clock, BERLIN, rate_bytes_per_s_max=2048)
+    pace.spent(MIB)
+    used_bytes = pace.quota.day.used_bytes
+    other = paced(clock, BERLIN, rate_bytes_per_s_max=4096, quota_bytes_per_day=MIB, heartbeat_s=7)
+    pace.change(other._settings)
+    assert why(pace) == (4096, "settings")
+    assert pace.quota.day.used_bytes == used_bytes
+    assert pace.quota.reached == "all"
+    pace.order(Orders(None, 1024, math.inf))
+    pace.change(other._settings)
+    assert why(pace) == (1024, "order"), "an order goes on"

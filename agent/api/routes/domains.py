@@ -84,7 +84,7 @@ class DomainDoors:
         show_models: Callable[[], Awaitable[ModelsShown]],
         apply: Callable[[], Awaitable[dict[str, str]]],
     ) -> None:
-        """`apply` has the domains be as the configuration file says now; reload.py."""
+        """`apply` has the domains be as the configuration file says now; versions.py."""
         self._domains = domains
         self._show_domains = show_domains
         self._show_models = show_models

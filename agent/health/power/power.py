@@ -8,6 +8,7 @@ person to order.
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import NamedTuple, Protocol
 
 from msgspec import Struct
@@ -88,12 +89,22 @@ class Power:
         self._board = Board(None, None, None)
         self._again_s = 0.0  # when the mode may be asked for again (monotonic)
         self._refused = False  # the last time it was
+        self._changed = asyncio.Event()
 
     async def run(self) -> None:
         """Look again and again."""
         while True:
+            self._changed.clear()
             await self.look()
-            await asyncio.sleep(LOOK_S if self._settings.profiles else IDLE_S)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_S if self._settings.profiles else IDLE_S):
+                    await self._changed.wait()
+
+    def change(self, settings: Settings) -> None:
+        """These hold from now on; which rules held is judged anew."""
+        self._settings, self._governor = settings, Governor(settings)
+        self._again_s = 0.0
+        self._changed.set()
 
     async def look(self) -> None:
         """Look now, and see to what follows."""

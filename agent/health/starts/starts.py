@@ -210,6 +210,10 @@ class Starts:
         self._set(mark=Mark(cause, why, self._clock.monotonic()))
         await self._keep()
 
+    def change(self, limits: Limits) -> None:
+        """These hold from now on."""
+        self._limits = limits
+
     async def resume(self) -> None:
         """A person says that all is well: out of safe mode, with all budgets anew."""
         await self._leave(budget.resumed(self._running_s()), "somebody resumed it")

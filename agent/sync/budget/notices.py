@@ -24,6 +24,10 @@ class Notices:
         self._clock = clock
         self._ends: dict[tuple[float, bool], str] = {}  # told once: a clock that drifts is no news
 
+    def change(self, settings: Settings) -> None:
+        """These hold from now on."""
+        self._hours = bool(settings.hours)
+
     def tell(self) -> None:
         """As it is now."""
         orders, quota = self._pace.orders, self._pace.quota

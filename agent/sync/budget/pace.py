@@ -80,6 +80,12 @@ class Pace:
         self.quota.day = Day(day.begun, day.date, used_bytes)
         self.order(orders)
 
+    def change(self, settings: Settings) -> None:
+        """These hold from now on; orders, and what the day has used, go on."""
+        self._settings = settings
+        self.quota.bytes_per_day = settings.quota_bytes_per_day
+        self.look()
+
     def order(self, orders: Orders) -> None:
         """These hold from now on, in place of the former."""
         self.orders = orders

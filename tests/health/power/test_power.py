@@ -1,5 +1,6 @@
 """A board that grows hot, and one whose battery empties: what is set, told and taken back."""
 
+import asyncio
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from agent.host.accelerators.jetson import power_mode
 from agent.host.root.client import RootRefused
 from agent.host.supply import battery_left, cpu_c
 from tests.host.supplied import battery, mode, zone
+from tests.sync.rig import eventually
 
 SETTINGS = Settings(
     {"full": PowerProfile(nvpmodel=0), "low": PowerProfile(nvpmodel=2, rest=["pictures"])},
@@ -137,3 +139,19 @@ async def test_without_profiles_nothing_is_done_and_the_battery_is_shown(tmp_pat
     await bed.power.look()
     assert bed.power.shown().battery_left_ratio == 1.0
     assert (bed.asked, bed.told) == ([], {})
+
+
+async def test_other_settings_are_judged_at_once(tmp_path: Path) -> None:
+    bed = Bed(tmp_path, Settings())
+    zone(tmp_path, "cpu-thermal", 93.0)
+    task = asyncio.create_task(bed.power.run())
+    try:
+        await eventually(lambda: bed.power.shown().hottest_c == 93.0, "it has looked")
+        assert (bed.asked, bed.told) == ([], {})
+        bed.power.change(SETTINGS)  # while it rests for a minute
+        await eventually(lambda: bed.asked == [2], "the profile is in force")
+        bed.power.change(Settings())
+        await eventually(lambda: not bed.told, "none is")
+        assert bed.resting == {}
+    finally:
+        task.cancel()

@@ -463,3 +463,10 @@ def with_folder(content: bytes, snapshot: bytes) -> None:
         found = machine.begin()
         assert found.shown().resets_left >= 0
         assert book.read(machine.places.book, machine.places.snapshot)
+
+
+def test_other_limits_hold_at_once(machine: Machine) -> None:
+    starts = machine.begin()
+    assert starts.resets_left == LIMITS.resets_max
+    starts.change(msgspec.structs.replace(LIMITS, resets_max=9))
+    assert starts.resets_left == starts.shown().resets_per_day_max == 9

@@ -1,0 +1,1 @@
+"""Versions of the configuration: kept, applied, on trial, confirmed or taken back."""
