@@ -30,6 +30,7 @@ from msgspec.structs import replace
 from agent import VERSION, config, logs
 from agent.api.entry.tokens import Tokens
 from agent.clock import Clock
+from agent.commands.verbs.agent import AgentVerbs
 from agent.compose.commands import CommandParts
 from agent.compose.core import Core
 from agent.compose.disk import StoreDisk
@@ -40,13 +41,14 @@ from agent.compose.inference import InferenceParts
 from agent.compose.link import LinkParts
 from agent.compose.models import ModelParts
 from agent.compose.plant import PlantParts
+from agent.compose.slots import SlotParts
 from agent.compose.updates import UpdateParts
 from agent.compose.versions import VersionParts
 from agent.compose.watchdog import WatchdogParts
 from agent.config import Config
 from agent.errors import ConfigError, StoreError
 from agent.health.conditions import Conditions
-from agent.health.starts.causes import Cause
+from agent.health.starts.causes import Cause, Ended
 from agent.host.systemd import state_folder
 from agent.known_time import KnownTime
 from agent.protocol.presence import Heartbeat
@@ -92,16 +94,18 @@ class App:
         self.watchdog = WatchdogParts(self.core, self.inference, self.link, self._restart)
         self.starts = self.watchdog.starts
         self.models = ModelParts(self.core, self.inference, self.updates.content)
+        self.slots = SlotParts(path, self.core, self.link, self.watchdog, self._begin_anew)
         self.health = HealthParts(self.core, self.inference, self.link, self.watchdog)
         self.versions = VersionParts(
             *(self.core, begun, self.inference, self.link, self.health, self.watchdog),
             self._begin_anew,
         ).versions
+        agent = AgentVerbs(self.slots.updating, self.updates.content)
         tokens = Tokens(self.core.beside("tokens.json"), conditions, clock)
         self.commands = CommandParts(
             *(self.core, self.inference, self.link, self.watchdog, self.health),
             *(self.versions, tokens, self._begin_anew),
-            more=(self.identity.verbs, self.models.verbs, self.updates.verbs),
+            more=(self.identity.verbs, self.models.verbs, self.updates.verbs, agent),
         )
         self.doors = DoorParts(
             *(self.core, self.inference, self.link, self.health, self.watchdog),
@@ -113,6 +117,7 @@ class App:
         )
         self._stop = asyncio.Event()
         self._status = 0
+        self._ended: Ended = "told"
         self._why = ""
 
     async def run(self) -> int:
@@ -162,7 +167,7 @@ class App:
                     await self._stop.wait()
                     log.info("stopping: what is unfinished is kept")
                     self.watchdog.systemd.stopping()
-                    await self.starts.ends("again" if self._status == AGAIN else "told", self._why)
+                    await self.starts.ends(self._ended, self._why)
                     # While everything still works: who has asked gets his answer.
                     inference.guests.part()
                     await doors.server.close()
@@ -191,6 +196,7 @@ class App:
         loops.append(self.models.probation.run)
         watchdog = self.watchdog
         loops += [watchdog.watchdog.run, watchdog.tell, watchdog.device.run, self.starts.run]
+        loops += [self.slots.trial.run]
         loops += [watchdog.chronicle.run, watchdog.chronicle.file.run, watchdog.budgets.file.run]
         if self.core.settings.watchdog.root_socket:
             loops.append(self.watchdog.look)
@@ -234,7 +240,7 @@ class App:
     def _restart(self, why: str) -> None:
         """The watchdog's last remedy inside this process: systemd starts it again."""
         log.error("ending to be started again: %s", why)
-        self._status, self._why = AGAIN, why
+        self._status, self._why, self._ended = AGAIN, why, "again"
         self._stop.set()
 
     def _begin_anew(self, why: str) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from agent.errors import HoldfastError
-from fleet import bundle_cli, identity_cli, ingest_cli, updates_cli
+from fleet import bundle_cli, identity_cli, ingest_cli, package_cli, updates_cli
 from fleet.control.cli import devices, rollout, send, serve
 from fleet.options import SQLITE, Database, Json
 
@@ -32,7 +32,7 @@ app.add_typer(rollout.app, name="rollout")
 app.add_typer(devices.tag_app, name="tag")
 app.add_typer(devices.twin_app, name="twin")
 for _command in (
-    *(ingest_cli.ingest, serve.control, devices.devices, devices.status),
+    *(ingest_cli.ingest, package_cli.package, serve.control, devices.devices, devices.status),
     *(send.send, send.commands, devices.watch),
 ):
     app.command()(_command)

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Installs Holdfast as a service: user, /opt/holdfast, /etc/holdfast, units, and that systemd feeds the
-# machine's own watchdog. Run it again to update.
+# machine's own watchdog. Run it again to update: the new version goes beside the one that runs
+# (docs/agent-update.md).
 #
 #   install.sh [install|uninstall] [--root DIR] [--wheels DIR] [--enable] [--start] [--dry-run]
 #
@@ -35,7 +36,7 @@ while [ $# -gt 0 ]; do
         --enable) enable=yes ;;
         --start) start=yes ;;
         --dry-run) dry=yes ;;
-        -h | --help) sed -n '2,15s/^# \{0,1\}//p' "$0"; exit 0 ;;
+        -h | --help) sed -n '2,16s/^# \{0,1\}//p' "$0"; exit 0 ;;
         *) fail "unknown: $1 (--help tells what there is)" 2 ;;
     esac
     shift
@@ -57,6 +58,7 @@ sysusers=$root/usr/lib/sysusers.d/holdfast.conf
 rules=$root/usr/lib/udev/rules.d/60-holdfast.rules
 watchdog=$root/etc/systemd/system.conf.d/holdfast.conf
 names="holdfast.service holdfast-root.service holdfast-root.socket"
+static="holdfast-build.service holdfast-trial.service" # begun by those alone
 
 # systemd of this machine, where it runs it and this machine is meant.
 systemd_here() { [ -z "$root" ] && [ -d /run/systemd/system ]; }
@@ -75,32 +77,62 @@ make_user() {
     fi
 }
 
+# The slot that does not run.
+choose_slot() {
+    case $(readlink "$opt/venv" || true) in
+        slots/a) slot=b ;;
+        *) slot=a ;;
+    esac
+    place=$opt/slots/$slot
+}
+
 make_venv() {
-    echo "Python environment $opt/venv"
+    choose_slot
+    echo "Python environment $place"
     "$PYTHON" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' ||
         fail "$PYTHON is not Python >= 3.11 with venv: apt-get install python3 python3-venv"
-    # A link to Python that no longer leads anywhere, after an upgrade of the system, is made anew.
-    [ -x "$opt/venv/bin/python" ] || run "$PYTHON" -m venv --clear "$opt/venv"
+    run mkdir -p "$opt/slots"
+    run rm -f "$opt/slots/trial" "$place/slot.json" # who installs by hand has decided
+    run rm -rf "$place"
+    run "$PYTHON" -m venv "$place"
     if [ -n "$wheels" ]; then
-        # What carries the same version number may be newer all the same.
-        pip --no-index --no-deps --force-reinstall "$wheels"/*.whl
+        pip --no-index --no-deps "$wheels"/*.whl
     else
         pip --require-hashes -r "$checkout/requirements/device.txt"
         source=$(mktemp -d) # what builds it writes beside it
         run cp -r "$checkout/agent" "$checkout/fleet" "$checkout/pyproject.toml" "$checkout/README.md" "$source"
-        pip --no-deps --no-build-isolation --force-reinstall "$source"
+        pip --no-deps --no-build-isolation "$source"
         rm -rf "$source"
     fi
+    [ -n "$dry" ] || name_slot
     [ -n "$dry" ] || [ -z "$root" ] || unstage
+    point_link
+}
+
+# What is whole has this file, and what has it is on the disk.
+name_slot() {
+    version=$("$place/bin/python" -I -c 'from importlib import metadata as m; print(m.version("holdfast"))')
+    sync
+    printf '{"version":"%s"}\n' "$version" > "$place/slot.json"
+    sync "$place/slot.json" "$place"
+}
+
+# From here on the new one is started. In the place of a folder, as it was once, no link can be put
+# at once: what a power cut leaves of that, slots.sh mends before the next start.
+point_link() {
+    run ln -sfn "slots/$slot" "$opt/venv.new"
+    [ -L "$opt/venv" ] || [ ! -d "$opt/venv" ] || run mv "$opt/venv" "$opt/venv.old"
+    run mv -T "$opt/venv.new" "$opt/venv"
+    run rm -rf "$opt/venv.old"
 }
 
 pip() {
-    run "$opt/venv/bin/python" -m pip --disable-pip-version-check --no-cache-dir install --quiet "$@"
+    run "$place/bin/python" -m pip --disable-pip-version-check --no-cache-dir install --quiet "$@"
 }
 
 # Scripts name their Python by its path: in the image that is one without $root.
 unstage() {
-    for one in "$opt"/venv/bin/* "$opt/venv/pyvenv.cfg"; do
+    for one in "$place"/bin/* "$place/pyvenv.cfg"; do
         if [ -f "$one" ] && [ ! -L "$one" ] && grep -qI "$root" "$one"; then
             sed -i "s|$root/|/|g" "$one"
         fi
@@ -120,10 +152,12 @@ install_files() {
         run rm -rf "$opt/$folder"
         run mv "$opt/$folder.new" "$opt/$folder"
     done
-    for name in $names; do
+    for name in $names $static; do
         copy "$here/systemd/$name" "$units/$name" 644
     done
-    copy "$here/uncounted.sh" "$root/usr/lib/holdfast/uncounted.sh" 755
+    for name in uncounted.sh slots.sh; do
+        copy "$here/$name" "$root/usr/lib/holdfast/$name" 755
+    done
     run rm -f "$root/var/lib/holdfast/uncounted" # what failed before is mended now
     copy "$here/udev/60-holdfast.rules" "$rules" 644
     run mkdir -p "$etc/reset.d"
@@ -132,6 +166,7 @@ install_files() {
     else
         copy "$here/config.yaml" "$etc/config.yaml" 640
     fi
+    [ -e "$etc/update.keys" ] || copy "$here/update.keys" "$etc/update.keys" 644
     group=$(sed -n 's/^holdfast:[^:]*:\([0-9]*\):.*/\1/p' "$root/etc/group" 2> /dev/null || true)
     if [ -n "$group" ] && [ "$(id -u)" = 0 ]; then
         run chgrp "$group" "$etc/config.yaml" # it may name passwords: not for everybody
@@ -219,7 +254,7 @@ do_uninstall() {
     elif [ -n "$root" ]; then
         run systemctl "--root=$root" disable $names || true
     fi
-    for name in $names; do
+    for name in $names $static; do
         run rm -f "$units/$name"
     done
     run rm -f "$rules" "$sysusers"

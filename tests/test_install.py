@@ -12,10 +12,14 @@ import pytest
 
 from agent import config_file
 from agent.config import Watchdog
+from agent.host.slots.layout import Slot, Slots
 from tests.outside import DEADLINE_S, ROOT
 
 INSTALL = ROOT / "provisioning" / "install.sh"
-UNITS = ("holdfast.service", "holdfast-root.service", "holdfast-root.socket")
+UNITS = (
+    *("holdfast.service", "holdfast-root.service", "holdfast-root.socket"),
+    *("holdfast-build.service", "holdfast-trial.service"),
+)
 WHEEL = "holdfast-0.1.0-py3-none-any.whl"
 # As small as a wheel can be: what is tested is where things go.
 PARTS = {
@@ -40,14 +44,16 @@ def wheels(folder: Path, says: str) -> Path:
     return folder
 
 
-def install(*words: str, umask: int = -1) -> subprocess.CompletedProcess[str]:
+def install(
+    *words: str, umask: int = -1, python: str | Path = sys.executable
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         ["sh", str(INSTALL), *words],
         capture_output=True,
         umask=umask,
         text=True,
         timeout=4 * DEADLINE_S,
-        env={"PATH": os.environ["PATH"], "PYTHON": sys.executable},
+        env={"PATH": os.environ["PATH"], "PYTHON": str(python)},
     )
 
 
@@ -80,14 +86,20 @@ def test_all_is_installed_again_and_removed_and_what_is_yours_stays(tmp_path: Pa
     assert not closed, "the agent's user cannot read it"
     assert (root / "etc/holdfast/reset.d").stat().st_mode & 0o777 == 0o755
     script = root / "opt/holdfast/venv/bin/holdfast-root"
-    assert "/opt/holdfast/venv/bin/python" in script.read_text()
+    link = root / "opt/holdfast/venv"
+    assert str(link.readlink()) == "slots/a"
+    assert "/opt/holdfast/slots/a/bin/python" in script.read_text(), "whichever is linked later"
     assert str(root) not in script.read_text()
-    assert str(root) not in (root / "opt/holdfast/venv/pyvenv.cfg").read_text()
+    assert str(root) not in (link / "pyvenv.cfg").read_text()
+    assert Slots(link.parent, "a").there("a") == Slot("0.1.0")
     for name in UNITS:
         shipped = ROOT / "provisioning" / "systemd" / name
         assert (root / "usr/lib/systemd/system" / name).read_text() == shipped.read_text()
     assert (root / "usr/lib/udev/rules.d/60-holdfast.rules").exists()
-    assert os.access(root / "usr/lib/holdfast/uncounted.sh", os.X_OK)
+    for name in ("uncounted.sh", "slots.sh"):
+        assert os.access(root / "usr/lib/holdfast" / name, os.X_OK)
+    keys = root / "etc/holdfast/update.keys"
+    keys.write_text("a key of mine\n")
     assert (root / "opt/holdfast/models/speech").is_dir()
     assert files(root / "etc/systemd") == DROP_IN, "nothing is enabled that was not asked for"
     drop_in = root / "etc/systemd/system.conf.d/holdfast.conf"
@@ -102,15 +114,20 @@ def test_all_is_installed_again_and_removed_and_what_is_yours_stays(tmp_path: Pa
     config.write_text("link: {ack_from: broker}\n")
     (root / "var/lib/holdfast/holdfast.db").write_text("records")
     before = files(root)
+    (root / "opt/holdfast/slots/trial").write_text("b a 1 boot 1\n")
     (root / "var/lib/holdfast/uncounted").write_text("60\n")
     wheels(made, "second")
     done = install(*words)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "stays as it is" in done.stdout
     assert config.read_text() == "link: {ack_from: broker}\n"
-    assert files(root) == before
-    (installed,) = root.glob("opt/holdfast/venv/lib/*/site-packages/fake_holdfast.py")
-    assert "second" in installed.read_text(), "of one version number, and newer"
+    beside = {one.replace("/slots/a", "/slots/b", 1) for one in before}
+    assert files(root) == before | beside, "the former version is left, to go back to"
+    assert keys.read_text() == "a key of mine\n"
+    assert str(link.readlink()) == "slots/b"
+    for slot, says in (("a", "first"), ("b", "second")):
+        found = root.glob(f"opt/holdfast/slots/{slot}/lib/*/site-packages/fake_holdfast.py")
+        assert says in next(found).read_text(), "of one version number, and newer"
 
     bounded = drop_in.read_text()
     drop_in.write_text(f"{bounded}LogLevel=debug\n")
@@ -126,6 +143,37 @@ def test_all_is_installed_again_and_removed_and_what_is_yours_stays(tmp_path: Pa
     assert not (root / "usr/lib/holdfast").exists()
     assert (root / "var/lib/holdfast/holdfast.db").read_text() == "records"
     assert config.exists()
+
+
+# Makes environments that are none: what is tested is where they are put.
+PLAYED = """#!/bin/sh
+case "$*" in
+    "-m venv "*) mkdir -p "$3/bin"; cp "$0" "$3/bin/python"; touch "$3/bin/holdfast" "$3/pyvenv.cfg"
+        chmod +x "$3/bin/holdfast" ;;
+    "-I -c"*) echo 0.1.0 ;;
+esac
+"""
+
+
+def test_an_environment_as_it_once_was_becomes_a_link(tmp_path: Path) -> None:
+    root, made = image(tmp_path / "image"), wheels(tmp_path / "wheels", "new")
+    python = tmp_path / "python"
+    python.write_text(PLAYED)
+    python.chmod(0o755)
+    former = root / "opt/holdfast/venv"
+    (former / "bin").mkdir(parents=True)
+    (former / "bin" / "holdfast").write_text("former")
+    done = install("--root", str(root), "--wheels", str(made), python=python)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert str(former.readlink()) == "slots/a"
+    there = {one.name for one in former.parent.iterdir()}
+    assert there == {"docs", "models", "slots", "venv"}
+
+    # The power goes where neither is there: the next start mends it.
+    former.unlink()
+    slots = ["sh", str(root / "usr/lib/holdfast/slots.sh"), str(former.parent), "start"]
+    subprocess.run(slots, check=True, timeout=DEADLINE_S)
+    assert str(former.readlink()) == "slots/a"
 
 
 @pytest.mark.parametrize(
@@ -215,7 +263,9 @@ def test_systemd_takes_the_units(tmp_path: Path) -> None:
         pytest.skip("systemd is not installed")
     for name in UNITS:
         text = (ROOT / "provisioning" / "systemd" / name).read_text()
-        (tmp_path / name).write_text(text.replace("/opt/holdfast/venv/bin/", "/bin/true "))
+        for program in ("/opt/holdfast/venv/bin/", "/usr/lib/holdfast/"):
+            text = text.replace(program, "/bin/true ")
+        (tmp_path / name).write_text(text)
     units = [str(tmp_path / name) for name in UNITS]
     done = subprocess.run(
         [analyze, "verify", "--man=no", "--generators=no", *units],

@@ -13,6 +13,8 @@ Name = Literal[
     "accelerator_slowed",
     "ack_missing",
     "ack_refused",
+    "agent_on_trial",
+    "agent_went_back",
     "api_certificate",
     "api_loopback_only",
     "blobs_in_pieces",

@@ -29,6 +29,9 @@ class Updates(Part, frozen=True, kw_only=True):
     no byte in `stall_s`, and it is tried again after `backoff_s_min`, up to `backoff_s_max`, and
     given up after `tries_max` tries that brought nothing. `tags` are words for what this device is:
     a target may be for those alone that have one of its.
+
+    A new version of the agent has `confirm_s` from its start to prove itself: all moves, nothing is
+    critical that was not so before, and the link is up if it was. Else the former one is back.
     """
 
     root_file: str | None = None
@@ -42,4 +45,5 @@ class Updates(Part, frozen=True, kw_only=True):
     tries_max: Annotated[int, Meta(ge=1, le=1000)] = 10
     backoff_s_min: Seconds = 1.0
     backoff_s_max: Seconds = 120.0
+    confirm_s: Annotated[float, Meta(ge=60, le=3000)] = 600.0
     tags: list[Tag] = field(default_factory=list)

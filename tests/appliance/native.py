@@ -96,13 +96,19 @@ class Native:
                     return one.pid
         return None
 
+    @property
+    def inside(self) -> int | None:
+        """The process id of its PID 1, out here; None while there is none."""
+        assert self._process
+        found = psutil.Process(self._process.pid).children()
+        return found[0].pid if found else None
+
     def shown(self, service: str, *names: str) -> dict[str, str]:
         """What `systemctl show` says of a service; nothing while systemd does not answer."""
-        assert self._process
-        inside = psutil.Process(self._process.pid).children()
-        if not inside:
+        inside = self.inside
+        if inside is None:
             return {}
-        enter = ["nsenter", f"--target={inside[0].pid}", "--mount", "--pid"]
+        enter = ["nsenter", f"--target={inside}", "--mount", "--pid"]
         asked = ["systemctl", "show", service, *(f"--property={name}" for name in names)]
         done = subprocess.run([*enter, *asked], capture_output=True, text=True, timeout=DEADLINE_S)
         return dict(row.split("=", 1) for row in done.stdout.splitlines())

@@ -173,6 +173,7 @@ def test_a_store_of_a_newer_holdfast_ends_with_73_and_is_left_as_it_is(device: D
     begun_and_ended(device)
     with sqlite3.connect(device.store) as db:
         db.execute("PRAGMA user_version = 999")
+        db.execute("UPDATE meta SET value = 999 WHERE key = 'opens_from'")
     db.close()
     head.write(device.store, msgspec.structs.replace(head.read(device.store), version=999))
     code, said = refused(device)

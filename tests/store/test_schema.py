@@ -13,6 +13,7 @@ from agent.errors import StoreError
 from agent.records import Balance, Drop, Raw, Segment
 from agent.store import schema, streams
 from agent.store.arrivals import New
+from agent.store.intake import New as Added
 from agent.store.outbox import Buried
 from agent.store.store import Store
 from agent.store.tensors import Part
@@ -118,6 +119,65 @@ async def test_a_newer_store_is_refused_and_untouched(tmp_path: Path) -> None:
             pass
     assert "newer Holdfast" in error.value.hint
     assert path.read_bytes() == before
+
+
+def newer(steps: list[str]) -> list[str]:
+    """A schema to come, which adds what older code does not need."""
+    return [*steps, "CREATE TABLE to_come (id INTEGER PRIMARY KEY) STRICT;"]
+
+
+async def test_a_newer_store_serves_where_it_was_left_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The agent's own update is taken back: what both versions took in is there for both."""
+    path, old = tmp_path / "s.db", schema.steps()
+    settings = Settings(path=str(path))
+    async with Store(settings, Clock()) as store:
+        await store.intake.append("x", [Added("t", b"old")])
+        epoch = store.epoch
+    with monkeypatch.context() as patched:
+        patched.setattr(schema, "steps", lambda: newer(old))
+        async with Store(settings, Clock()) as store:
+            await store.intake.append("x", [Added("t", b"new")])
+    async with Store(settings, Clock()) as store:
+        assert store.epoch == epoch
+        await store.intake.append("x", [Added("t", b"back")])
+        batch = await store.outbox.lease(10, 100_000)
+        assert batch and [one.body for one in batch.records] == [b"old", b"new", b"back"]
+        assert await store.ledger.faults() == []
+    with sqlite3.connect(path) as db:
+        assert db.execute("PRAGMA user_version").fetchone() == (len(old) + 1,)
+        assert db.execute("SELECT count(*) FROM to_come").fetchone() == (0,)
+    db.close()
+    monkeypatch.setattr(schema, "steps", lambda: newer(old))
+    async with Store(settings, Clock()) as store:
+        assert (await store.ledger.balances())["x"].produced == 3
+
+
+async def test_a_step_that_older_code_cannot_live_with_shuts_it_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And it is said before the step is made: a power cut between them lets nobody in."""
+    path, old = tmp_path / "s.db", schema.steps()
+    settings = Settings(path=str(path))
+    async with Store(settings, Clock()):
+        pass
+    with monkeypatch.context() as patched:
+        patched.setattr(schema, "steps", lambda: [*newer(old), "broken;"])
+        patched.setattr(schema, "OPENS_FROM", len(old) + 1)
+        with pytest.raises(StoreError):
+            async with Store(settings, Clock()):
+                pass
+    with pytest.raises(StoreError, match="this Holdfast knows up to"):
+        async with Store(settings, Clock()):
+            pass
+    with monkeypatch.context() as patched:
+        patched.setattr(schema, "steps", lambda: newer(old))
+        async with Store(settings, Clock()):
+            pass  # of lesser demands, and it does not take back what stands there
+    with pytest.raises(StoreError, match="this Holdfast knows up to"):
+        async with Store(settings, Clock()):
+            pass
 
 
 @pytest.mark.parametrize("version", range(len(schema.steps())))

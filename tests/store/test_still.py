@@ -106,6 +106,7 @@ async def test_another_schema_is_told_and_left_as_it_is(tmp_path: Path, version:
         pass
     with sqlite3.connect(store.path) as db:
         db.execute(f"PRAGMA user_version = {version}")
+        db.execute(f"UPDATE meta SET value = {version} WHERE key = 'opens_from'")
     db.close()
     before = content(store.path)
     with pytest.raises(StoreError, match=f"schema {version}"):

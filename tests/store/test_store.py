@@ -215,6 +215,7 @@ async def test_a_newer_store_is_left_alone(tmp_path: Path) -> None:
         pass
     with sqlite3.connect(tmp_path / "s.db") as db:
         db.execute("PRAGMA user_version = 99")
+        db.execute("UPDATE meta SET value = 99 WHERE key = 'opens_from'")
     db.close()
     newer = msgspec.structs.replace(head.read(tmp_path / "s.db"), version=99)
     head.write(tmp_path / "s.db", newer)

@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from agent.host.root.forms import Nvpmodel, Order, Reset, cut
+from agent.host.root.forms import Nvpmodel, Order, Reset, Slots, cut
 
 # Documentation/admin-guide/sysrq.rst: sync all, remount all read-only, reset without more ado. The
 # first two are done by the kernel on its own time, and on a dead disk never: nobody waits for that.
@@ -31,13 +31,21 @@ class Ways(NamedTuple):
     sysrq: Path
     reboot: Sequence[str]
     nvpmodel: Sequence[str]
+    slots: Sequence[str]
+    build: Sequence[str]
 
 
 def of_this_machine() -> Ways:
     """The real ones."""
     systemd = _SYSTEMD_RUNS.is_dir()
     reboot = ("/usr/bin/systemctl", "--no-block", "reboot") if systemd else ("/sbin/reboot",)
-    return Ways(Path("/proc/sysrq-trigger"), reboot, ("/usr/sbin/nvpmodel", "-m"))
+    slots: tuple[str, ...] = ("/usr/lib/holdfast/slots.sh", "/opt/holdfast")
+    if systemd:
+        slots = (slots[0], "--tell", "/usr/bin/systemctl", slots[1])
+    # In a unit of its own, which may take minutes, and more memory than this daemon has.
+    build = ("/usr/bin/systemctl", "--no-block", "start", "holdfast-build.service")
+    nvpmodel = ("/usr/sbin/nvpmodel", "-m")
+    return Ways(Path("/proc/sysrq-trigger"), reboot, nvpmodel, slots, build)
 
 
 class Program:
@@ -93,6 +101,8 @@ def argv_of(order: Order, ways: Ways) -> list[str]:
     """The program of an order; of a reset there is none."""
     if isinstance(order, Nvpmodel):
         return [*ways.nvpmodel, str(order.mode)]
+    if isinstance(order, Slots):
+        return [*ways.build] if order.act == "build" else [*ways.slots, order.act]
     return [] if isinstance(order, Reset) else list(ways.reboot)
 
 

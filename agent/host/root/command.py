@@ -38,7 +38,8 @@ def main(ways: Ways | None = None, arguments: Sequence[str] | None = None) -> in
 
 def _asked(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        "holdfast-root", description="Does for the agent what needs root: reboot, reset, nvpmodel."
+        "holdfast-root",
+        description="Does for the agent what needs root: reboot, reset, nvpmodel, slots.",
     )
     parser.add_argument("--user", default="holdfast", help="whom to hear beside root")
     parser.add_argument(

@@ -4,7 +4,7 @@ An order is `{"verb": "reboot"}`; with `"dry_run": true` nothing is done, and th
 would be. The answer is `{"done": ...}` or `{"error": ..., "hint": ...}`.
 """
 
-from typing import Annotated, Union
+from typing import Annotated, Literal, Union
 
 import msgspec
 from msgspec import Meta, Struct
@@ -33,8 +33,18 @@ class Nvpmodel(_Order, frozen=True, tag="nvpmodel", kw_only=True):
     mode: Annotated[int, Meta(ge=0, le=MODE_MAX)]
 
 
-Order = Union[Reboot, Reset, Nvpmodel]  # noqa: UP007 (msgspec reads it at run time, Python 3.11)
-VERBS = ("nvpmodel", "reboot", "reset")
+class Slots(_Order, frozen=True, tag="slots", kw_only=True):
+    """See to the agent's slots (docs/agent-update.md).
+
+    build: put the package that the agent has ready into the other slot, if it is signed; switch: to
+    that slot, on trial; confirm: the version on trial stays; back: it does not.
+    """
+
+    act: Literal["build", "switch", "confirm", "back"]
+
+
+Order = Union[Reboot, Reset, Nvpmodel, Slots]  # noqa: UP007 (msgspec reads it at run time, Python 3.11)
+VERBS = ("nvpmodel", "reboot", "reset", "slots")
 
 
 class Done(Struct, frozen=True, forbid_unknown_fields=True):

@@ -14,7 +14,8 @@ from agent.host.root.command import main
 def ways_of(folder: Path) -> Ways:
     """Nothing of this machine."""
     program = str(folder / "program")
-    return Ways(folder / "sysrq", (program, "reboot"), (program, "-m"))
+    ways = ((program, "reboot"), (program, "-m"), (program, "slots"), (program, "build"))
+    return Ways(folder / "sysrq", *ways)
 
 
 if __name__ == "__main__":

@@ -61,7 +61,10 @@ def answer(line: socket.socket) -> bytes:
 def test_the_machine_is_rebooted_reset_and_set_to_a_mode(played: Played) -> None:
     assert "done" in ask(played.socket, b'{"verb":"reboot"}')
     assert "done" in ask(played.socket, b'{"verb":"nvpmodel","mode":3}')
-    assert played.called() == ["reboot", "-m 3"]
+    for act in ("build", "switch", "confirm", "back"):
+        assert "done" in ask(played.socket, f'{{"verb":"slots","act":"{act}"}}'.encode())
+    slots = ["build", "slots switch", "slots confirm", "slots back"]
+    assert played.called() == ["reboot", "-m 3", *slots]
     assert played.pressed() == ""
     assert ask(played.socket, b'{"verb":"reset"}') == {"done": "the machine is reset"}
     until(lambda: played.pressed() == "b", "the last one is the reset")
@@ -129,6 +132,9 @@ def test_the_agents_user_is_heard_and_no_other(
         (f'{{"verb":"nvpmodel","mode":{MODE_MAX + 1}}}'.encode(), f"<= {MODE_MAX}"),
         (b'{"verb":"nvpmodel","mode":"1; reboot"}', "Expected `int`"),
         (b'{"verb":"reboot","force":true}', "unknown field"),
+        (b'{"verb":"slots"}', "`act`"),
+        (b'{"verb":"slots","act":"start"}', "Invalid enum value"),
+        (b'{"verb":"slots","act":"build","package":"/tmp/x"}', "unknown field"),
         (b"", "no order"),
         (b"\xff", "no order"),
         (b"[" * LINE_BYTES_MAX, "no order"),

@@ -1,0 +1,61 @@
+"""The agent's own update: where its slots are, and what a new version has to show."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from agent import VERSION
+from agent.compose.core import Core
+from agent.compose.link import LinkParts
+from agent.compose.watchdog import WatchdogParts
+from agent.host.slots.layout import Slots
+from agent.host.systemd import state_folder
+from agent.store import schema
+from agent.updates.slots.probe import Answer, Probe
+from agent.updates.slots.record import Before, Kept
+from agent.updates.slots.trial import Trial
+from agent.updates.slots.update import Updating
+
+
+class SlotParts:
+    """`trial.run` is a loop of the agent's; `updating` is for who orders an update."""
+
+    def __init__(
+        self,
+        path: Path,
+        core: Core,
+        link: LinkParts,
+        watchdog: WatchdogParts,
+        restart: Callable[[str], None],
+    ) -> None:
+        """`path` is the file of --config; `restart` ends the agent in order, to be started again,
+        and says why."""
+        self._core, self._link, self._watchdog = core, link, watchdog
+        slots, folder = Slots.of_this_process(), state_folder()
+        # Not beside the store, whose disk may be gone; and where root looks for a package.
+        place = folder / "update.json" if folder else core.beside("update.json")
+        kept = Kept(place, core.clock)
+        own = Answer(VERSION, len(schema.steps()), schema.OPENS_FROM)
+        ask = Probe(path, own).ask
+        root = watchdog.root
+        self.updating = Updating(slots, root, kept, ask, self._now, restart, VERSION)
+        self.trial = Trial(
+            *(slots, root, kept, self._lacks, restart, core.conditions, core.clock, VERSION),
+            core.settings.updates.confirm_s,
+        )
+
+    def _now(self) -> Before:
+        return Before(self._link.link.connected_since is not None, tuple(sorted(self._critical())))
+
+    def _lacks(self, before: Before) -> str:
+        """What is worse than before."""
+        if not self._watchdog.watchdog.fed:
+            return "not all that must move does"
+        if worse := self._critical() - {*before.critical}:
+            return f"it is critical: {', '.join(sorted(worse))}"
+        if before.link_up and self._link.link.connected_since is None:
+            return f"the link was up before, and is not: {self._link.link.state()['down_cause']}"
+        return ""
+
+    def _critical(self) -> set[str]:
+        held = self._core.conditions.all()
+        return {f"{one.name} {one.subject}" for one in held if one.severity == "critical"}

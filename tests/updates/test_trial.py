@@ -1,0 +1,135 @@
+"""How a new version proves itself, as its agent sees it; slots.sh is the real one."""
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from agent.clock import Clock
+from agent.compose.slots import SlotParts
+from agent.health.conditions import Conditions
+from agent.host.root.client import RootRefused
+from agent.host.slots.layout import Slots
+from agent.updates.slots import trial
+from agent.updates.slots.record import Before, Kept
+from agent.updates.slots.trial import Trial
+from tests.outside import DEADLINE_S
+from tests.updates.rig import NEW, Device, Faults, Points, Root, version
+
+
+class Rig:
+    """The new version in slot b, in its first start."""
+
+    def __init__(self, folder: Path) -> None:
+        self.device = Device(folder)
+        version(self.device.opt / "slots" / "b", NEW)
+        self.device.sh("switch")
+        self.device.sh("start")
+        self.clock = Clock()
+        self.conditions = Conditions(self.clock)
+        self.kept = Kept(self.device.state / "update.json", self.clock)
+        self.ends: list[str] = []
+        self.root: Any = Root(self.device, Faults(), Points())
+
+    async def run(self, answers: Iterator[str], confirm_s: float = DEADLINE_S) -> None:
+        proves = Trial(
+            *(Slots(self.device.opt, "b"), self.root, self.kept, lambda _: next(answers)),
+            *(self.ends.append, self.conditions, self.clock, NEW, confirm_s),
+        )
+        await proves.run()
+
+    def names(self) -> list[str]:
+        return [one.name for one in self.conditions.all()]
+
+
+@pytest.fixture
+def rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Rig:
+    for name in ("LOOK_S", "SETTLE_S", "AGAIN_S"):
+        monkeypatch.setattr(trial, name, 0.01)
+    return Rig(tmp_path)
+
+
+async def test_one_that_becomes_well_stays(rig: Rig) -> None:
+    """Also where nothing is known of what ordered it."""
+    told = list[list[str]]()
+
+    def answers() -> Iterator[str]:
+        for _ in range(3):
+            told.append(rig.names())
+            yield "the link is down"
+        while True:
+            yield ""
+
+    await rig.run(answers())
+    assert told[0] == ["agent_on_trial"]
+    assert (rig.names(), rig.ends, rig.device.linked) == ([], [], "b")
+    assert [one.state for one in rig.kept.now.log] == ["switched", "confirmed"]
+
+
+async def test_one_that_is_never_well_for_long_enough_goes_back(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trial, "SETTLE_S", DEADLINE_S)
+
+    def answers() -> Iterator[str]:
+        while True:
+            yield from ("", "", "it is critical: domain_down gate")
+
+    await rig.run(answers(), confirm_s=0.3)
+    assert rig.device.linked == "a"
+    (why,) = rig.ends
+    assert "within 0.3 s of its start" in why
+    assert rig.kept.now.state == "back"
+
+
+async def test_where_root_does_not_do_it_it_is_asked_again(rig: Rig) -> None:
+    class Reluctant:
+        def __init__(self, root: Any) -> None:
+            self.refusals, self._root = 2, root
+
+        async def ask(self, order: Any) -> str:
+            self.refusals -= 1
+            if self.refusals >= 0:
+                raise RootRefused("not now")
+            said: str = await self._root.ask(order)
+            return said
+
+    rig.root = Reluctant(rig.root)
+    await rig.run(iter(["it is ill"]), confirm_s=0.001)
+    assert (rig.device.linked, len(rig.ends)) == ("a", 1)
+
+
+async def test_one_that_is_on_no_trial_does_nothing(rig: Rig) -> None:
+    rig.device.sh("confirm")
+    async with asyncio.timeout(DEADLINE_S):
+        await rig.run(iter(()))
+    assert (rig.ends, rig.names()) == ([], [])
+
+
+def test_it_is_compared_with_how_it_was(tmp_path: Path) -> None:
+    clock = Clock()
+    conditions = Conditions(clock)
+    core = SimpleNamespace(
+        conditions=conditions,
+        clock=clock,
+        path=tmp_path / "config.yaml",
+        settings=SimpleNamespace(updates=SimpleNamespace(confirm_s=60.0)),
+        beside=lambda name: tmp_path / name,
+    )
+    inner = SimpleNamespace(connected_since=None, state=lambda: {"down_cause": "no answer"})
+    link, watched = SimpleNamespace(link=inner), SimpleNamespace(fed=False)
+    watchdog = SimpleNamespace(root=None, watchdog=watched)
+    parts = SlotParts(core, link, watchdog, lambda _: None)  # type: ignore[arg-type]
+    assert "must move" in parts._lacks(Before())
+    watched.fed = True
+    assert parts._lacks(Before()) == ""
+    assert "no answer" in parts._lacks(Before(link_up=True))
+    inner.connected_since = 1.0
+    assert parts._lacks(Before(link_up=True)) == ""
+    conditions.hold("domain_down", "gate", "critical", "it died", "look")
+    assert "domain_down gate" in parts._lacks(Before())
+    assert parts._now() == Before(link_up=True, critical=("domain_down gate",))
+    assert parts._lacks(parts._now()) == "", "it was so before"
