@@ -10,6 +10,7 @@ from agent.commands.twin import Aspect
 from agent.commands.verbs.sync import Limit
 from agent.errors import RequestError
 from agent.forms import ModelName, Rate
+from agent.versions.plan import holds
 
 Look = Callable[[], Any]
 LEVELS = Literal["debug", "info", "warning", "error"]
@@ -58,6 +59,30 @@ class Served(Struct, frozen=True, forbid_unknown_fields=True):
 
     version: Annotated[int, Meta(ge=1, le=999_999_999)]
     target: str = ""
+
+
+class ConfigAspect:
+    """What the configuration is to say, as a merge patch (RFC 7396) of it: keys that are to be
+    otherwise, null for those that are to go. It is applied on trial, as by `config.apply`."""
+
+    def __init__(self, live: Callable[[], Awaitable[tuple[int, dict[str, Any]]]]) -> None:
+        self._live = live
+        self._said: dict[str, Any] = {}
+
+    def aspect(self) -> Aspect:
+        """Reported is the version that is live."""
+        return Aspect("config", self._actual, self._differs, self._command)
+
+    async def _actual(self) -> Any:
+        number, self._said = await self._live()
+        return {"version": number}
+
+    def _differs(self, wanted: Any, _: Any) -> bool:
+        _form("config", wanted, dict[str, Any])
+        return not holds(self._said, wanted)
+
+    def _command(self, wanted: Any, _: Any) -> tuple[str, dict[str, Any]]:
+        return "config.apply", {"patch": wanted, "why": "the cloud wants it so"}
 
 
 def models(serving: Look) -> Aspect:

@@ -26,7 +26,7 @@ from agent import VERSION
 from agent.changes import Changes
 from agent.clock import Clock
 from agent.commands.trust import Refused
-from agent.errors import RequestError, StoreError
+from agent.errors import HoldfastError, RequestError, StoreError
 from agent.protocol.commands import Command, Door, Order, Result
 from agent.protocol.twin import AspectShown, Desired, Reported, Standing, Wanted
 
@@ -165,7 +165,10 @@ class Twin:
 
     async def _step(self, aspect: Aspect) -> AspectShown:
         """Do what is to be done for an aspect now; how it stands."""
-        actual = await aspect.actual()
+        try:
+            actual = await aspect.actual()
+        except HoldfastError as error:
+            return AspectShown(standing="failed", cause=str(error))
         if aspect.name not in self._desired.state:
             return AspectShown(actual=actual)
         wanted, version = self._desired.state[aspect.name], self._desired.version

@@ -107,6 +107,7 @@ class CommandParts:
             aspects.paused(lambda: pace.orders.paused_until is not None),
             aspects.rate(lambda: pace.orders.limit_bytes_per_s),
             aspects.models(self._serving),
+            aspects.ConfigAspect(self._versions.live).aspect(),
         ]
 
     def _verbs(self) -> list[HasVerbs]:

@@ -2,10 +2,11 @@
 
 import threading
 from pathlib import Path
+from typing import Any
 
 from msgspec.structs import replace
 
-from agent import config_file
+from agent import config_file, yaml_tree
 from agent.clock import Clock
 from agent.config import Config
 from agent.errors import ConfigError, HoldfastError, NotNow, NotThere, StoreFull
@@ -37,6 +38,10 @@ class Kept:
         if self.folder is None:
             raise NotThere(f"version {version.number} is not kept", _UNKEPT)
         return self.folder.get(self.book, number)
+
+    def data(self, number: int) -> dict[str, Any]:
+        """What a version says, as it is written. Raises ConfigError."""
+        return yaml_tree.tree(self.document(number), Path(f"version {number}"))[1]
 
     def settings(self, number: int) -> Config:
         """What it says. Raises HoldfastError: also where this Holdfast does not take it."""

@@ -78,6 +78,11 @@ def patched(document: bytes, patch: Mapping[str, Any], version: int) -> bytes:
     return f"{head}\n{made}".encode()
 
 
+def holds(value: Any, patch: Any) -> bool:
+    """Whether a document, as data, is as this merge patch would have it."""
+    return bool(_merged(value, patch) == value)
+
+
 def masked(document: bytes) -> str:
     """As it may be shown: without what looks like a password, in a URL too."""
     text = re.sub(r"//[^/@\s]*@", "//***@", document.decode(errors="replace"))

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
+from typing import Any
 
 from msgspec.structs import replace
 
@@ -58,6 +59,7 @@ class Versions:
         self._trials = Trials(self._kept, self._force, seen, restart, notices, clock)
         self._changing = asyncio.Lock()
         self._asked = False  # what the file says now
+        self._read: tuple[int, dict[str, Any]] | None = None  # the live version, read last
         notices.began(begun.notes)
 
     @property
@@ -235,6 +237,13 @@ class Versions:
         number = book.live if number is None else number
         found = await asyncio.to_thread(self._kept.document, number)
         return DocumentShown(number, digest(found), masked(found))
+
+    async def live(self) -> tuple[int, dict[str, Any]]:
+        """The live version, and what it says, as data. Raises HoldfastError."""
+        number = self._kept.book.live
+        if self._read is None or self._read[0] != number:
+            self._read = number, await asyncio.to_thread(self._kept.data, number)
+        return self._read
 
     def knows(self, order: str) -> bool:
         """Whether an order has chosen a version, before a restart too."""

@@ -189,3 +189,22 @@ def test_models_are_brought_to_the_versions_that_are_wanted(wanted: Any, command
 def test_what_nobody_can_want_of_models_is_told(wanted: Any) -> None:
     with pytest.raises(RequestError, match=r"twin state\.models"):
         aspects.models(dict).differs(wanted, {})
+
+
+async def test_the_configuration_is_wanted_as_a_patch() -> None:
+    said = {"link": {"ack_from": "broker", "batch_s": 1}, "log_level": "info"}
+
+    async def live() -> tuple[int, dict[str, Any]]:
+        return 4, said
+
+    aspect = aspects.ConfigAspect(live).aspect()
+    actual = await aspect.actual()
+    assert actual == {"version": 4}
+    for patch in ({}, {"log_level": "info"}, {"link": {"ack_from": "broker"}}, {"jobs": None}):
+        assert not aspect.differs(patch, actual)
+    for patch in ({"log_level": "debug"}, {"link": {"batch_s": None}}, {"jobs": {"jobs_max": 1}}):
+        assert aspect.differs(patch, actual)
+        name, args = aspect.command(patch, actual)
+        assert (name, args["patch"]) == ("config.apply", patch)
+    with pytest.raises(RequestError, match=r"twin state\.config"):
+        aspect.differs([1], actual)
