@@ -20,6 +20,7 @@ from agent.store import streams
 State = Literal["accepted", "running", "succeeded", "failed", "expired", "interrupted"]
 ENDED: tuple[State, ...] = ("succeeded", "failed", "expired", "interrupted")
 STREAM = "commands"
+LATEST_S = 100 * 365.0 * 86_400  # what expires later does so then: nanoseconds have an end
 COLUMNS = (
     "number, id, digest, name, args, door, issuer, by, issued_us, expires_us, expires_ns, state,"
     " attempts, step, accepted_us, ended_us, reason, message, hint, result, reply, told"
@@ -122,7 +123,8 @@ def one(connection: sqlite3.Connection, number: int) -> Entry:
 
 def insert(connection: sqlite3.Connection, new: New, stamp: Stamp, now_ns: int) -> Entry:
     """A command is accepted."""
-    expires_ns = None if new.expires_in_s is None else now_ns + int(new.expires_in_s * 1e9)
+    left_s = new.expires_in_s
+    expires_ns = None if left_s is None else now_ns + int(min(left_s, LATEST_S) * 1e9)
     number = connection.execute(
         "INSERT INTO commands (id, digest, name, args, door, issuer, by, issued_us, expires_us,"
         " expires_ns, state, accepted_ns, accepted_us, reply)"
