@@ -2,12 +2,14 @@
 
 import asyncio
 import json
+import logging
 import os
 import random
 from pathlib import Path
 from typing import Any, get_args
 
 import msgspec
+import pytest
 
 from agent.protocol.commands import Command, Reason, Result, Unread, decode, sign
 from agent.protocol.signing import Key
@@ -71,7 +73,8 @@ async def answered(one: Rig, content: bytes) -> Result:
     return await one.desk.order(order, "mqtt")
 
 
-async def test_each_is_answered(tmp_path: Path) -> None:
+async def test_each_is_answered(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.CRITICAL, "commands")  # each refusal is a line
     chance, key = random.Random(SEED), Key(bytes(32))
     ended: dict[str, set[str]] = {}
     async with rig(tmp_path, signed="grave", keys=[key.public], clock=Trusted()) as one:

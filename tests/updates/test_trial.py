@@ -115,14 +115,15 @@ def test_it_is_compared_with_how_it_was(tmp_path: Path) -> None:
     core = SimpleNamespace(
         conditions=conditions,
         clock=clock,
-        path=tmp_path / "config.yaml",
         settings=SimpleNamespace(updates=SimpleNamespace(confirm_s=60.0)),
         beside=lambda name: tmp_path / name,
     )
     inner = SimpleNamespace(connected_since=None, state=lambda: {"down_cause": "no answer"})
     link, watched = SimpleNamespace(link=inner), SimpleNamespace(fed=False)
     watchdog = SimpleNamespace(root=None, watchdog=watched)
-    parts = SlotParts(core, link, watchdog, lambda _: None)  # type: ignore[arg-type]
+    parts = SlotParts(  # type: ignore[arg-type]
+        tmp_path / "config.yaml", core, link, watchdog, lambda _: None
+    )
     assert "must move" in parts._lacks(Before())
     watched.fed = True
     assert parts._lacks(Before()) == ""
