@@ -82,11 +82,20 @@ class Judge:
                 self._db.commit()
                 return
             self._db.commit()
-            epochs = {one for (one,) in self._db.execute("SELECT DISTINCT epoch FROM records")}
-            word = ack.encode(ack.Ack({one: self._ack(one) for one in {epoch, *epochs}}))
+            word = self._word(epoch)
             acking = self.acking  # as of what is stored: who sees it may change that
         if acking:
             client.publish(f"{self._root}/ack", word, 1, retain=True)
+
+    def acknowledge(self) -> None:
+        """Say what is stored, now, as a cloud does that begins to acknowledge."""
+        assert self._client
+        with self._lock:
+            self._client.publish(f"{self._root}/ack", self._word(), 1, retain=True)
+
+    def _word(self, *also: str) -> bytes:
+        epochs = {one for (one,) in self._db.execute("SELECT DISTINCT epoch FROM records")}
+        return ack.encode(ack.Ack({one: self._ack(one) for one in {*also, *epochs}}))
 
     def _store_batch(self, payload: bytes) -> str:
         header, events = batch.decode(payload)
