@@ -7,6 +7,7 @@ second are those of everything together; the CPU seconds say what the controller
 burst   one order to all devices at once, until the database has the last word of each
 steady  orders to one device after the other, so many a second
 one     orders to one device: each after the last word on the one before, and all at once
+real    the same to a real agent, with its journal on the disk
 
 cost_2000_vs_200_devices  CPU of the controller per command of a burst; smaller is better, 1 would
                           be that more devices cost nothing
@@ -34,7 +35,7 @@ from fleet.control.orders import Wish, made
 from fleet.control.waiting import ended
 from fleet.store.database import Database
 from tests.fleet.control.rig import ControlProcess
-from tests.outside import Mosquitto, running
+from tests.outside import Device, Mosquitto, running
 from tests.sim.commanded import Commanded, Crew
 
 DEVICES, FEW = 2000, 200
@@ -138,6 +139,19 @@ async def one_device(there: Site, device: str, count: int) -> dict[str, float]:
     }
 
 
+async def real_device(there: Site, folder: Path, count: int) -> dict[str, float]:
+    """The same to a real agent, which keeps each command in its journal."""
+    link = {"broker_url": there.broker_url, "ack_from": "broker"}
+    place = folder / "real"
+    place.mkdir()
+    device = Device(place, {"link": link})
+    await asyncio.to_thread(device.start)
+    try:
+        return await one_device(there, "device-under-test", count)
+    finally:
+        await asyncio.to_thread(device.kill)
+
+
 def latencies(found: Sequence[book.Kept]) -> dict[str, float]:
     """From the order to the last word."""
     times = sorted(((one.ended_us or 0) - (one.given_us or 0)) / 1e3 for one in found)
@@ -148,6 +162,7 @@ async def _measured(folder: Path, times: int) -> report.Report:
     async with site(folder, FEW) as (there, crew):
         names = [one.name for one in crew.devices]
         few = await burst(there, names, 5 * times)
+        real = await real_device(there, folder, ONE * times)
     async with site(folder, DEVICES) as (there, crew):
         names = [one.name for one in crew.devices]
         many = await burst(there, names, times)
@@ -164,6 +179,7 @@ async def _measured(folder: Path, times: int) -> report.Report:
     figures |= {f"few_{key}": value for key, value in few.items()}
     figures |= {f"steady_{key}": value for key, value in paced.items()}
     figures |= {f"one_{key}": value for key, value in single.items()}
+    figures |= {f"real_{key}": value for key, value in real.items()}
     return report.Report.of("commands", ratios, figures)
 
 
