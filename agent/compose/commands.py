@@ -144,6 +144,7 @@ class CommandParts:
         return holds
 
     async def _began_anew(self, why: str) -> str:
+        await self._versions.count_restart()
         self._restart(why)
         return "the agent ends, and begins anew"
 

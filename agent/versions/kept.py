@@ -146,7 +146,7 @@ class Kept:
                 left_s = RESTART_S - (now.at_s - recent[-most].at_s)
                 raise NotNow(
                     f"the agent was restarted {len(recent)} times within {RESTART_S / 60:.0f} "
-                    "minutes for its configuration; more would have systemd reboot this machine",
+                    "minutes by order; more would have systemd reboot this machine",
                     f"try again in {left_s:.0f} s",
                 )
             self._write(replace(self.book, restarts=(*recent, now)[-RESTARTS_KEPT:]))

@@ -129,7 +129,7 @@ class Versions:
                 return ConfigApplied(self._kept.book.live, "same")
             found = self._force.plan(read.settings)
             if found.restart:
-                await self._count_restart(APPLIES_MAX)
+                await self.count_restart(APPLIES_MAX)
             version = Version(0, "", 0, wish.origin, wish.who, wish.why)
             trial = self._trials.of(wish)
             add = partial(self._kept.add, read.document, version, trial, wish.order)
@@ -158,7 +158,7 @@ class Versions:
             check_pinned(self._force.settings, settings, self._kept.file)
             found = self._force.plan(settings)
             if found.restart:
-                await self._count_restart(ROLLBACKS_MAX)
+                await self.count_restart(ROLLBACKS_MAX)
             trial = Trial(book.confirmed, "start", order=order)
             await asyncio.to_thread(self._kept.choose, number, trial, order, why)
             log.info("back to version %d; that changes %s", number, ", ".join(found.changed))
@@ -262,8 +262,12 @@ class Versions:
                 return step
             await self._trials.changes.after(number)
 
-    async def _count_restart(self, most: int) -> None:
-        """Raises NotNow: of a service there were too many. By hand nobody reboots for them."""
+    async def count_restart(self, most: int = APPLIES_MAX) -> None:
+        """An ordered restart of the agent is about to begin, for whatever reason.
+
+        Raises NotNow: of a service there were too many, and systemd would reboot the machine for
+        more. By hand nobody does.
+        """
         await asyncio.to_thread(self._kept.restarts, most if self._service else None)
 
     def _check_ending(self) -> None:
