@@ -16,7 +16,18 @@ import yaml
 from msgspec import Struct
 
 from agent import config
-from agent.protocol import ack, batch, blob, commands, content, envelope, grants, presence, twin
+from agent.protocol import (
+    ack,
+    batch,
+    blob,
+    commands,
+    content,
+    envelope,
+    grants,
+    presence,
+    signed,
+    twin,
+)
 from agent.protocol.examples import Example, examples
 
 TEMPLATE = Path(__file__).with_name("asyncapi.template")
@@ -32,7 +43,7 @@ STRUCTS: dict[str, type[Struct]] = {
     "ContentAsk": content.Ask,
     "ContentHeader": content.Header,
     "Command": commands.Command,
-    "Signed": commands.Signed,
+    "Signed": signed.Signed,
     "Result": commands.Result,
     "Desired": twin.Desired,
     "Reported": twin.Reported,

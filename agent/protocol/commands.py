@@ -9,9 +9,6 @@ signed, so that nobody has to write JSON in the same way twice:
 Limits: COMMAND_BYTES_MAX of a command, RESULT_BYTES_MAX of a result.
 """
 
-import base64
-import binascii
-import hashlib
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
@@ -19,9 +16,10 @@ import msgspec
 from msgspec import Meta, Struct
 
 from agent.errors import ProtocolError
-from agent.forms import DeviceId, PublicKey
-from agent.protocol import signing
+from agent.forms import DeviceId
+from agent.protocol import signed, signing
 from agent.protocol.envelope import from_json
+from agent.protocol.signed import Signed
 from agent.words import quoted
 
 COMMAND_BYTES_MAX = 256 << 10
@@ -86,15 +84,6 @@ class Command(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unkn
     expires: Instant | None = None
 
 
-class Signed(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A command with the word of who gave it: `signature` is base64, by the owner of `by`, of the
-    SHA-256 of `signed`, the command's JSON."""
-
-    signed: str
-    by: PublicKey
-    signature: str
-
-
 class Result(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What became of a command; the last one of an id is final (ENDED), and told until it is taken.
 
@@ -129,10 +118,7 @@ class Order(Struct, frozen=True):
 
 def sign(command: Command, key: signing.Key) -> bytes:
     """The command as signed JSON."""
-    text = msgspec.json.encode(command)
-    signature = base64.b64encode(key.sign(hashlib.sha256(text).digest(), COMMAND)).decode()
-    made = Signed(signed=text.decode(), by=key.public, signature=signature)
-    return msgspec.json.encode(made)
+    return signed.sign(msgspec.json.encode(command), key, COMMAND)
 
 
 def decode(payload: bytes) -> Order:
@@ -149,21 +135,16 @@ def decode(payload: bytes) -> Order:
     if "signed" not in shallow:
         return Order(_command(payload, shallow))
     try:
-        signed = from_json(payload, Signed)
+        given = from_json(payload, Signed)
     except ProtocolError as error:
         raise Unread(str(error), "unreadable") from error
-    text = signed.signed.encode()
+    text = given.signed.encode()
     inner = _object(text)
-    name = _told(inner)
     try:
-        signature = base64.b64decode(signed.signature, validate=True)
-        digest = hashlib.sha256(text).digest()
-        right = signing.is_signed(signed.by, digest, signature, COMMAND)
-    except (binascii.Error, ValueError, ProtocolError) as error:
-        raise Unread(f"the signature: {error}", "bad_signature", *name) from error
-    if not right:
-        raise Unread(f"the signature is not of this command by {signed.by}", "bad_signature", *name)
-    return Order(_command(text, inner), signed.by)
+        signed.check(given, COMMAND)
+    except ProtocolError as error:
+        raise Unread(str(error), "bad_signature", *_told(inner)) from error
+    return Order(_command(text, inner), given.by)
 
 
 class Unread(ProtocolError):

@@ -9,9 +9,6 @@ to the device. A desired document may be signed as a command is, with a purpose 
 Limits: TWIN_BYTES_MAX of a document.
 """
 
-import base64
-import binascii
-import hashlib
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -19,9 +16,9 @@ from msgspec import Meta, Struct
 
 from agent.errors import ProtocolError
 from agent.forms import DeviceId
-from agent.protocol import signing
-from agent.protocol.commands import Signed
+from agent.protocol import signed, signing
 from agent.protocol.envelope import from_json
+from agent.protocol.signed import Signed
 
 TWIN_BYTES_MAX = 256 << 10
 TWIN = b"holdfast twin 1\0"  # what a desired document's signature begins with
@@ -75,10 +72,7 @@ class Wanted(Struct, frozen=True):
 
 def sign(desired: Desired, key: signing.Key) -> bytes:
     """The document as signed JSON."""
-    text = msgspec.json.encode(desired)
-    signature = base64.b64encode(key.sign(hashlib.sha256(text).digest(), TWIN)).decode()
-    made = Signed(signed=text.decode(), by=key.public, signature=signature)
-    return msgspec.json.encode(made)
+    return signed.sign(msgspec.json.encode(desired), key, TWIN)
 
 
 def decode(payload: bytes) -> Wanted:
@@ -88,12 +82,6 @@ def decode(payload: bytes) -> Wanted:
     shallow = from_json(payload, dict)
     if "signed" not in shallow:
         return Wanted(from_json(payload, Desired))
-    signed = from_json(payload, Signed)
-    text = signed.signed.encode()
-    try:
-        signature = base64.b64decode(signed.signature, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise ProtocolError(f"the signature: {error}") from error
-    if not signing.is_signed(signed.by, hashlib.sha256(text).digest(), signature, TWIN):
-        raise ProtocolError(f"the signature is not of this document by {signed.by}")
-    return Wanted(from_json(text, Desired), signed.by)
+    given = from_json(payload, Signed)
+    signed.check(given, TWIN)
+    return Wanted(from_json(given.signed.encode(), Desired), given.by)
