@@ -1,5 +1,5 @@
-"""JSON with the word of who gave it. Its text is carried as it was when it was signed: nobody has to
-write JSON in the same way twice.
+"""JSON with the word of who gave it. Its text is carried as it was when it was signed, for nobody
+writes JSON in the same way twice.
 
     {"signed": "{\"id\": ...}", "by": "hf1pub:...", "signature": "BASE64"}
     signature = Ed25519(key of `by`, purpose + SHA-256(signed))
