@@ -2,6 +2,7 @@
 
 import zlib
 from enum import StrEnum
+from typing import Literal
 
 from msgspec import Struct
 
@@ -25,6 +26,7 @@ class RecordType(StrEnum):
     RAW = "holdfast.raw.v1"
     WATCHDOG = "holdfast.watchdog.v1"
     COMMAND = "holdfast.command.v1"
+    SUPPORT = "holdfast.support.v1"
 
 
 class Take(Struct, frozen=True):
@@ -75,6 +77,17 @@ class Segment(Struct, frozen=True):
     size_bytes: int
     rate_hz: int = RATE_HZ
     codec: str = "flac"
+
+
+class Upload(Struct, frozen=True):
+    """Body of a support record: an archive that `command` has ordered; it is the blob."""
+
+    what: Literal["log", "support"]
+    name: str
+    sha256: str
+    size_bytes: int
+    command: str
+    codec: str = "tar.gz"
 
 
 class Key(Struct, frozen=True, gc=False):

@@ -70,7 +70,7 @@ class Client:
         return self._ask("DELETE", route)
 
     @contextmanager
-    def download(self, route: str) -> Iterator[Callable[[int], bytes]]:
+    def download(self, route: str, method: str = "POST") -> Iterator[Callable[[int], bytes]]:
         """Have `route` done, and read its long answer: so many bytes at most, b"" at its end.
 
         Raises as `get` does, the reading too: AgentSilent when the answer ends early.
@@ -79,7 +79,7 @@ class Client:
         try:
             self._connect(connection)
             try:
-                connection.request("POST", route)
+                connection.request(method, route)
                 response = connection.getresponse()
                 if response.status != http.HTTPStatus.OK:
                     self._document(response.status, response.read())

@@ -8,6 +8,7 @@ signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends a command, without a
 import os
 import sys
 from importlib import import_module
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -116,6 +117,23 @@ def logs(
     from agent.cli.logs import show
 
     show(config, count, level, follow=follow, as_json=json)
+
+
+@app.command("support-bundle")
+def support_bundle(
+    file: Annotated[
+        Path | None, typer.Argument(help="Where to; by default a name of its own, here.")
+    ] = None,
+    config: Config = DEFAULT,
+    json: Json = False,
+) -> None:
+    """Write one archive for whoever looks into this device: no secrets are in it, and no sound.
+
+    Exit code 3 when no agent answers: then it has what lies on the disk, and the journal.
+    """
+    from agent.cli.support import write
+
+    raise typer.Exit(write(config, file, json))
 
 
 def main() -> None:

@@ -29,6 +29,7 @@ from agent.compose.core import Core
 from agent.compose.health import HealthParts
 from agent.compose.inference import InferenceParts
 from agent.compose.link import LinkParts
+from agent.compose.support import SupportParts
 from agent.compose.watchdog import WatchdogParts
 from agent.host.root.forms import Reboot
 from agent.jobs.calls import parsed
@@ -69,6 +70,7 @@ class CommandParts:
         self._versions = versions
         self._tokens = tokens
         self._restart = restart
+        self.support = SupportParts(core, health, watchdog, versions, self._checks())
         settings = core.settings.commands
         verbs = [verb for one in (*self._verbs(), *more) for verb in one.verbs()]
         self.desk = Desk(
@@ -128,6 +130,7 @@ class CommandParts:
             ConfigVerbs(self._versions),
             JobVerbs(self._submitted, parts.jobs.show, parts.jobs.cancel),
             DiagnosticVerbs(self._checks(), lambda level: logs.RECENT.lines(0, level).lines),
+            self.support,
         ]
 
     def _serving(self) -> dict[str, int]:

@@ -33,6 +33,7 @@ from agent.api.routes.oip_server import OipServerDoors
 from agent.api.routes.outbox import OutboxDoors
 from agent.api.routes.page import PageDoors
 from agent.api.routes.session import SessionDoors
+from agent.api.routes.support import SupportDoors
 from agent.api.routes.sync import SyncDoors
 from agent.api.routes.tokens import TokenDoors
 from agent.api.routes.watchdog import WatchdogDoors
@@ -131,6 +132,7 @@ class DoorParts:
             HealthDoors(Ready(domains.all, store), smart),
             EventDoors(health.status, conditions, self._listeners),
             LogDoors(logs.RECENT, self._listeners),
+            SupportDoors(self._commands.support.archive),
             BatchDoors(self._calls),
             PageDoors(),
             WatchdogDoors(

@@ -32,6 +32,7 @@ from agent.store.slices import Slices
 from agent.store.spool import Spool
 from agent.store.takes import Takes
 from agent.store.twinrows import TwinRows
+from agent.store.uploads import Uploads
 from agent.store.volatile import Volatile
 from agent.store.wear import Wear
 
@@ -44,8 +45,8 @@ class Store:
     `ledger` counts, `wear` adds up what was written, `link` remembers for the link, `bindings` know
     the time of day, `scrub` looks for what the disk has damaged, `salvage` saves what a damaged
     file holds; `held` copies out, `inventory` shows, and `decisions` are an operator's; `jobs` are
-    work that waits, `journal` the commands, `twin` what is
-    wanted of the device."""
+    work that waits, `journal` the commands, `uploads` the archives that those have sent, `twin`
+    what is wanted of the device."""
 
     def __init__(
         self,
@@ -80,6 +81,7 @@ class Store:
         self.link = LinkState(self._database, clock)
         self.jobs = Jobs(self._database, clock, jobs or Limits())
         self.journal = Journal(self._database, clock, commands or JournalLimits(), kept)
+        self.uploads = Uploads(self._database, clock, kept)
         self.twin = TwinRows(self._database)
         self.scrub = Scrub(self._database, settings.scrub_s, clock)
 

@@ -3,7 +3,6 @@
 Also what a merge patch (RFC 7396) makes of a document. Pure.
 """
 
-import re
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,9 +16,6 @@ from agent.yaml_tree import tree
 
 # What an agent is found by, and what its work lies in: it must not move under those who hold it.
 PINNED = (("device_id",), ("store", "path"), ("api", "socket"))
-_SECRET = re.compile(
-    r"^(?P<key>\s*[\"']?[\w-]*(?:password|secret|token|passphrase)[\"']?\s*:\s*)\S.*$", re.M | re.I
-)
 
 
 class Hot(NamedTuple):
@@ -81,12 +77,6 @@ def patched(document: bytes, patch: Mapping[str, Any], version: int) -> bytes:
 def holds(value: Any, patch: Any) -> bool:
     """Whether a document, as data, is as this merge patch would have it."""
     return bool(_merged(value, patch) == value)
-
-
-def masked(document: bytes) -> str:
-    """As it may be shown: without what looks like a password, in a URL too."""
-    text = re.sub(r"//[^/@\s]*@", "//***@", document.decode(errors="replace"))
-    return _SECRET.sub(r"\g<key>***", text)
 
 
 def _merged(target: Any, patch: Any) -> Any:

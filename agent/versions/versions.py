@@ -18,6 +18,7 @@ from agent.changes import Changes
 from agent.clock import Clock
 from agent.config import Config
 from agent.errors import HoldfastError, NotNow, StoreFull
+from agent.masked import masked
 from agent.tasks import through
 from agent.versions import shown
 from agent.versions import wish as wishes
@@ -28,7 +29,7 @@ from agent.versions.forms import Step, Trial, Version
 from agent.versions.judge import Seen
 from agent.versions.kept import APPLIES_MAX, ROLLBACKS_MAX
 from agent.versions.notices import Notices
-from agent.versions.plan import Hot, Plan, check_pinned, masked
+from agent.versions.plan import Hot, Plan, check_pinned
 from agent.versions.shown import ConfigApplied, ConfigShown, DocumentShown
 from agent.versions.start import Begun
 from agent.versions.trials import Trials

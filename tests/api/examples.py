@@ -140,6 +140,7 @@ EXAMPLES: dict[str, list[Example]] = {
     "get_health_smart": ANY,
     "get_conditions": ANY,
     "get_events": ANY,
+    "get_support": [Example()],
     "get_logs": [Example(), Example(query="count=5&level=info&after=1")],
     "get_logs_events": [
         Example(query="after=0"),

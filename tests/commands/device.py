@@ -11,6 +11,7 @@ import asyncio
 import os
 import signal
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -138,14 +139,20 @@ async def tell(one: Rig, journal: Any, folder: Path) -> None:
             await journal.told([x.number for x in entries], [x.number for x in refusals])
 
 
-async def main(folder: Path, states: States) -> None:
+Verbs = Callable[[Rig, Path, States], list[Verb[Any]]]
+
+
+def _makers(_: Rig, folder: Path, states: States) -> list[Verb[Any]]:
+    return Makers(folder, states).verbs()
+
+
+async def main(folder: Path, states: States, verbs: Verbs = _makers) -> None:
     def journal(real: Journal) -> Watched:
         return Watched(real, states)
 
     async with rig(folder, journal=journal, run=False) as one:
-        makers = Makers(folder, states).verbs()
-        one.desk.catalogue._verbs.update({verb.name: verb for verb in makers})
-
+        made = verbs(one, folder, states)
+        one.desk.catalogue._verbs.update({verb.name: verb for verb in made})
         running = asyncio.create_task(one.desk.run())
         for line in lines(folder / "orders"):
             await hand_in(one, folder, line)

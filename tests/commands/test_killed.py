@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,11 +32,16 @@ ORDERS = [
 
 
 def played(
-    folder: Path, state: str, times: int, how: str
+    folder: Path,
+    state: str,
+    times: int,
+    how: str,
+    orders: list[dict[str, Any]] = ORDERS,
+    module: str = "tests.commands.device",
 ) -> tuple[list[str], dict[str, list[str]]]:
     """The log of states, and by id what was told of its end."""
-    folder.joinpath("orders").write_text("".join(f"{json.dumps(one)}\n" for one in ORDERS))
-    order = [sys.executable, "-m", "tests.commands.device", str(folder), state, str(times), how]
+    folder.joinpath("orders").write_text("".join(f"{json.dumps(one)}\n" for one in orders))
+    order = [sys.executable, "-m", module, str(folder), state, str(times), how]
     for _ in range(STARTS_MAX):
         done = subprocess.run(order, cwd=ROOT, capture_output=True, text=True, timeout=60)
         if done.returncode == 0:

@@ -8,7 +8,7 @@ import yaml
 
 from agent import config_file
 from agent.errors import ConfigError
-from agent.versions.plan import Hot, _merged, check_pinned, masked, patched, plan
+from agent.versions.plan import Hot, _merged, check_pinned, patched, plan
 from tests.versions.site import FIRST, document
 
 
@@ -76,16 +76,3 @@ def test_what_an_agent_is_found_by_is_for_its_file_alone(change: Any, key: str) 
         check_pinned(settings(), settings(**change), Path("/etc/holdfast/config.yaml"))
     assert "/etc/holdfast/config.yaml" in refused.value.hint
     check_pinned(settings(), settings(log_level="debug"), Path("x"))
-
-
-def test_what_looks_like_a_password_is_not_shown() -> None:
-    text = b"""# mqtt://user:hunter2@old
-link:
-  password_file: /etc/holdfast/password   # where it is may be known
-  password: hunter2
-  "api_token" : 'hunter2'
-"""
-    shown = masked(text)
-    assert "hunter2" not in shown
-    assert "/etc/holdfast/password" in shown
-    assert "mqtt://***@old" in shown
