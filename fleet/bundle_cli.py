@@ -15,10 +15,12 @@ import msgspec
 import typer
 
 from agent.clock import Clock
-from agent.errors import BundleError
+from agent.errors import BundleError, NotThere
 from agent.protocol import signing
 from agent.words import counted, printable
-from fleet.options import SQLITE, Database, Json
+from fleet.control.carrying import hearing, packed, written
+from fleet.control.cli import asked
+from fleet.options import FLEET_KEY, FLEET_KEY_ENV, SQLITE, Database, Devices, Json
 from fleet.stick import stick
 from fleet.stick.bundle import Imported, Sticks
 from fleet.store import database
@@ -29,12 +31,11 @@ app = typer.Typer(help="Bundles on sticks, from devices without a network.", no_
 PARTS_MISSING = 9
 KeyFile = Annotated[
     Path,
-    typer.Option("--key-file", envvar="HOLDFAST_FLEET_KEY", help="The fleet's private key."),
+    typer.Option("--key-file", envvar=FLEET_KEY_ENV, help="The fleet's private key."),
 ]
 Identity = Annotated[
     Path | None, typer.Option("--identity", help="age's, for bundles that are encrypted.")
 ]
-KEY_FILE = Path("var/fleet.key")
 
 
 @app.command("import")
@@ -45,20 +46,24 @@ def import_(
     ack_dir: Annotated[
         Path | None, typer.Option("--ack-dir", help="Where ack bundles go; none: beside the files.")
     ] = None,
-    key_file: KeyFile = KEY_FILE,
+    key_file: KeyFile = FLEET_KEY,
     as_json: Json = False,
 ) -> None:
     """Store what bundles carry, and write an ack bundle for each export.
 
     What is stored already is not stored again, so a file may be imported any number of times, and
-    parts in any order. Exit codes: 7 a file was not taken, 9 parts are missing, 75 an ingest writes
+    parts in any order. How commands ended that were ordered here, `commands` shows from then on.
+    Exit codes: 7 a file was not taken, 9 parts are missing, 75 an ingest writes
     this SQLite database: stop it for the import, or use PostgreSQL.
     """
     identities, key = stick.identities(identity), signing.Key.kept(key_file)
 
     async def work() -> tuple[list[dict[str, Any]], list[str]]:
-        async with Cloud(database.open(database_url)) as cloud:
-            sticks = Sticks(cloud, identities, Clock())
+        async with (
+            Cloud(database.open(database_url)) as cloud,
+            hearing(database_url, asked.now_us) as hear,
+        ):
+            sticks = Sticks(cloud, identities, Clock(), hear)
             return await _import_all(sticks, _bundles(files), ack_dir, key)
 
     results, acks = asyncio.run(work())
@@ -69,8 +74,29 @@ def import_(
     raise typer.Exit(_code(results))
 
 
+@app.command("commands")
+def commands(
+    out: Annotated[Path, typer.Option("--out", help="The folder, as that of a stick.")],
+    device: Devices = None,
+    key_file: KeyFile = FLEET_KEY,
+    database_url: Database = SQLITE,
+    as_json: Json = False,
+) -> None:
+    """Write the bundles of all orders that are on their way by stick (`send --out`) once more."""
+    key = signing.Key.kept(key_file)
+    bundles = asked.asked(
+        database_url, lambda one: packed(one, device or [], key, asked.now_us()), reads_only=True
+    )
+    if not bundles:
+        raise NotThere(
+            "no order is on its way by stick", "`holdfast-fleet send --out FOLDER` gives some"
+        )
+    paths = [str(one) for one in written(bundles, out)]
+    print(json.dumps({"bundles": paths}) if as_json else "\n".join(paths))
+
+
 @app.command("key")
-def key(key_file: KeyFile = KEY_FILE, as_json: Json = False) -> None:
+def key(key_file: KeyFile = FLEET_KEY, as_json: Json = False) -> None:
     """The fleet's public key, for `bundle.fleet_keys` of the devices; made if there is none."""
     public = signing.Key.kept(key_file).public
     print(json.dumps({"key": public}) if as_json else public)
@@ -213,7 +239,7 @@ def _bundles(paths: list[Path]) -> list[Path]:
             found.append(path)
             continue
         within = sorted([*path.glob("*.hfb"), *path.glob("*.hfb.age")])
-        within = [one for one in within if not one.name.endswith(".ack.hfb")]
+        within = [one for one in within if not one.name.endswith((".ack.hfb", ".cmd.hfb"))]
         if not within:
             raise BundleError(
                 f"{path}: no bundle is there (*.hfb)",

@@ -11,8 +11,8 @@ import typer
 from agent import whole_file
 from agent.errors import HoldfastError, RequestError
 from agent.words import printable
-from fleet.bundle_cli import KEY_FILE, KeyFile
-from fleet.options import Json
+from fleet.bundle_cli import KeyFile
+from fleet.options import FLEET_KEY, Json
 
 if TYPE_CHECKING:  # what a command needs, it loads itself: `--help` needs none of it
     from fleet.identity.authority import Authority, Issued, Role
@@ -79,7 +79,7 @@ def issue(
     prefix: Prefix = None,
     command_keys: CommandKeys = [],  # noqa: B006
     tuf_root: TufRoot = None,
-    key_file: KeyFile = KEY_FILE,
+    key_file: KeyFile = FLEET_KEY,
     folder: Folder = FOLDER,
     as_json: Json = False,
 ) -> None:
@@ -108,7 +108,7 @@ def renew(
     enrolment: Annotated[
         bool, typer.Option("--enrolment", help="Write NAME.enrolment, too, to go by stick.")
     ] = False,
-    key_file: KeyFile = KEY_FILE,
+    key_file: KeyFile = FLEET_KEY,
     folder: Folder = FOLDER,
     as_json: Json = False,
 ) -> None:

@@ -15,6 +15,8 @@ Database = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="The document, for programs.")]
 SQLITE = "sqlite:///var/fleet.db"
+FLEET_KEY = Path("var/fleet.key")
+FLEET_KEY_ENV = "HOLDFAST_FLEET_KEY"
 
 # The way to the broker.
 Url = Annotated[str, typer.Option(help="mqtt://HOST[:PORT] or mqtts://HOST[:PORT]")]

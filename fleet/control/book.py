@@ -54,15 +54,21 @@ UPDATE commands SET state = $3, progress = $4, reason = $5, message = $6, result
 _LAPSE = """
 UPDATE commands SET state = 'lapsed', due_us = NULL, ended_us = $1, changed_us = $1,
     reason = 'too_old', message = 'it expired before the device said a word'
-WHERE ended_us IS NULL AND expires_us <= $2 AND state IN ('planned', 'waiting', 'sent')
+WHERE ended_us IS NULL AND expires_us <= $2 AND state IN ('planned', 'waiting', 'carried', 'sent')
 RETURNING rollout
 """
 _BORN = """
-UPDATE commands SET due_us = $2 WHERE device = ANY($1) AND ended_us IS NULL AND state <> 'planned'
+UPDATE commands SET due_us = $2
+WHERE device = ANY($1) AND ended_us IS NULL AND state NOT IN ('planned', 'carried')
 """
 _GONE = """
 UPDATE commands SET due_us = NULL, asked_us = NULL
 WHERE device = ANY($1) AND state IN ('waiting', 'sent')
+"""
+_CARRIED = """
+SELECT device, payload FROM commands
+WHERE state = 'carried' AND (expires_us IS NULL OR expires_us > $1){which}
+ORDER BY device, made_us, id
 """
 _FORGET = """
 DELETE FROM commands WHERE rollout = '' AND coalesce(ended_us, expires_us) < $1
@@ -110,9 +116,14 @@ class Due(NamedTuple):
 
 
 async def add(
-    transaction: Transaction, orders: Sequence[Order], now_us: int, rollout: str = ""
+    transaction: Transaction,
+    orders: Sequence[Order],
+    now_us: int,
+    rollout: str = "",
+    *,
+    carried: bool = False,
 ) -> None:
-    """Enter orders: to be published at once, those of a rollout when it says so.
+    """Enter orders: to be published at once, those of a rollout when it says so, `carried` never.
 
     Raises NotNow when a device has a command of such an id already.
     """
@@ -120,6 +131,8 @@ async def add(
     for device, id_ in taken:
         raise NotNow(f"{device} has a command {id_} already", "choose another --id")
     state, due_us = ("planned", None) if rollout else ("waiting", now_us)
+    if carried:
+        state, due_us = "carried", None
     rows = [
         (
             *(one.device, one.id, one.name, one.issuer, rollout, one.payload),
@@ -202,6 +215,20 @@ async def turned(transaction: Transaction, online: Mapping[str, bool], now_us: i
         await transaction.execute(_BORN, came, now_us)
     if gone:
         await transaction.execute(_GONE, gone)
+
+
+async def carried(
+    transaction: Transaction, devices: Sequence[str], now_us: int
+) -> dict[str, list[str]]:
+    """What is on its way by stick, and has not expired: each device's payloads, the first first.
+
+    `devices`: of these alone; none: of all.
+    """
+    which, values = (" AND device = ANY($2)", [list(devices)]) if devices else ("", [])
+    found: dict[str, list[str]] = {}
+    for device, payload in await transaction.fetch(_CARRIED.format(which=which), now_us, *values):
+        found.setdefault(device, []).append(payload)
+    return found
 
 
 async def forget(transaction: Transaction, before_us: int) -> None:

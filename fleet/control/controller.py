@@ -11,17 +11,17 @@ Recovery: the broker is away: connect again. The database is away: try again. Th
 import asyncio
 import logging
 import random
-from collections.abc import Coroutine
 from contextlib import suppress
-from typing import Any
 
 from agent.clock import Clock
 from agent.errors import LinkError, StoreError
+from fleet.control.abreast import first_of
+from fleet.control.giving import Giving
 from fleet.control.hearing import Hearing
 from fleet.control.lease import Lease, LeaseLost
 from fleet.control.metrics import Metrics
 from fleet.control.sending import Sending
-from fleet.mqtt.connection import MQTT5, MQTT311, Broker, Connection, Unspoken
+from fleet.mqtt.connection import MQTT5, MQTT311, Broker, Connection, Message, Unspoken
 
 log = logging.getLogger("control")
 BACKOFF_S_MIN, BACKOFF_S_MAX = 0.2, 15.0
@@ -44,8 +44,11 @@ class Controller:
         poll_s: float,
         resend_s: float,
         keep_days: float,
+        giving: Giving | None = None,
     ) -> None:
+        """`giving` answers who asks for content."""
         self._lease = lease
+        self._giving = giving
         self._broker = broker
         self._metrics = metrics
         self._clock = clock
@@ -88,7 +91,7 @@ class Controller:
                 self._metrics.leads.set(1)
                 log.info("this controller acts")
                 try:
-                    await _first_of(self._tend(), self._connect())
+                    await first_of(self._tend(), self._connect())
                 except LeaseLost as error:
                     log.warning("%s; standing by", error)
                 self._metrics.leads.set(0)
@@ -130,8 +133,10 @@ class Controller:
 
     async def _one_connection(self) -> None:
         self._hearing.forget()
+        if self._giving:
+            self._giving.forget()
         made = Connection(
-            *(self._broker, self._broker.client_id, self._version, self._hearing.heard), fresh=False
+            *(self._broker, self._broker.client_id, self._version, self._heard), fresh=False
         )
         try:
             connection = await made.__aenter__()
@@ -142,25 +147,19 @@ class Controller:
             root = f"{self._broker.prefix}/+"
             doors = ("result", "presence", "twin/reported")
             await connection.subscribe({f"{root}/{door}": 1 for door in doors})
+            if self._giving:  # at most once: nobody is answered late
+                await connection.subscribe({self._giving.topic: 0})
             self._metrics.connected.set(1)
             log.info("connected to %s as %s", self._broker.url, self._broker.client_id)
-            await _first_of(self._hearing.run(), self._sending.run(connection), _ended(connection))
+            parts = [self._hearing.run(), self._sending.run(connection), _ended(connection)]
+            await first_of(*parts, *([self._giving.run(connection)] if self._giving else []))
         finally:
             await connection.__aexit__()
+
+    def _heard(self, message: Message) -> None:
+        if self._giving is None or not self._giving.takes(message):
+            self._hearing.heard(message)
 
 
 async def _ended(connection: Connection) -> None:
     raise LinkError(f"the connection ended: {await connection.ended}")
-
-
-async def _first_of(*parts: Coroutine[Any, Any, None]) -> None:
-    """Run these side by side; when one ends, so do the others. Raises what it raised."""
-    tasks = [asyncio.create_task(part) for part in parts]
-    try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        for task in done:
-            task.result()
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)

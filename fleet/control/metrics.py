@@ -27,6 +27,12 @@ class Metrics:
             "Transactions that failed and are tried again.",
             registry=registry,
         )
+        self.asks = Counter(
+            f"{prefix}content_asks", "Asks for content, by outcome.", ["outcome"], registry=registry
+        )
+        self.content = Counter(
+            f"{prefix}content_bytes", "Content that the broker took.", registry=registry
+        )
         self.connected = Gauge(f"{prefix}connected", "1 with a broker.", registry=registry)
         self.leads = Gauge(
             f"{prefix}leads",

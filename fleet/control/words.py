@@ -2,6 +2,7 @@
 
     planned    a rollout will give it, perhaps
     waiting    to be published
+    carried    in a bundle, on its way by stick; the controller does not publish it
     sent       the broker has it; the device has not answered
     accepted, running, succeeded, failed, expired, interrupted, refused: the device's word
     lapsed     it expired before the device said a word
@@ -16,7 +17,7 @@ from agent.protocol.commands import ENDED, Result
 OURS_ENDED = ("lapsed", "withdrawn")
 BAD = ("failed", "interrupted", "refused")
 MISSED = ("expired", *OURS_ENDED)
-ALL = ("planned", "waiting", "sent", "accepted", "running", *ENDED, *OURS_ENDED)
+ALL = ("planned", "waiting", "carried", "sent", "accepted", "running", *ENDED, *OURS_ENDED)
 _RANK = {"accepted": 1, "running": 2}
 
 

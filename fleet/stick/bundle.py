@@ -12,7 +12,7 @@ Recovery: a file is copied and verified to its end before anything of it is stor
 
 import asyncio
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
@@ -23,15 +23,18 @@ from msgspec import Struct
 from agent.clock import Clock
 from agent.errors import BundleError, ProtocolError
 from agent.protocol import ack, bundle, envelope, signing
+from agent.protocol.commands import Result
 from agent.protocol.topics import Topics
 from agent.records import Range
-from agent.words import counted
+from fleet.stick.ends import STREAM, ends
+from fleet.stick.notes import notes
 from fleet.stick.stick import verified, write
 from fleet.store.cloud import Arrival, Cloud, Verdict
 from fleet.store.database import Unfit
 
 STEP_BYTES = 8 << 20
 MISSING_MAX = 1000  # that are told, of an export
+CARRIES = {"ack": "acks", "commands": "commands"}
 
 
 class Origin(Struct, frozen=True):
@@ -67,9 +70,17 @@ class Imported(Struct, frozen=True):
 class Sticks:
     """Imports bundles into an open Cloud, and answers them."""
 
-    def __init__(self, cloud: Cloud, identities: Sequence[Any], clock: Clock) -> None:
-        """`identities` are age's, for bundles that are encrypted."""
+    def __init__(
+        self,
+        cloud: Cloud,
+        identities: Sequence[Any],
+        clock: Clock,
+        hear: Callable[[Sequence[Result]], Awaitable[None]] | None = None,
+    ) -> None:
+        """`identities` are age's, for bundles that are encrypted. `hear` is told how commands
+        ended, each time that a file which says so is imported, once that is stored."""
         self._cloud = cloud
+        self._hear = hear
         self._identities = identities
         self._clock = clock
 
@@ -111,6 +122,7 @@ class Sticks:
     async def _take(self, path: Path, sealed: bundle.Sealed, copy: BinaryIO) -> Imported:
         await self._check_key(sealed.header)
         verdict = await self._store(sealed.header, copy)
+        unread = await self._tell(sealed.header, copy)
         known = await self._note(sealed)
         missing, last_known = await self._missing(sealed.header)
         return Imported(
@@ -126,7 +138,9 @@ class Sticks:
             refused=verdict.refused,
             missing=missing,
             last_known=last_known,
-            notes=_notes(sealed.header, missing, verdict, known=known, last_known=last_known),
+            notes=notes(
+                sealed.header, missing, verdict, unread, known=known, last_known=last_known
+            ),
         )
 
     def _verified(self, path: Path, copy: BinaryIO) -> bundle.Sealed:
@@ -134,7 +148,8 @@ class Sticks:
         sealed = verified(path, copy, self._identities)
         if sealed.header.kind != "data":
             raise BundleError(
-                f"the bundle carries acks for device {sealed.header.device}, not records",
+                f"the bundle carries {CARRIES[sealed.header.kind]} for device "
+                f"{sealed.header.device}, not records",
                 "take it to the device: `holdfast bundle import`",
                 "not_data",
             )
@@ -168,6 +183,20 @@ class Sticks:
             if size >= STEP_BYTES:
                 total, step, size = total.plus(await self._cloud.store(step)), [], 0
         return total.plus(await self._cloud.store(step))
+
+    async def _tell(self, header: bundle.Header, copy: BinaryIO) -> int:
+        """Tell how commands ended; how many of the records about it cannot be read."""
+        if self._hear is None:
+            return 0
+        up, unread = Topics(self._cloud.prefix, header.device).up(STREAM), 0
+        for arrival in _arrivals(self._cloud.prefix, header, copy):
+            if arrival.topic != up:
+                continue
+            found, odd = await asyncio.to_thread(ends, header.device, arrival.payload)
+            if found:
+                await self._hear(found)
+            unread += odd
+        return unread
 
     async def _note(self, sealed: bundle.Sealed) -> bool:
         """Remember that this part has come; whether it had come before, as it is."""
@@ -272,26 +301,3 @@ def _foreign(header: bundle.Header, why: str) -> BundleError:
         "nothing of it was taken; look at that device",
         "damaged",
     )
-
-
-def _notes(
-    header: bundle.Header, missing: list[int], verdict: Verdict, *, known: bool, last_known: bool
-) -> list[str]:
-    notes = []
-    if known:
-        notes.append("this very file was imported before")
-    earlier = [part for part in missing if part < header.part]
-    if earlier:
-        notes.append(f"{_parts(earlier)} not come yet: what is there stays on the device")
-    elif not missing and not last_known:
-        notes.append(f"part {header.part + 1} of this export has not come yet")
-    if verdict.refused:
-        what = counted(verdict.refused, "message in it", "messages in it")
-        notes.append(f"{what} cannot be stored, and kept as refused")
-    return notes
-
-
-def _parts(numbers: list[int]) -> str:
-    named = ", ".join(map(str, numbers[:10])) + (", ..." if len(numbers) > 10 else "")
-    one, many = f"part {named} of this export has", f"parts {named} of this export have"
-    return one if len(numbers) == 1 else many

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from agent.errors import ConfigError
+from agent.errors import ConfigError, RequestError
 from fleet.control.cli import NO_WORD, NOT_ALL
 from fleet.options import (
+    FLEET_KEY,
+    FLEET_KEY_ENV,
     SQLITE,
     Args,
     CaFile,
@@ -46,6 +48,15 @@ Timeout = Annotated[str, typer.Option(help="Wait so long, as 90s or 2h.")]
 Files = Annotated[
     Path | None, typer.Option(help="Write the commands into this folder, and send nothing.")
 ]
+Out = Annotated[
+    Path | None, typer.Option(help="By stick: a bundle for each device into this folder.")
+]
+FleetKey = Annotated[
+    Path, typer.Option(envvar=FLEET_KEY_ENV, help="With --out: whose signature the bundles have.")
+]
+Publish = Annotated[
+    bool, typer.Option("--publish", help="With --out: let the controller give it, too.")
+]
 Direct = Annotated[bool, typer.Option("--direct", help="Over MQTT at once, without a database.")]
 DirectTo = Annotated[str, typer.Option("--broker", help="With --direct: mqtt://HOST.")]
 States = Annotated[list[str] | None, typer.Option("--state", help="In this state.")]
@@ -67,6 +78,9 @@ def send(
     wait: Wait = False,
     timeout: Timeout = "60s",
     files: Files = None,
+    out: Out = None,
+    fleet_key: FleetKey = FLEET_KEY,
+    publish: Publish = False,
     direct: Direct = False,
     broker: DirectTo = "",
     prefix: Prefix = "holdfast/v1",
@@ -81,11 +95,16 @@ def send(
     """Order something of devices.
 
     The order goes into the database; `holdfast-fleet control` gives it, once the device is there.
+    With --out it goes by stick: take the bundles to the devices (`holdfast bundle import`).
     """
     from fleet.control.cli import asked
     from fleet.control.orders import Wish, duration_s, fresh_id
     from fleet.mqtt.connection import Broker
 
+    if out is not None and (wait or direct or files is not None):
+        raise RequestError(
+            "--out with --wait, --direct or --files", "say one of them: a stick takes its time"
+        )
     wish = Wish(
         name=name,
         args=asked.json_object(args, "--args"),
@@ -97,6 +116,9 @@ def send(
     orders = _made(wish, targets, database, sign)
     if files is not None:
         _write(orders, files, as_json)
+        return
+    if out is not None:
+        _carry(orders, out, fleet_key, database, as_json, publish=publish)
         return
     timeout_s = duration_s(timeout)
     if direct:
@@ -168,6 +190,32 @@ def _write(orders: "list[Order]", folder: Path, as_json: bool) -> None:
         asked.show({"id": orders[0].id, "files": written})
     else:
         print("\n".join(written))
+
+
+def _carry(
+    orders: "list[Order]", folder: Path, key_file: Path, url: str, as_json: bool, *, publish: bool
+) -> None:
+    """Into the database, and a bundle for each device beside it."""
+    from agent.protocol.signing import Key
+    from fleet.control import book
+    from fleet.control.carrying import packed, ready, written
+    from fleet.control.cli import asked
+
+    ready(folder)
+    key, now_us = Key.kept(key_file), asked.now_us()
+    devices, id_ = [one.device for one in orders], orders[0].id
+
+    async def work(transaction: "Transaction") -> "tuple[dict[str, bytes], list[Kept]]":
+        await book.add(transaction, orders, now_us, carried=not publish)
+        made = await packed(transaction, devices, key, now_us, orders if publish else ())
+        return made, await book.found(transaction, devices=devices, ids=[id_], most=len(orders))
+
+    bundles, kept = asked.asked(url, work)
+    paths = [str(one) for one in written(bundles, folder)]
+    if as_json:
+        asked.show({"id": id_, "commands": kept, "bundles": paths})
+    else:
+        print("\n".join([*paths, f"{id_}: take them to the devices (`holdfast bundle import`)"]))
 
 
 def _ordered(orders: "list[Order]", url: str, wait_s: float | None) -> "list[Kept]":

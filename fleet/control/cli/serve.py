@@ -1,5 +1,6 @@
 """`holdfast-fleet control`: what can be said of it on the command line."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -32,6 +33,12 @@ LeaseSeconds = Annotated[
     float, typer.Option(min=0.3, help="Another controller takes over after such a silence.")
 ]
 KeepDays = Annotated[float, typer.Option(min=0.01, help="What ended is kept for so long.")]
+ContentFolder = Annotated[
+    Path | None, typer.Option("--content", help="A repository: devices may fetch from it by MQTT.")
+]
+ContentRate = Annotated[
+    float, typer.Option("--content-bytes-per-s", min=1000, help="So fast at most, in all.")
+]
 
 
 def control(
@@ -48,6 +55,8 @@ def control(
     poll_s: PollSeconds = 0.1,
     lease_s: LeaseSeconds = 10.0,
     keep_days: KeepDays = 90.0,
+    content: ContentFolder = None,
+    content_bytes_per_s: ContentRate = 10e6,
     connect_timeout_s: ConnectSeconds = 10.0,
     metrics_port: MetricsPort = 0,
     metrics_host: Word = "127.0.0.1",
@@ -58,6 +67,7 @@ def control(
     It runs beside an ingest. Of several on one database one acts, and the others stand by.
     """
     from fleet.control.daemon import Times, run
+    from fleet.control.giving import Content
     from fleet.mqtt.connection import Broker
 
     way = Broker(
@@ -73,4 +83,5 @@ def control(
         connect_timeout_s=connect_timeout_s,
     )
     times = Times(lease_s=lease_s, poll_s=poll_s, resend_s=resend_s, keep_days=keep_days)
-    run(way, database, (metrics_host, metrics_port), times, log_level)
+    given = Content(content, content_bytes_per_s) if content else None
+    run(way, database, (metrics_host, metrics_port), times, log_level, given)

@@ -29,6 +29,8 @@ WRONG = {
     "direct without a broker": ("send", "x", "--device", "d", "--direct"),
     "a broker that is none": ("send", "x", "--device", "d", "--direct", "--broker", "http://x"),
     "a folder that cannot be": ("send", "x", "--device", "d", "--files", "/proc/x"),
+    "a stick that cannot be": ("send", "x", "--device", "d", "--out", "/proc/x"),
+    "a wait for a stick": ("send", "x", "--device", "d", "--out", "/tmp", "--wait"),
     "no such device": ("status", "d"),
     "no such rollout": ("rollout", "show", "r-9"),
     "a rollout of nobody": ("rollout", "start", "x"),

@@ -1,7 +1,6 @@
 """A real agent that boots in 1970, or ten years ahead, and knows that nobody has set its clock."""
 
 import struct
-import subprocess
 import time
 from pathlib import Path
 
@@ -10,21 +9,10 @@ import pytest
 from fleet.identity import authority
 from tests.fleet.identity.office import Office, ShippedBroker
 from tests.fleet.process import IngestProcess
-from tests.outside import Device, program, running, until
+from tests.outside import Device, running, until
 
 IN_TEN_YEARS_S = 3652 * 86_400
 NAME = "device-under-test"
-
-
-@pytest.fixture(scope="module")
-def unset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What is loaded before the agent."""
-    library = tmp_path_factory.mktemp("unset") / "unset.so"
-    source = Path(__file__).with_name("unset.c")
-    compiler = program("cc", "gcc")
-    command = [compiler, "-shared", "-fPIC", "-O2", "-o", str(library), str(source), "-ldl"]
-    subprocess.run(command, check=True, capture_output=True)
-    return library
 
 
 @pytest.mark.parametrize("when", ["1970", "+10 years"])

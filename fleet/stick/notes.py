@@ -1,0 +1,41 @@
+"""What is told people of an imported bundle."""
+
+from agent.protocol import bundle
+from agent.words import counted
+from fleet.store.cloud import Verdict
+
+
+def notes(
+    header: bundle.Header,
+    missing: list[int],
+    verdict: Verdict,
+    unread: int,
+    *,
+    known: bool,
+    last_known: bool,
+) -> list[str]:
+    """What is worth a word: `missing` parts, what was refused, ends of commands that are unread.
+
+    `known`: this file came before, `last_known`: the last part of its export did.
+    """
+    notes = []
+    if known:
+        notes.append("this very file was imported before")
+    earlier = [part for part in missing if part < header.part]
+    if earlier:
+        notes.append(f"{_parts(earlier)} not come yet: what is there stays on the device")
+    elif not missing and not last_known:
+        notes.append(f"part {header.part + 1} of this export has not come yet")
+    if verdict.refused:
+        what = counted(verdict.refused, "message in it", "messages in it")
+        notes.append(f"{what} cannot be stored, and kept as refused")
+    if unread:
+        what = counted(unread, "record")
+        notes.append(f"{what} of how a command ended cannot be read: update Holdfast here")
+    return notes
+
+
+def _parts(numbers: list[int]) -> str:
+    named = ", ".join(map(str, numbers[:10])) + (", ..." if len(numbers) > 10 else "")
+    one, many = f"part {named} of this export has", f"parts {named} of this export have"
+    return one if len(numbers) == 1 else many
