@@ -138,7 +138,7 @@ class CommandDoors:
         if wait_s and not result.ended:
             result = await self._desk.ended(command.id, wait_s)
         if result.state == "refused":
-            said = {"error": result.message, "hint": result.hint, "reason": result.reason}
+            said = {"error": result.message, "hint": result.hint, "verdict": result.reason}
             return document(said, REFUSED.get(result.reason, 400))
         return document(result, 200 if result.ended else 202)
 
