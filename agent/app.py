@@ -296,7 +296,10 @@ def run(path: Path) -> int:
         return await App(begun.settings, path, begun).run()
 
     with begun:
-        return uvloop.run(life())
+        status = uvloop.run(life())
+        if status != AGAIN:
+            begun.put_down()
+        return status
 
 
 def _stop_or_die(stop: asyncio.Event) -> None:

@@ -24,7 +24,9 @@ def log_level(level: Look) -> Aspect:
         return bool(wanted != actual)
 
     return Aspect(
-        "log_level", _told(level), differs, lambda wanted, _: ("log.level", {"level": wanted})
+        *("log_level", _told(level), differs),
+        lambda wanted, _: ("log.level", {"level": wanted}),
+        volatile=True,
     )
 
 

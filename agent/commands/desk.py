@@ -190,6 +190,13 @@ class Desk:
         progress = self._runs.progress(entry.number)
         return shown.result(entry, self.rules.device, *progress)
 
+    def scope(self, name: str) -> str:
+        """Who may order a command; one that is not known any more was for an administrator."""
+        try:
+            return self.catalogue.verb(name).scope
+        except NotThere:
+            return "admin"
+
     async def run(self) -> None:
         """Go on with what was begun before, and carry out what comes, for ever."""
         async with asyncio.TaskGroup() as group:

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -15,6 +16,7 @@ from agent.errors import HoldfastError, NotNow, NotThere, RequestError, StoreDam
 from agent.protocol.commands import RESULT_BYTES_MAX, Result
 from agent.store.journal import End, Entry, Journal
 from agent.tasks import Crew
+from agent.words import quoted
 
 log = logging.getLogger("commands")
 AT_ONCE_MAX = 16  # handlers, of all lanes
@@ -60,6 +62,8 @@ class Runs:
             await self._crew.run()
         finally:
             await self._crew.end()
+            with suppress(StoreError):  # then it counts as an end that nobody wanted
+                await self._journal.put_down()
 
     def begin(self, entry: Entry) -> None:
         """Have a command carried out when it is its turn."""
@@ -142,9 +146,9 @@ class Runs:
         try:
             async with asyncio.timeout(verb.timeout_s) as limit:
                 answer = await work
-        except TimeoutError:
+        except TimeoutError as error:
             if not limit.expired():
-                raise
+                return _failed(HoldfastError(f"what it asked did not answer: {error!r}"), "failed")
             return End(
                 state="failed",
                 reason="timeout",
@@ -153,6 +157,14 @@ class Runs:
             )
         except HoldfastError as error:
             return _failed(error, "not_now" if isinstance(error, NotNow) else "failed")
+        except Exception as error:  # what somebody far away says must not end the agent
+            log.exception("%s %r: a fault in the agent", entry.name, entry.id)
+            return End(
+                state="failed",
+                reason="failed",
+                message=quoted(f"a fault in the agent: {error!r}"),
+                hint="report it, with `holdfast logs`",
+            )
         finally:
             self._calls.pop(entry.number, None)
         encoded = msgspec.json.encode(answer)

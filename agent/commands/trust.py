@@ -48,7 +48,8 @@ def believed(order: Order, verb: Verb[Any] | None, rules: Rules, *, bound: bool 
         if bound:
             _bound(order)
         return
-    if rules.signed == "all" or (rules.signed == "grave" and (verb is None or verb.grave)):
+    grave = verb is None or verb.grave or verb.scope == "admin"
+    if rules.signed == "all" or (rules.signed == "grave" and grave):
         raise Refused(
             "not_signed",
             f"commands.signed is {rules.signed}: this command must be signed",

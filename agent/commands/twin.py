@@ -5,7 +5,7 @@
 
 Rules where cloud and device differ:
 1. A higher version of the desired document takes the place of a lower one; an older one that comes
-   late is passed over.
+   late is passed over. A signed one takes the place of one that is not, and never the other way.
 2. A newer document wins over what was changed on the device before it came.
 3. What is changed on the device after it was converged on stays, and is reported as a conflict,
    until the cloud says something newer; but where the document says `enforce`, it is undone.
@@ -42,13 +42,14 @@ class Aspect(NamedTuple):
 
     `actual` is how it is (JSON). `differs` says of what is wanted and what is whether something is
     to be done, and raises RequestError for what nobody can want. `command` is what is to be ordered
-    then: a name and its args.
+    then: a name and its args. `volatile`: a restart of the agent undoes it, and nobody has.
     """
 
     name: str
     actual: Callable[[], Awaitable[Any]]
     differs: Callable[[Any, Any], bool]
     command: Callable[[Any, Any], tuple[str, dict[str, Any]]]
+    volatile: bool = False
 
 
 class Kept(Protocol):
@@ -60,6 +61,8 @@ class Kept(Protocol):
 
 class Desk(Protocol):
     """Where commands are ordered (desk.py)."""
+
+    listeners: list[Callable[[Result], None]]
 
     async def order(self, order: Order, door: Door) -> Result: ...  # noqa: D102
 
@@ -105,6 +108,7 @@ class Twin:
         self._tries: dict[str, _Try] = {}
         self._due: dict[str, float] = {}  # monotonic: when the next try of an aspect may be
         self._look = asyncio.Event()
+        desk.listeners.append(self._listen)
 
     def shown(self) -> Reported:
         """What was reported last."""
@@ -119,7 +123,10 @@ class Twin:
         if desired.device not in (None, self._device) or (wanted.by and desired.device is None):
             raise Refused("wrong_device", f"the twin is for {desired.device or 'nobody named'}")
         await self._restore()
-        if desired.version <= self._desired.version:
+        # What is signed takes the place of what is not: nobody pins the twin who cannot sign.
+        if (bool(wanted.by), desired.version) <= (bool(self._by), self._desired.version):
+            if desired != self._desired:
+                log.warning("version %d of what the cloud wants is passed over", desired.version)
             return
         await self._kept.put("desired", msgspec.json.encode(wanted))
         log.info("the cloud wants version %d", desired.version)
@@ -138,6 +145,11 @@ class Twin:
                 async with asyncio.timeout(LOOK_S):
                     await self._look.wait()
 
+    def _listen(self, result: Result) -> None:
+        """A command that was ordered here has ended: look at once what it has brought."""
+        if result.ended and result.id.startswith("twin."):
+            self._look.set()
+
     async def _restore(self) -> None:
         """What was kept, once."""
         if self.reported is not None:
@@ -147,6 +159,9 @@ class Twin:
             self._desired, self._by = wanted.desired, wanted.by
         if body := await self._kept.get("tries"):
             self._tries = msgspec.json.decode(body, type=dict[str, _Try])
+            for name, one in self._tries.items():
+                if name in self._aspects and self._aspects[name].volatile:
+                    one.converged, one.ended = False, True
         if body := await self._kept.get("reported"):
             self.reported = msgspec.json.decode(body, type=Reported)
         else:

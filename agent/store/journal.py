@@ -29,6 +29,7 @@ __all__ = ["End", "Entry", "IdTaken", "Journal", "JournalFull", "Limits", "New",
 T = TypeVar("T")
 REFUSALS_MAX = 1000
 FORGOTTEN_MAX = 100  # in one commit
+LOCAL, LOCAL_SHARE = ("http", "bundle"), 0.1  # of the commands, kept free for these doors
 
 
 class JournalFull(StoreFull):
@@ -74,7 +75,7 @@ class Journal:
             horizon_us = rows.horizon_us(connection, new.by) if new.by else None
             if horizon_us is not None and (new.issued_us is None or new.issued_us <= horizon_us):
                 raise Forgotten
-            self._make_room(connection)
+            self._make_room(connection, new.door)
             return rows.insert(connection, new, stamp, now_ns)
 
         if made := await self._write(operation):
@@ -86,7 +87,16 @@ class Journal:
             raise IdTaken(known.name)
         return known, False
 
-    def _make_room(self, connection: sqlite3.Connection) -> None:
+    def _make_room(self, connection: sqlite3.Connection, door: str) -> None:
+        """Raises JournalFull. Who stands before the machine has room where others have none."""
+        (waiting,) = connection.execute(
+            "SELECT count(*) FROM commands WHERE ended_ns IS NULL"
+        ).fetchone()
+        if door not in LOCAL and waiting >= self.limits.rows_max * (1 - LOCAL_SHARE):
+            raise JournalFull(
+                f"{waiting} commands wait; the rest of commands.rows_max is for local doors",
+                "wait until some have ended",
+            )
         (count,) = connection.execute("SELECT count(*) FROM commands").fetchone()
         if count < self.limits.rows_max:
             return
@@ -120,7 +130,20 @@ class Journal:
     async def note(self, number: int, step: str) -> None:
         """Its handler has come to this step."""
         await self._database.write(
-            lambda c: c.execute("UPDATE commands SET step = ? WHERE number = ?", (step, number))
+            lambda c: c.execute(
+                "UPDATE commands SET attempts = iif(step = ?1, attempts, 1), step = ?1"
+                " WHERE number = ?2",
+                (step, number),
+            )
+        )
+
+    async def put_down(self) -> None:
+        """The agent ends in order: that is no fault of what is running."""
+        await self._database.write(
+            lambda c: c.execute(
+                "UPDATE commands SET attempts = attempts - 1"
+                " WHERE ended_ns IS NULL AND attempts > 0"
+            )
         )
 
     async def end(self, number: int, how: End) -> Entry:
@@ -149,13 +172,24 @@ class Journal:
 
         await self._database.write(operation)
 
-    async def untold(self, count: int) -> tuple[list[Entry], list[Refusal]]:
-        """Results that nobody has, the oldest first."""
+    async def untold(
+        self, count: int, after: int = 0, after_refusal: int = 0
+    ) -> tuple[list[Entry], list[Refusal]]:
+        """Results that nobody has, behind these numbers, the oldest first."""
+        where = "ended_ns IS NOT NULL AND NOT told AND number > ? ORDER BY number"
         return await self._database.read(
             lambda c: (
-                _all(c, "ended_ns IS NOT NULL AND NOT told ORDER BY number", (count,)),
-                rows.refusals(c, "NOT told", count),
+                _all(c, where, (after, count)),
+                rows.refusals(c, f"NOT told AND number > {after_refusal}", count),
             )
+        )
+
+    async def answering(self, number: int, *, refusal: bool) -> None:
+        """Whoever wants the answer at a place of his own gets it now, and this once: what a broker
+        does not let us say there must not be said again and again."""
+        table = "command_refusals" if refusal else "commands"
+        await self._database.write(
+            lambda c: c.execute(f"UPDATE {table} SET reply = NULL WHERE number = ?", (number,))
         )
 
     async def open(self) -> list[Entry]:

@@ -8,27 +8,32 @@ stream `commands` tells the cloud.
 
 import asyncio
 import base64
+import logging
 from collections.abc import Sequence
+from contextlib import suppress
 
 import msgspec
 from msgspec import Struct
 
 from agent.commands.desk import Desk
 from agent.errors import LinkError, StoreError
-from agent.protocol.commands import Result, Unread, decode
+from agent.protocol.commands import Order, Result, Unread, decode
 from agent.protocol.topics import Topics
 from agent.store.journal import Entry, Journal, Refusal
 from agent.sync.mqtt.connection import Connection, Message
 from agent.sync.mqtt.faults import TooLarge
 from agent.sync.mqtt.reasons import NOBODY
 from agent.tasks import Crew
+from agent.words import quoted
 
+log = logging.getLogger("commands")
 AT_ONCE_MAX = 1000  # orders that the store has not taken yet; of the rest the broker keeps all
 TELL_MAX = 100  # results told in one go
 AGAIN_S = 60.0  # after which it is tried again to find somebody who reads results
 RETRY_S = 2.0  # until the store takes an order
 REPLY_BYTES_MAX = 1024  # of a response topic, and of correlation data
 CORRELATION_BYTES_MAX = 4096
+REPLY_LEVELS_MAX = 32  # of a topic; Mosquitto hangs up beyond 200, others sooner
 
 
 class Reply(Struct, frozen=True):
@@ -90,10 +95,23 @@ class Orders:
         except Unread as error:
             result = await self._desk.unread(error, "mqtt", reply)
         else:
-            result = await self._desk.order(order, "mqtt", reply=reply)
+            result = await self._surely(order, reply)
         if result.ended and result.number:  # long ago: whoever orders it again is answered again
             self._under_way[result.number] = result
             self._more.set()
+
+    async def _surely(self, order: Order, reply: bytes | None) -> Result:
+        """Order it. Raises StoreError. What makes the agent stumble would come again and again."""
+        try:
+            return await self._desk.order(order, "mqtt", reply=reply)
+        except StoreError:
+            raise
+        except Exception as error:
+            log.exception("an order was refused: a fault in the agent")
+            command, fault = order.command, quoted(f"a fault in the agent: {error!r}")
+            return await self._desk.unread(
+                Unread(fault, "failed", command.id, command.name), "mqtt"
+            )
 
     def _listen(self, result: Result) -> None:
         if result.ended:
@@ -111,8 +129,8 @@ class Orders:
                 await self._publish(connection, self._topic, result)
             if self._ended:
                 self._ended = False  # what ends from now on is told next
-                if await self._tell_ends(connection):
-                    self._ended = True
+                with suppress(StoreError):  # the parts that need the store say so
+                    await self._tell_ends(connection)
             if not (self._under_way or self._ended):
                 await self._something()
 
@@ -124,37 +142,51 @@ class Orders:
         except TimeoutError:
             self._ended = True
 
-    async def _tell_ends(self, connection: Connection) -> bool:
-        """Tell results that nobody has; whether there are more that may find somebody."""
-        try:
-            entries, refusals = await self._journal.untold(TELL_MAX)
-            answers = [await self._end(connection, one) for one in entries]
-            answers += [await self._end(connection, one) for one in refusals]
-            heard = [await self._heard(connection, answer) for answer in answers]
+    async def _tell_ends(self, connection: Connection) -> None:
+        """Tell all results that nobody has, TELL_MAX at a time. Raises LinkError, StoreError."""
+        after, after_refusal = 0, 0
+        while True:
+            entries, refusals = await self._journal.untold(TELL_MAX, after, after_refusal)
+            if not entries and not refusals:
+                return
+            ends: list[Entry | Refusal] = [*entries, *refusals]
+            said = [await self._end(connection, one) for one in ends]
+            heard = [await self._heard(connection, answers) for answers in said]
             taken, noticed = heard[: len(entries)], heard[len(entries) :]
             if any(heard):
                 await self._journal.told(_those(entries, taken), _those(refusals, noticed))
-        except StoreError:  # the parts that need the store say so
-            return False
-        return all(heard) and TELL_MAX in (len(entries), len(refusals))
+            after = entries[-1].number if entries else after
+            after_refusal = refusals[-1].number if refusals else after_refusal
 
-    async def _heard(self, connection: Connection, answer: "asyncio.Future[int]") -> bool:
-        """Whether somebody has it. Raises LinkError at the end of the connection."""
-        try:
-            return await answer != NOBODY
-        except LinkError:
-            if connection.ended.done():
-                raise
-            return False  # the broker lets us tell nothing there: a condition says so
+    async def _heard(
+        self, connection: Connection, answers: "Sequence[asyncio.Future[int]]"
+    ) -> bool:
+        """Whether somebody has it, at any of its places. Raises LinkError at the end of the
+        connection."""
+        had = False
+        for answer in answers:
+            try:
+                had = await answer != NOBODY or had
+            except LinkError:  # the broker lets us tell nothing there: a condition says so
+                if connection.ended.done():
+                    raise
+        return had
 
-    async def _end(self, connection: Connection, ended: Entry | Refusal) -> "asyncio.Future[int]":
-        """Publish a final result; the future of the broker's word."""
-        result = self._desk.told(ended)
+    async def _end(
+        self, connection: Connection, ended: Entry | Refusal
+    ) -> "Sequence[asyncio.Future[int]]":
+        """Publish a final result, at each of its places; the futures of the broker's word.
+
+        A place that somebody else named is told once, and no more: there are brokers that hang up
+        on a topic that they do not like, and would again in each later connection.
+        """
+        result, said = self._desk.told(ended), []
         if ended.reply:
             reply = msgspec.json.decode(ended.reply, type=Reply)
             correlation = base64.b64decode(reply.correlation)
-            await self._publish(connection, reply.topic, result, correlation)
-        return await self._publish(connection, self._topic, result)
+            await self._journal.answering(ended.number, refusal=isinstance(ended, Refusal))
+            said.append(await self._publish(connection, reply.topic, result, correlation))
+        return [*said, await self._publish(connection, self._topic, result)]
 
     async def _publish(
         self, connection: Connection, topic: str, result: Result, answers: bytes | None = None
@@ -177,6 +209,6 @@ def _reply(message: Message) -> bytes | None:
     topic, correlation = message.reply, message.correlation or b""
     if not topic or len(topic.encode()) > REPLY_BYTES_MAX or set(topic) & {"+", "#", "\0"}:
         return None
-    if len(correlation) > CORRELATION_BYTES_MAX:
+    if topic.count("/") >= REPLY_LEVELS_MAX or len(correlation) > CORRELATION_BYTES_MAX:
         return None
     return msgspec.json.encode(Reply(topic, base64.b64encode(correlation).decode()))

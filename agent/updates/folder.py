@@ -8,6 +8,7 @@ from agent import plain_file
 from agent.protocol.content import METADATA
 from agent.threads import apart
 from agent.updates.source import Absent, Away
+from agent.words import quoted
 
 PIECE_BYTES = 1 << 20
 
@@ -20,7 +21,13 @@ class FolderSource:
         self.name = str(root)
 
     async def __aenter__(self) -> Self:
-        if not await apart((self._root / METADATA).is_dir):
+        try:
+            there = await apart((self._root / METADATA).is_dir)
+        except (OSError, ValueError) as error:
+            raise Away(
+                f"{quoted(str(self._root))}: {error}", "name the folder of a repository"
+            ) from error
+        if not there:
             raise Away(
                 f"{self._root}: holds no repository (no folder {METADATA})",
                 "mount the stick; copy the repository of `holdfast-fleet updates` onto it as it is",

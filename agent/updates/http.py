@@ -17,6 +17,7 @@ from yarl import URL
 from agent.config import Link
 from agent.resolver import Resolver
 from agent.threads import apart
+from agent.updates.fetched import NotFetched
 from agent.updates.source import Absent, Away
 from agent.words import quoted
 
@@ -35,7 +36,12 @@ class HttpSource:
     ) -> None:
         """A step without a byte may take `stall_s`."""
         self.name = url
-        self._url = URL(url.rstrip("/") + "/")
+        try:
+            self._url = URL(url.rstrip("/") + "/")
+        except ValueError as error:
+            raise NotFetched(
+                "not_set_up", f"{quoted(url)}: {error}", "name http://HOST/"
+            ) from error
         self._link = link
         self._stall_s = stall_s
         self._knows_time = knows_time

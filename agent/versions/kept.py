@@ -96,6 +96,16 @@ class Kept:
             book = self.book.noted("started", self._now_us(), trial.order, word)
             self._write(replace(book, trial=replace(trial, starts=trial.starts + 1)))
 
+    def put_down(self) -> None:
+        """The agent ends in order, as it was told to: that speaks against no version.
+
+        Raises StoreFull.
+        """
+        with self._changing:
+            trial = self.book.trial
+            if trial and trial.starts:
+                self._write(replace(self.book, trial=replace(trial, starts=trial.starts - 1)))
+
     def in_force(self) -> None:
         """All of the live version holds, and its trial goes on. Raises StoreFull."""
         with self._changing:

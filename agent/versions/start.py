@@ -65,6 +65,12 @@ class Begun:
         """The trial of the version that it is on."""
         return self.kept.book.trial if self.number == self.kept.book.live else None
 
+    def put_down(self) -> None:
+        """The agent has ended in order, as it was told to: this start counts for nothing."""
+        if self.on_trial:
+            with suppress(StoreFull):  # then it counts
+                self.kept.put_down()
+
     def __enter__(self) -> Self:
         return self
 

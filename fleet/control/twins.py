@@ -84,7 +84,8 @@ async def desire(
         )
     before = was.desired or Desired(version=0)
     made = Desired(
-        version=was.version + 1,
+        # A database that was put back from a copy knows less than the device does.
+        version=max(was.version, was.reported.desired_version if was.reported else 0) + 1,
         state=merged(before.state, wish.state) if wish.merge else wish.state,
         device=device,
         enforce=before.enforce if wish.enforce is None else wish.enforce,

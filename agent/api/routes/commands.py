@@ -3,6 +3,7 @@
 import secrets
 from typing import Annotated, Any
 
+import msgspec
 from aiohttp import web
 from msgspec import Meta, Struct, field
 
@@ -144,13 +145,21 @@ class CommandDoors:
 
     async def _show(self, request: web.Request) -> web.Response:
         wait_s = query_of(request, WaitQuery).wait_s
-        return document(await self._desk.ended(request.match_info["command"], wait_s))
+        result = await self._desk.ended(request.match_info["command"], wait_s)
+        return document(self._seen_by(request, result))
 
     async def _page(self, request: web.Request) -> web.Response:
         asked = query_of(request, PageQuery)
         found = await self._journal.page(asked.before, asked.count)
         following = found[-1].number if len(found) == asked.count else None
-        return document(CommandsShown([self._desk.told(one) for one in found], following))
+        shown = [self._seen_by(request, self._desk.told(one)) for one in found]
+        return document(CommandsShown(shown, following))
+
+    def _seen_by(self, request: web.Request, result: Result) -> Result:
+        """What a command answered is for those who might have ordered it."""
+        if self._desk.scope(result.name) in caller_of(request).scopes:
+            return result
+        return msgspec.structs.replace(result, result=None)
 
     async def _catalogue(self, request: web.Request) -> web.Response:
         query_of(request, NoQuery)
