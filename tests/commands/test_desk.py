@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from agent.clock import Clock
+from agent.commands.verb import Call, NoArgs, Verb
 from agent.errors import NotThere, StoreFull
 from agent.protocol.commands import Command, Order, Unread
 from agent.protocol.signing import Key
@@ -246,3 +247,51 @@ async def test_a_store_without_room_for_the_record_keeps_the_end(tmp_path: Path)
         await one.order("write")
         assert (await one.ended()).state == "succeeded"
         assert "commands" not in await one.store.ledger.balances()
+
+
+async def test_a_fault_in_a_handler_is_told_and_ends_nothing_else(tmp_path: Path) -> None:
+    async with rig(tmp_path) as one:
+
+        async def stumble(_: NoArgs, __: Call) -> Any:
+            raise ZeroDivisionError("a slip")
+
+        one.desk.catalogue._verbs["slip"] = Verb("slip", "Slip.", NoArgs, stumble)
+        await one.order("slip")
+        ended = await one.ended()
+        assert (ended.state, "a slip" in ended.message) == ("failed", True)
+        assert (await one.order("write", "next")).state == "accepted"
+        assert (await one.ended("next")).state == "succeeded"
+
+
+async def test_who_stands_before_the_machine_has_room_where_others_have_none(
+    tmp_path: Path,
+) -> None:
+    async with rig(tmp_path, limits=Limits(rows_max=10)) as one:
+        for n in range(9):
+            assert (await one.order("wait", f"w{n}", door="mqtt")).state == "accepted"
+        assert (await one.order("write", "late", door="mqtt")).reason == "full"
+        assert (await one.order("write", "here")).state == "accepted"
+        assert (await one.ended("here")).state == "succeeded"
+
+
+async def test_what_asks_for_an_administrator_is_grave_from_afar(tmp_path: Path) -> None:
+    async with rig(tmp_path, signed="grave") as one:
+        one.desk.catalogue._verbs["see"] = Verb("see", "See.", NoArgs, _seen, "admin")
+        assert (await one.order("see", door="mqtt")).reason == "not_signed"
+        assert (await one.order("see")).state == "accepted"
+
+
+async def _seen(_: NoArgs, __: Call) -> Any:
+    return {}
+
+
+async def test_an_orderly_end_counts_against_no_command(tmp_path: Path) -> None:
+    for _ in range(7):
+        async with rig(tmp_path) as one:
+            await one.order("tell")
+            seen = 0
+            while (await one.desk.result("one")).state != "running":
+                seen = await one.desk.changes.after(seen)
+    async with rig(tmp_path) as one:
+        one.effects.gate.set()
+        assert (await one.ended()).state == "succeeded"

@@ -43,7 +43,7 @@ class House:
         self.painted.append(args.colour)
         return {}
 
-    def aspect(self) -> Aspect:
+    def aspect(self, *, volatile: bool = False) -> Aspect:
         async def actual() -> Any:
             return self.wall
 
@@ -52,11 +52,14 @@ class House:
                 raise RequestError("wall: expected a colour")
             return bool(wanted != is_now)
 
-        return Aspect("wall", actual, differs, lambda wanted, _: ("paint", {"colour": wanted}))
+        command = lambda wanted, _: ("paint", {"colour": wanted})  # noqa: E731
+        return Aspect("wall", actual, differs, command, volatile)
 
 
 @asynccontextmanager
-async def twinned(folder: Path, house: House, **more: Any) -> AsyncIterator[tuple[Twin, Rig]]:
+async def twinned(
+    folder: Path, house: House, *, volatile: bool = False, **more: Any
+) -> AsyncIterator[tuple[Twin, Rig]]:
     async with rig(folder, **more) as one:
         paint = again("paint", "Paint.", Colour, house.paint, grave=True)
         one.desk.catalogue._verbs["paint"] = paint
@@ -65,7 +68,9 @@ async def twinned(folder: Path, house: House, **more: Any) -> AsyncIterator[tupl
             if by:
                 known(by, one.desk.rules)
 
-        twin = Twin("dev", [house.aspect()], one.store.twin, one.desk, believed, Clock())
+        twin = Twin(
+            "dev", [house.aspect(volatile=volatile)], one.store.twin, one.desk, believed, Clock()
+        )
         task = asyncio.create_task(twin.run())
         try:
             yield twin, one
@@ -208,3 +213,26 @@ async def test_the_configuration_is_wanted_as_a_patch() -> None:
         assert (name, args["patch"]) == ("config.apply", patch)
     with pytest.raises(RequestError, match=r"twin state\.config"):
         aspect.differs([1], actual)
+
+
+async def test_nobody_pins_the_twin_who_cannot_sign(tmp_path: Path) -> None:
+    house, key = House(), Key.kept(tmp_path / "k")
+    async with twinned(tmp_path, house, signed="grave", keys=[key.public]) as (twin, _):
+        await twin.want(Wanted(Desired(version=2**53)))
+        wanted = Desired(version=3, state={"wall": "red"}, device="dev")
+        await twin.want(decode(sign(wanted, key)))
+        await eventually(lambda: standing(twin, 3) == "converged", "the signed one counts")
+        await twin.want(Wanted(Desired(version=2**53, state={"wall": "black"})))
+        await eventually(lambda: standing(twin, 3) == "converged", "and still does")
+    assert house.painted == ["red"]
+
+
+async def test_what_a_restart_undoes_is_no_conflict(tmp_path: Path) -> None:
+    house = House()
+    async with twinned(tmp_path, house, volatile=True) as (twin, _):
+        await twin.want(Wanted(Desired(version=1, state={"wall": "red"})))
+        await eventually(lambda: standing(twin) == "converged", "it is red")
+    house.wall = "white"
+    async with twinned(tmp_path, house, volatile=True) as (twin, _):
+        await eventually(lambda: house.wall == "red", "it is painted again")
+        await eventually(lambda: standing(twin) == "converged", "and told")

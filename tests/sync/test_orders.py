@@ -45,6 +45,11 @@ async def commanded(rig: Rig, folder: Path) -> AsyncIterator[Effects]:
     await asyncio.wait([running])
 
 
+async def none_untold(rig: Rig) -> None:
+    while any(await rig.store.journal.untold(10)):
+        await asyncio.sleep(0.05)
+
+
 async def test_an_order_is_told_from_its_beginning_to_its_end(
     tmp_path: Path, broker: Mosquitto, controller: Controller
 ) -> None:
@@ -125,6 +130,36 @@ async def test_what_the_store_did_not_take_comes_again(
             assert effects.lines() == ["first:x", "a:x"]
 
 
+async def test_a_place_that_somebody_names_is_told_once_and_whoever_reads_there_has_it(
+    tmp_path: Path, broker: Mosquitto
+) -> None:
+    rig = Rig(tmp_path, broker.url)
+    reads = Controller(broker.port, "answers/#")  # and no result
+    async with rig.store, commanded(rig, tmp_path):
+        for n in range(150):
+            reads.send({"id": f"n{n}", "name": "diag"}, ("answers/all", str(n).encode()))
+        for n in range(150):
+            reads.send({"id": f"w{n}", "name": "write"}, ("answers/all", b""))
+        await eventually(lambda: all(reads.ends(f"w{n}") for n in range(150)), "all are told")
+        refused = [one for _, one, _ in reads.results if one.state == "refused"]
+        assert sorted(one.id for one in refused) == sorted(f"n{n}" for n in range(150))
+        assert all(len(reads.ends(f"w{n}")) == 1 for n in range(150))
+        await asyncio.wait_for(none_untold(rig), 20)
+    reads.stop()
+
+
+async def test_a_topic_that_the_broker_does_not_like_cuts_the_link_once_at_most(
+    tmp_path: Path, broker: Mosquitto, controller: Controller
+) -> None:
+    rig = Rig(tmp_path, broker.url)
+    async with rig.store, commanded(rig, tmp_path):
+        controller.send({"id": "deep", "name": "write"}, ("a/" * 250 + "a", b""))
+        controller.send({"id": "sys", "name": "write"}, ("$SYS/broker/uptime", b""))
+        controller.send({"id": "after", "name": "write"})
+        for name in ("deep", "sys", "after"):
+            await eventually(lambda name=name: controller.ends(name), f"{name} is told")
+
+
 async def test_a_result_waits_until_somebody_reads_it(tmp_path: Path, broker: Mosquitto) -> None:
     deaf = Controller(broker.port)
     rig = Rig(tmp_path, broker.url)
@@ -138,10 +173,5 @@ async def test_a_result_waits_until_somebody_reads_it(tmp_path: Path, broker: Mo
         rig.configure(broker.url)
         async with commanded(rig, tmp_path):
             await eventually(lambda: hears.ends("a"), "it is told")
-
-            async def none_left() -> None:
-                while (await rig.store.journal.untold(10))[0]:
-                    await asyncio.sleep(0.05)
-
-            await asyncio.wait_for(none_left(), 20)
+            await asyncio.wait_for(none_untold(rig), 20)
         hears.stop()
