@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
+import psutil
 
 from agent.clock import Clock
 from agent.errors import HoldfastError, NotNow
@@ -335,9 +336,13 @@ def fork(act: Callable[[], int]) -> int:
         os._exit(99)
 
 
-def reap() -> None:
-    """Wait for builders that were left to themselves."""
+def children() -> set[int]:
+    """The processes of this one; other tests may have some that stay."""
+    return {one.pid for one in psutil.Process().children()}
 
-    with suppress(ChildProcessError):
-        while True:
-            os.waitpid(-1, 0)
+
+def reap(but: set[int]) -> None:
+    """Wait for builders that were left to themselves."""
+    for pid in children() - but:
+        with suppress(ChildProcessError):
+            os.waitpid(pid, 0)

@@ -23,6 +23,7 @@ from tests.updates.rig import (
     Ordered,
     Play,
     Points,
+    children,
     fetched,
     package,
     reap,
@@ -36,8 +37,9 @@ GOOD = ["fetched", "built", "switched", "confirmed"]
 
 @pytest.fixture(autouse=True)
 def _no_child_is_left() -> Iterator[None]:
+    before = children()
     yield
-    reap()
+    reap(before)
 
 
 def played(folder: Path, faults: Faults = NONE, kill_at: int = -1) -> Play:
@@ -79,6 +81,7 @@ def test_a_new_version_is_built_switched_to_and_confirmed(tmp_path: Path) -> Non
 
 
 def test_it_is_killed_at_every_instant(tmp_path: Path) -> None:
+    before = children()
     """kill -9: of the agent, before and behind each thing that it writes or orders."""
     points = played(tmp_path / "whole")
     points.until_quiet()
@@ -93,7 +96,7 @@ def test_it_is_killed_at_every_instant(tmp_path: Path) -> None:
         assert [one for at, one in enumerate(found) if one not in found[:at]] == GOOD, found
         assert found[-1] == "confirmed"
         assert play.starts.count(NEW) <= 3
-        reap()
+        reap(before)
 
 
 @pytest.mark.parametrize(
@@ -121,6 +124,7 @@ def test_each_state_fails_and_the_former_version_runs(
 
 @pytest.mark.parametrize("faults", [Faults(dead=True), Faults(ill=True)])
 def test_a_bad_version_is_killed_at_every_instant(tmp_path: Path, faults: Faults) -> None:
+    before = children()
     points = played(tmp_path / "whole", faults)
     points.until_quiet()
     assert points.starts.count(NEW) <= 3
@@ -131,7 +135,7 @@ def test_a_bad_version_is_killed_at_every_instant(tmp_path: Path, faults: Faults
         assert states(play)[-1] == "back"
         assert play.starts.count(NEW) <= 3
         assert play.device.slots().there("b") is None, "nobody goes to it again"
-        reap()
+        reap(before)
 
 
 def test_one_that_cannot_be_confirmed_goes_back_by_itself(tmp_path: Path) -> None:
