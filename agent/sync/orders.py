@@ -106,7 +106,7 @@ class Orders:
             return await self._desk.order(order, "mqtt", reply=reply)
         except StoreError:
             raise
-        except Exception as error:
+        except Exception as error:  # whatever it is: the broker would send it again, for ever
             log.exception("an order was refused: a fault in the agent")
             command, fault = order.command, quoted(f"a fault in the agent: {error!r}")
             return await self._desk.unread(

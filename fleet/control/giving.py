@@ -162,7 +162,7 @@ class _Bounded:
         try:
             await self._pace.turn(len(payload))
             answer = await self._link.publish(topic, payload, retain=retain)
-        except BaseException:
+        except BaseException:  # a cancellation too: the place is given back
             self._room.release()
             raise
         answer.add_done_callback(partial(self._done, topic, len(payload)))

@@ -210,7 +210,8 @@ def test_the_documentation_names_every_metric_of_doors_jobs_and_process(board: B
     named = documented("docs/health.md")
     own = ("holdfast_http_", "holdfast_jobs", "holdfast_build_", "holdfast_watchdog_", "process_")
     starts = ("holdfast_starts", "holdfast_resets_", "holdfast_safe_", "holdfast_hardware_")
-    shown = labels(board, (*own, "holdfast_part_", *starts))
+    orders = ("holdfast_commands_", "holdfast_config_", "holdfast_twin_")
+    shown = labels(board, (*own, "holdfast_part_", *starts, *orders))
     assert shown
     assert named == shown
 

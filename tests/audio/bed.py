@@ -33,7 +33,7 @@ class Part(Protocol):
 class Bed:
     """An open store in a folder, and what a source needs beside it."""
 
-    EMPTY_BYTES = 160 * 1024  # what an empty store takes, and a little
+    LITTLE_BYTES = 16 * 1024  # what a first stretch takes beside its sound
     CLOCK = Clock()
 
     def __init__(self, folder: Path, bytes_max: int = 2 * 1024**3) -> None:

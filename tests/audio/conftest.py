@@ -22,6 +22,8 @@ async def bed(tmp_path: Path) -> AsyncIterator[Bed]:
 
 
 @pytest.fixture
-def small(tmp_path: Path) -> Callable[[int], Bed]:
-    """A store that has room for so many bytes more than an empty one takes."""
-    return lambda room_bytes: Bed(tmp_path, Bed.EMPTY_BYTES + room_bytes)
+async def small(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Bed]:
+    """A store that has room for so many bytes, and a little, more than an empty one takes."""
+    async with Bed(tmp_path_factory.mktemp("empty")) as empty:
+        taken = await empty.store.used_bytes()
+    return lambda room_bytes: Bed(tmp_path, taken + Bed.LITTLE_BYTES + room_bytes)

@@ -137,7 +137,7 @@ async def test_a_database_of_before_is_brought_up_to_date(
 ) -> None:
     steps = database.steps
     with monkeypatch.context() as before:
-        before.setattr(database, "steps", lambda dialect: steps(dialect)[:2])
+        before.setattr(database, "steps", lambda *of: steps(*of)[:2])
         async with Cloud(database.open(url)) as cloud, cloud.database.begin() as transaction:
             await transaction.execute("INSERT INTO devices (name, first_us) VALUES ('old', 1)")
             await transaction.execute(
