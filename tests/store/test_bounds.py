@@ -94,7 +94,7 @@ async def test_the_stream_of_low_priority_goes_first_whole(tmp_path: Path) -> No
     rules = [{"match": "dull.*", "priority": 1}, {"match": "*", "priority": 7}]
     async with made(tmp_path, streams=rules) as store:
         await fill(store, "dull.a", 300)
-        await fill(store, "alarms", 750)
+        await fill(store, "alarms", 700)
         ledger = await store.ledger.balances()
         assert ledger["alarms"].dropped == {}
         assert ledger["dull.a"].dropped["evicted"] > 150

@@ -4,15 +4,28 @@ Batches, their delay and threads are as wished where the domain's own settings l
 rest of the settings always say something: where that is not the wish, it is a warning.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection
 
 from agent.config import Domain as Settings
+from agent.errors import ModelError
+from agent.inference import wire
 from agent.inference.catalog import Model
-from agent.inference.domains.batches import Kind
+from agent.inference.domains.batches import KINDS, Kind
+from agent.inference.domains.instance import setup_of
 
 
-def kind(settings: Settings, kind: Kind, models: Iterable[Model]) -> Kind:
-    """How calls are put together; of several wishes the most modest one holds."""
+def kind(domain: str, settings: Settings, models: Collection[Model]) -> Kind:
+    """How calls are put together; of several wishes the most modest one holds.
+
+    Raises ModelError where they need several engines.
+    """
+    engines = {model.manifest.engine for model in models}
+    if len(engines) != 1:
+        raise ModelError(
+            f"domain {domain}: its models need the engines {', '.join(sorted(engines))}",
+            "make a domain for each engine",
+        )
+    kind = KINDS[engines.pop()]
     wished = [model.wishes for model in models]
     rows = [one.batch_max for one in wished if one.batch_max is not None]
     delays_ms = [one.batch_delay_ms_max for one in wished if one.batch_delay_ms_max is not None]
@@ -24,9 +37,10 @@ def kind(settings: Settings, kind: Kind, models: Iterable[Model]) -> Kind:
     return Kind(batch_max, delay_ms / 1000, queue_max, kind.always_joins)
 
 
-def threads(models: Iterable[Model]) -> int | None:
-    """Of each instance, as wished; None: nobody wishes anything."""
-    return max((one.wishes.threads or 0 for one in models), default=0) or None
+def setup(settings: Settings, models: Collection[Model], threads: int) -> wire.Setup:
+    """What the processes are told; `threads` are theirs where nobody wishes anything."""
+    wished = max((one.wishes.threads or 0 for one in models), default=0)
+    return setup_of(models, settings, settings.threads or wished or threads)
 
 
 def unmet(settings: Settings, model: Model) -> list[str]:
