@@ -44,9 +44,13 @@ class Catalogue:
             args: Struct = msgspec.convert(given, verb.args)
         except msgspec.ValidationError as error:
             said = str(error).replace("`$", "`args")
+            key = said.rstrip("`").rpartition("`args.")[2]
+            known = _schema(verb.args).get("properties", {}).get(key, {}).get("enum")
             raise RequestError(
                 f"{verb.name}: {said[0].lower()}{said[1:]}",
-                f"see `holdfast commands help {verb.name}`",
+                f"known: {', '.join(map(str, known))}"
+                if known
+                else f"see `holdfast commands help {verb.name}`",
             ) from error
         return args
 
