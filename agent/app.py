@@ -113,7 +113,7 @@ class App:
         )
         self.plant = PlantParts(
             *(self.core, self.inference, self.link, self.health, self.watchdog),
-            self.commands.desk.from_plant,
+            *(self.commands.desk.from_plant, self.commands.desk.takes_from_plant),
         )
         self._stop = asyncio.Event()
         self._status = 0

@@ -1,8 +1,9 @@
 """`python -I -m agent.selftest CONFIG`: whether this version could run here.
 
 Asked by the version that runs, of the one in the other slot, before it is switched to. It loads
-all that an agent loads, reads the configuration, and prints one line of JSON (Answer), a form that
-stays: versions of different age speak it with each other. Another status than 0: it could not.
+all that an agent and its workers load, reads the configuration, and prints one line of JSON
+(Answer), a form that stays: versions of different age speak it with each other. Another status than
+0: it could not.
 """
 
 import sys
@@ -12,13 +13,17 @@ import msgspec
 
 from agent import VERSION, app, config_file
 from agent.errors import HoldfastError
+from agent.inference import worker
+from agent.inference.engines import engine
 from agent.store import schema
 from agent.updates.slots.probe import Answer
 
 
 def main(config: str) -> int:
     """The exit status."""
-    assert app, "all there is was loaded"
+    assert app and worker, "all there is was loaded"
+    for kind in ("onnx", "speech"):
+        engine(kind)
     try:
         config_file.load(Path(config))
     except HoldfastError as error:

@@ -85,6 +85,14 @@ class Desk:
         """As `order`, for the other systems of the site."""
         return await self.order(Order(command), "plant")
 
+    def takes_from_plant(self, name: str) -> bool:
+        """Whether those may order this."""
+        try:
+            trust.trusted(self.catalogue.verb(name), self.rules)
+        except Refused:
+            return False
+        return True
+
     async def _accept(
         self, order: Order, door: Door, scopes: Collection[str] | None, reply: bytes | None
     ) -> tuple[Entry, bool]:
@@ -94,7 +102,9 @@ class Desk:
         verb = None
         with suppress(NotThere):
             verb = self.catalogue.verb(command.name)
-        if door in FROM_AFAR:
+        if door == "plant":
+            trust.trusted(verb, self.rules)
+        elif door in FROM_AFAR:
             trust.believed(order, verb, self.rules, bound=door == "mqtt")
         digest = _digest(order)
         if known := await self._journal.get(command.id):  # also one that is over by now

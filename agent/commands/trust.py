@@ -24,6 +24,7 @@ class Rules(NamedTuple):
     device: str
     signed: Literal["never", "grave", "all"]
     keys: Sequence[str]
+    from_plant: Collection[str] = ()
 
 
 def addressed(order: Order, rules: Rules) -> None:
@@ -48,13 +49,28 @@ def believed(order: Order, verb: Verb[Any] | None, rules: Rules, *, bound: bool 
         if bound:
             _bound(order)
         return
-    grave = verb is None or verb.grave or verb.scope == "admin"
-    if rules.signed == "all" or (rules.signed == "grave" and grave):
+    if signed(verb, rules):
         raise Refused(
             "not_signed",
             f"commands.signed is {rules.signed}: this command must be signed",
             "sign it: holdfast-fleet send --sign KEYFILE",
         )
+
+
+def trusted(verb: Verb[Any] | None, rules: Rules) -> None:
+    """The other systems of the site, which cannot sign, may order it. Raises Refused."""
+    if signed(verb, rules) and (verb is None or verb.name not in rules.from_plant):
+        raise Refused(
+            "not_signed",
+            f"commands.signed is {rules.signed}, and this command is not in commands.from_plant",
+            "name it there, if whoever may publish to that topic may order it",
+        )
+
+
+def signed(verb: Verb[Any] | None, rules: Rules) -> bool:
+    """Whether it takes a signature from afar."""
+    grave = verb is None or verb.grave or verb.scope == "admin"
+    return rules.signed == "all" or (rules.signed == "grave" and grave)
 
 
 def known(by: str, rules: Rules) -> None:

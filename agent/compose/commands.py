@@ -76,7 +76,7 @@ class CommandParts:
         self.desk = Desk(
             core.store.journal,
             Catalogue(verbs),
-            Rules(core.device, settings.signed, settings.keys),
+            Rules(core.device, settings.signed, settings.keys, settings.from_plant),
             core.known,
             core.clock,
         )

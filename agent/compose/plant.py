@@ -52,14 +52,17 @@ class PlantParts:
         health: HealthParts,
         watchdog: WatchdogParts,
         order: Order,
+        takes: Callable[[str], bool],
     ) -> None:
-        """`order` accepts a command as the journal's other doors do. Raises HoldfastError."""
+        """`order` accepts a command as the journal's other doors do, or raises HoldfastError;
+        `takes`: whether it would, of this name."""
         self._core = core
         self._inference = inference
         self._link = link
         self._health = health
         self._watchdog = watchdog
         self._order = order
+        self._takes = takes
         self.loops: list[Loop] = []  # to be run with those of the agent
         settings = core.settings
         if settings.sparkplug:
@@ -154,6 +157,7 @@ class PlantParts:
 
     async def look(self) -> "Seen":
         """All that the others see, now."""
+        from agent.sync.plant.orders import ORDERS
         from agent.sync.plant.seen import Seen
 
         core, link, ledger = self._core, self._link.report.last(), None
@@ -174,6 +178,7 @@ class PlantParts:
             domains=await self._domains(),
             cpu_c=self._health.power.cpu_c,
             accelerator_c=self._health.accelerators.hottest_c(),
+            orders=frozenset(filter(self._takes, ORDERS)),
         )
 
     async def _domains(self) -> "dict[str, DomainSeen]":

@@ -14,6 +14,7 @@ from agent.updates.slots.probe import Answer, Probe
 from agent.updates.slots.record import Before, Kept
 from agent.updates.slots.trial import Trial
 from agent.updates.slots.update import Updating
+from agent.versions.judge import counting
 
 
 class SlotParts:
@@ -44,18 +45,19 @@ class SlotParts:
         )
 
     def _now(self) -> Before:
-        return Before(self._link.link.connected_since is not None, tuple(sorted(self._critical())))
+        return Before(self._link.link.connected_since is not None, tuple(sorted(self._wrong())))
 
     def _lacks(self, before: Before) -> str:
         """What is worse than before."""
         if not self._watchdog.watchdog.fed:
             return "not all that must move does"
-        if worse := self._critical() - {*before.critical}:
-            return f"it is critical: {', '.join(sorted(worse))}"
+        if worse := self._wrong() - {*before.wrong}:
+            return f"it is not well: {', '.join(sorted(worse))}"
         if before.link_up and self._link.link.connected_since is None:
             return f"the link was up before, and is not: {self._link.link.state()['down_cause']}"
         return ""
 
-    def _critical(self) -> set[str]:
+    def _wrong(self) -> set[str]:
+        """What speaks against a version, of the agent as of the configuration."""
         held = self._core.conditions.all()
-        return {f"{one.name} {one.subject}" for one in held if one.severity == "critical"}
+        return {f"{one.name} {one.subject}" for one in held if counting(one)}

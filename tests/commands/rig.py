@@ -106,6 +106,7 @@ async def rig(
     *,
     signed: Any = "never",
     keys: Sequence[str] = (),
+    from_plant: Sequence[str] = (),
     clock: Clock | None = None,
     limits: Limits | None = None,
     journal: Any = None,
@@ -117,7 +118,7 @@ async def rig(
     effects = Effects(folder / "effects")
     async with store:
         kept: Journal = journal(store.journal) if journal else store.journal
-        rules = Rules(DEVICE, signed, keys)
+        rules = Rules(DEVICE, signed, keys, from_plant)
         known = KnownTime(folder / "known-time.json", clock)
         desk = Desk(kept, Catalogue(effects.verbs()), rules, known, clock)
         running = asyncio.create_task(desk.run()) if run else None

@@ -281,6 +281,21 @@ async def test_what_asks_for_an_administrator_is_grave_from_afar(tmp_path: Path)
         assert (await one.order("see")).state == "accepted"
 
 
+async def test_who_cannot_sign_orders_what_the_settings_name(tmp_path: Path) -> None:
+    grave = Command(id="one", name="grave", args={"line": "a"})
+    async with rig(tmp_path, signed="grave") as one:
+        said = await one.desk.from_plant(grave)
+        assert (said.reason, "commands.from_plant" in said.message) == ("not_signed", True)
+        assert not one.desk.takes_from_plant("grave")
+        assert one.desk.takes_from_plant("write")
+    async with rig(tmp_path, signed="all", from_plant=["grave"]) as one:
+        assert one.desk.takes_from_plant("grave")
+        assert not one.desk.takes_from_plant("write")
+        assert (await one.desk.from_plant(grave)).state == "accepted"
+        said = await one.order("grave", "two", args=grave.args, door="mqtt")
+        assert said.reason == "not_signed", "who can sign does"
+
+
 async def _seen(_: NoArgs, __: Call) -> Any:
     return {}
 

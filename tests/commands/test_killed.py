@@ -23,7 +23,7 @@ IN_ALL = [f"{name}:{when}" for name in AROUND for when in ("before", "after")]
 KILLED, FAILED = [*IN_ALL, "effect:before", "effect:after"], IN_ALL
 WAYS = [*(("kill", state) for state in KILLED), *(("fail", state) for state in FAILED)]
 if "HOLDFAST_LONG" not in os.environ:  # a start takes a second
-    WAYS = random.Random(8).sample(WAYS, 6)
+    WAYS = random.Random(int(os.environ.get("HOLDFAST_SEED", "8"))).sample(WAYS, 6)
 ORDERS = [
     {"id": "a", "name": "surely", "args": {"thing": "a"}},
     {"id": "b", "name": "once", "args": {"thing": "b"}},

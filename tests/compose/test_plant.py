@@ -46,16 +46,25 @@ def test_others_see_it_give_orders_and_forget_it_when_they_are_told_to(tmp_path:
             until(lambda: "domain_audio" in shown("first").get("components", {}), "the entities")
             state = f"holdfast/v1/{NAME}/home_assistant/state"
             until(lambda: house.read(state).get("domain_audio") == "ON", "its state")
+            assert "Node Control/Restart" not in host.values, "it would be refused: not signed"
+            assert {"sync_now"} == {"sync_now", "restart"} & shown("first")["components"].keys()
             host.command(command(("Health/Status", "fine")))
             until(lambda: "order_refused" in names(device), "what is no order")
             assert device.stop() == 0
             until(lambda: not host.online, "its death")
-        configure(device, home_assistant={**home, "discovery_prefix": "second"})
+        orders = {"from_plant": ["device.restart"]}
+        configure(device, home_assistant={**home, "discovery_prefix": "second"}, commands=orders)
         with running(device):
             until(lambda: host.online, "the next birth")
             assert host.values["bdSeq"] == 1
+            assert host.values["Node Control/Restart"] is False
+            assert "Node Control/Reboot" not in host.values
             until(lambda: shown("second") and not shown("first"), "the entities have moved")
             assert house.lies[f"holdfast/v1/{NAME}/home_assistant/availability"] == b"online"
+            assert "restart" in shown("second")["components"]
+            host.command(command(("Node Control/Restart", True)))
+            until(lambda: len(host.births) == 3, "it was begun anew")
+            until(lambda: device.status()["link"]["connected"], "it serves")
             assert device.stop() == 0
         configure(device, home_assistant=None, sparkplug=None)
         with running(device):
@@ -67,4 +76,4 @@ def test_others_see_it_give_orders_and_forget_it_when_they_are_told_to(tmp_path:
         host.close()
         house.stop()
     assert not host.faults
-    assert len(host.births) == 2
+    assert len(host.births) == 3

@@ -21,6 +21,7 @@ from agent.records import Balance
 from agent.sections.site import Site
 from agent.sync.mqtt.brokers import MQTT5
 from agent.sync.plant.line import Line, Served
+from agent.sync.plant.orders import ORDERS
 from agent.sync.plant.place import Place, place_of
 from agent.sync.plant.seen import DomainSeen, Seen
 
@@ -37,6 +38,7 @@ SEEN = Seen(
     domains={"audio": DomainSeen(True, "CPUExecutionProvider", 12.5)},
     cpu_c=50.0,
     accelerator_c=None,
+    orders=frozenset(ORDERS),
 )
 
 

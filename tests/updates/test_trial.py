@@ -76,7 +76,7 @@ async def test_one_that_is_never_well_for_long_enough_goes_back(
 
     def answers() -> Iterator[str]:
         while True:
-            yield from ("", "", "it is critical: domain_down gate")
+            yield from ("", "", "it is not well: domain_down gate")
 
     await rig.run(answers(), confirm_s=0.3)
     assert rig.device.linked == "a"
@@ -130,7 +130,9 @@ def test_it_is_compared_with_how_it_was(tmp_path: Path) -> None:
     assert "no answer" in parts._lacks(Before(link_up=True))
     inner.connected_since = 1.0
     assert parts._lacks(Before(link_up=True)) == ""
-    conditions.hold("domain_down", "gate", "critical", "it died", "look")
+    conditions.hold("flash_wearing", "vda", "warning", "it is old", "replace it")
+    assert parts._lacks(Before()) == "", "no version has made it so"
+    conditions.hold("domain_down", "gate", "warning", "it died", "look")
     assert "domain_down gate" in parts._lacks(Before())
-    assert parts._now() == Before(link_up=True, critical=("domain_down gate",))
+    assert parts._now() == Before(link_up=True, wrong=("domain_down gate",))
     assert parts._lacks(parts._now()) == "", "it was so before"

@@ -141,7 +141,7 @@ class CommandDoors:
         if result.state == "refused":
             said = {"error": result.message, "hint": result.hint, "verdict": result.reason}
             return document(said, REFUSED.get(result.reason, 400))
-        return document(result, 200 if result.ended else 202)
+        return document(self._seen_by(request, result), 200 if result.ended else 202)
 
     async def _show(self, request: web.Request) -> web.Response:
         wait_s = query_of(request, WaitQuery).wait_s

@@ -67,9 +67,12 @@ def components(seen: Seen, root: str, had: Collection[str]) -> dict[str, Compone
         "safe_mode": _flag("Safe mode", "problem"),
         **{key: _flag(f"{name} problem", "problem") for key, (name, _) in PROBLEMS.items()},
         **{_ready(name): _flag(f"Domain {name}", "running") for name in sorted(seen.domains)},
+    }
+    buttons = {
         "restart": _button("Restart the agent", f"{root}/restart") | {"device_class": "restart"},
         "sync_now": _button("Sync now", f"{root}/sync_now"),
     }
+    found |= {key: one for key, one in buttons.items() if BUTTONS[key] in seen.orders}
     temperatures = {"cpu_c": "CPU temperature", "accelerator_c": "Accelerator temperature"}
     for key, name in temperatures.items():
         if key in had or getattr(seen, key) is not None:

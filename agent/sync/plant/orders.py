@@ -18,6 +18,7 @@ log = logging.getLogger("plant")
 ORDERS_MAX = 32
 RESTART, REBOOT = "device.restart", "device.reboot"
 PAUSE, RESUME, NOW = "sync.pause", "sync.resume", "sync.now"
+ORDERS = (RESTART, REBOOT, PAUSE, RESUME, NOW)
 Order = Callable[[Command], Awaitable[Result]]
 
 

@@ -19,6 +19,7 @@ class Seen(Struct, frozen=True, kw_only=True):
     """All of it; None: not known now. `ledger` is of all streams together.
 
     The temperatures are those of the hottest zone of the CPU, and of the hottest accelerator.
+    `orders` are the commands that are taken from the site's systems.
     """
 
     status: str
@@ -33,6 +34,7 @@ class Seen(Struct, frozen=True, kw_only=True):
     domains: dict[str, DomainSeen]
     cpu_c: float | None
     accelerator_c: float | None
+    orders: frozenset[str]
 
     @property
     def problems(self) -> list[Condition]:

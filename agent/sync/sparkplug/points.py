@@ -6,12 +6,14 @@ Which there are follows from the configuration alone, but for its domains, which
 from msgspec import Struct
 
 from agent import VERSION
+from agent.sync.plant import orders
 from agent.sync.plant.seen import Seen
 from agent.sync.sparkplug.payload import DataType, Value
 
 BDSEQ = "bdSeq"
 REBIRTH, REBOOT, RESTART = "Node Control/Rebirth", "Node Control/Reboot", "Node Control/Restart"
 PAUSED, NOW = "Sync/Paused", "Sync/Now"
+CONTROLS = {REBOOT: orders.REBOOT, RESTART: orders.RESTART, NOW: orders.NOW}
 TEMPERATURE_BAND_C = 0.5
 PACE_BAND = 0.1  # of a time
 WORD_CHARS_MAX = 600
@@ -35,7 +37,8 @@ class Point(Struct, frozen=True):
 def points(seen: Seen, device: str, last_order: str) -> dict[str, Point]:
     """All but bdSeq, which each session has of its own."""
     return {
-        **{name: _flag(False) for name in (REBIRTH, REBOOT, RESTART, NOW)},
+        REBIRTH: _flag(False),
+        **{name: _flag(False) for name, verb in CONTROLS.items() if verb in seen.orders},
         "Properties/Device": _text(device),
         "Properties/Version": _text(VERSION),
         "Health/Status": _text(seen.status),

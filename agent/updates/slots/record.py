@@ -49,7 +49,7 @@ class Before(Struct, frozen=True):
     """How it was before the switch: what the new version is not to make worse."""
 
     link_up: bool = False
-    critical: tuple[str, ...] = ()
+    wrong: tuple[str, ...] = ()
 
 
 class Record(Struct, frozen=True, kw_only=True):

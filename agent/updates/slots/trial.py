@@ -1,9 +1,9 @@
 """A new version proves itself, or goes back by itself.
 
 It is confirmed once it has been well for SETTLE_S without a break: all that must move moves, no
-condition is critical that was not so before, and the link is up if it was. What is not so within
-`confirm_s` of its start goes back. What is so broken that it never comes here is seen to from
-outside: provisioning/slots.sh counts its starts, and gives it an hour.
+condition speaks against it that did not hold before (versions/judge.py), and the link is up if it
+was. What is not so within `confirm_s` of its start goes back. What is so broken that it never comes
+here is seen to from outside: provisioning/slots.sh counts its starts, and gives it an hour.
 """
 
 import asyncio
