@@ -104,7 +104,7 @@ class App:
         tokens = Tokens(self.core.beside("tokens.json"), conditions, clock)
         self.commands = CommandParts(
             *(self.core, self.inference, self.link, self.watchdog, self.health),
-            *(self.versions, tokens, self._begin_anew),
+            *(self.versions, tokens, self._begin_anew, self.slots.shown),
             more=(self.identity.verbs, self.models.verbs, self.updates.verbs, agent),
         )
         self.doors = DoorParts(

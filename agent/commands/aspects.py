@@ -1,7 +1,7 @@
-"""The aspects of the twin that commands alone bring about."""
+"""The aspects of the twin: those that commands alone bring about, and one that is told alone."""
 
 from collections.abc import Awaitable, Callable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NoReturn
 
 import msgspec
 from msgspec import Meta, Struct
@@ -106,6 +106,18 @@ def models(serving: Look) -> Aspect:
         return "model.activate", {"name": name, "version": one.version}
 
     return Aspect("models", _told(serving), lambda *both: bool(wrong(*both)), command)
+
+
+def agent(running: Callable[[], Awaitable[Any]]) -> Aspect:
+    """Which version of the agent runs, and how it stands; nobody can want it to be otherwise."""
+
+    def nobody(_: Any, __: Any) -> NoReturn:
+        raise RequestError(
+            "twin state.agent: it is told, and cannot be wanted: order agent.update",
+            "take it out of the document; see docs/agent-update.md",
+        )
+
+    return Aspect("agent", running, nobody, nobody)
 
 
 def _told(look: Look) -> Callable[[], Awaitable[Any]]:

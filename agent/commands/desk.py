@@ -114,7 +114,8 @@ class Desk:
         try:
             verb = verb or self.catalogue.verb(command.name)
             trust.allowed(verb, scopes)
-            self.catalogue.args(verb, command.args)
+            args = self.catalogue.args(verb, command.args)
+            trust.may_ask(verb, args, scopes, near=door not in FROM_AFAR)
         except NotThere as error:
             raise Refused("unknown_command", str(error), error.hint) from error
         except RequestError as error:

@@ -3,10 +3,14 @@
 from collections.abc import Collection, Sequence
 from typing import Any, Literal, NamedTuple
 
+from msgspec import Struct
+
 from agent.commands.verb import Verb
 from agent.protocol.commands import Order, Reason
+from agent.words import quoted
 
 AHEAD_S = 300.0  # how far a signer's clock may be ahead of ours
+FOLDERS = ("/", "file://")
 
 
 class Refused(Exception):
@@ -103,6 +107,24 @@ def allowed(verb: Verb[Any], scopes: Collection[str] | None) -> None:
             f"{verb.name} takes the scope {verb.scope}",
             f"use a token that has it: holdfast tokens create NAME --scope {verb.scope}",
         )
+
+
+def may_ask(verb: Verb[Any], args: Struct, scopes: Collection[str] | None, *, near: bool) -> None:
+    """The device may ask the place that these args name. Raises Refused.
+
+    Else whoever reaches the broker could have it ask anybody in the network that it stands in.
+    `near`: the order came by a local door; there a folder is for all who may order it, and any
+    other place for an administrator.
+    """
+    place = verb.foreign(args) if verb.foreign else ""
+    if not place or (near and (place.startswith(FOLDERS) or scopes is None or "admin" in scopes)):
+        return
+    who = "takes the scope admin" if near else "is for who stands before the device"
+    raise Refused(
+        "not_allowed",
+        f"source: {quoted(place)} is none of updates.urls, and another one {who}",
+        "leave source out, or add it to updates.urls; at the device: holdfast commands send",
+    )
 
 
 def expires_in_s(order: Order, now_s: float, *, exact: bool) -> float | None:

@@ -46,6 +46,8 @@ class Verb(NamedTuple, Generic[A]):
     the order in which they came; '' waits for nobody. `resume` goes on with one that a crash or a
     reboot has broken off, from `call.step`; without it such a command is told as interrupted.
     `grave`: it can take the device out of service, and is the first that wants a signature.
+    `foreign` tells of args the place that they would have the device ask, where the configuration
+    names no such ('': none): that is for who stands before the device (trust.py).
     """
 
     name: str
@@ -57,6 +59,7 @@ class Verb(NamedTuple, Generic[A]):
     timeout_s: float = 60.0
     resume: Callable[[A, Call], Awaitable[Any]] | None = None
     grave: bool = False
+    foreign: Callable[[A], str] | None = None
 
 
 def again(

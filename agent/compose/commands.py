@@ -58,10 +58,11 @@ class CommandParts:
         versions: Versions,
         tokens: Tokens,
         restart: Callable[[str], None],
+        agent: Callable[[], Awaitable[Any]],
         more: Sequence[HasVerbs],
     ) -> None:
-        """`restart` ends the agent in order, and has it started again; `more` are the verbs of
-        other parts."""
+        """`restart` ends the agent in order, and has it started again; `agent` tells which version
+        of it runs; `more` are the verbs of other parts."""
         self._core = core
         self._inference = inference
         self._link = link
@@ -70,6 +71,7 @@ class CommandParts:
         self._versions = versions
         self._tokens = tokens
         self._restart = restart
+        self._agent = agent
         self.support = SupportParts(core, health, watchdog, versions, self._checks())
         settings = core.settings.commands
         verbs = [verb for one in (*self._verbs(), *more) for verb in one.verbs()]
@@ -110,6 +112,7 @@ class CommandParts:
             aspects.rate(lambda: pace.orders.limit_bytes_per_s),
             aspects.models(self._serving),
             aspects.ConfigAspect(self._versions.live).aspect(),
+            aspects.agent(self._agent),
         ]
 
     def _verbs(self) -> list[HasVerbs]:

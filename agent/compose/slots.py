@@ -10,15 +10,18 @@ from agent.compose.watchdog import WatchdogParts
 from agent.host.slots.layout import Slots
 from agent.host.systemd import state_folder
 from agent.store import schema
+from agent.threads import apart
 from agent.updates.slots.probe import Answer, Probe
 from agent.updates.slots.record import Before, Kept
-from agent.updates.slots.trial import Trial
+from agent.updates.slots.shown import Running, running
+from agent.updates.slots.trial import LOOK_S, Trial
 from agent.updates.slots.update import Updating
 from agent.versions.judge import counting
 
 
 class SlotParts:
-    """`trial.run` is a loop of the agent's; `updating` is for who orders an update."""
+    """`trial.run` is a loop of the agent's; `updating` is for who orders an update, `shown` for who
+    asks what runs."""
 
     def __init__(
         self,
@@ -35,6 +38,7 @@ class SlotParts:
         # Not beside the store, whose disk may be gone; and where root looks for a package.
         place = folder / "update.json" if folder else core.beside("update.json")
         kept = Kept(place, core.clock)
+        self._slots, self._kept = slots, kept
         own = Answer(VERSION, len(schema.steps()), schema.OPENS_FROM)
         ask = Probe(path, own).ask
         root = watchdog.root
@@ -43,6 +47,10 @@ class SlotParts:
             *(slots, root, kept, self._lacks, restart, core.conditions, core.clock, VERSION),
             core.settings.updates.confirm_s,
         )
+
+    async def shown(self) -> Running:
+        """Which version of the agent runs, and how it stands."""
+        return await apart(lambda: running(VERSION, self._slots, self._kept.now))
 
     def _now(self) -> Before:
         return Before(self._link.link.connected_since is not None, tuple(sorted(self._wrong())))
@@ -53,8 +61,15 @@ class SlotParts:
             return "not all that must move does"
         if worse := self._wrong() - {*before.wrong}:
             return f"it is not well: {', '.join(sorted(worse))}"
-        if before.link_up and self._link.link.connected_since is None:
+        return self._link_lacks() if before.link_up else ""
+
+    def _link_lacks(self) -> str:
+        """What is wrong with the link; one that was lost since the last look is not there yet."""
+        since_s = self._link.link.connected_since
+        if since_s is None:
             return f"the link was up before, and is not: {self._link.link.state()['down_cause']}"
+        if self._core.clock.monotonic() - since_s < 2 * LOOK_S:
+            return "the link was up before, and has begun anew just now"
         return ""
 
     def _wrong(self) -> set[str]:

@@ -1,11 +1,14 @@
 """Whether a certificate may take the place of the one in use: what can be told without a broker."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agent.errors import RequestError
 from agent.identity.pair import CERTIFICATE_BYTES_MAX, Pair, common_name, shown
 from agent.known_time import KnownTime, day
+from agent.words import quoted
 
 if TYPE_CHECKING:
     from cryptography import x509
@@ -22,7 +25,7 @@ def read(pem: bytes) -> "list[x509.Certificate]":
         )
     try:
         return x509.load_pem_x509_certificates(pem)
-    except ValueError as error:
+    except (ValueError, x509.InvalidVersion) as error:
         raise RequestError(
             "no certificate in PEM", "send it as the authority wrote it: BEGIN CERTIFICATE ..."
         ) from error
@@ -36,6 +39,20 @@ def checked(
     Raises RequestError, which says what is wrong; NotNow where none was asked for.
     """
     found, *between = read(pem)
+    with _readable():
+        _check(found, between, pair, device, authorities, known)
+    return found
+
+
+def _check(
+    found: "x509.Certificate",
+    between: "list[x509.Certificate]",
+    pair: Pair,
+    device: str,
+    authorities: "list[x509.Certificate]",
+    known: KnownTime,
+) -> None:
+    """Raises RequestError, NotNow; and what `_readable` makes one of."""
     if common_name(found) != device:
         raise RequestError(
             f"the certificate is for {common_name(found)!r}, and this device is {device}",
@@ -54,7 +71,6 @@ def checked(
             "answers for it",
             "issue it from the authority of link.ca_file, or of the certificate in use",
         )
-    return found
 
 
 def authorities(ca_file: str | None) -> "list[x509.Certificate]":
@@ -69,6 +85,25 @@ def authorities(ca_file: str | None) -> "list[x509.Certificate]":
         ) from error
 
 
+@contextmanager
+def _readable() -> Iterator[None]:
+    """A certificate is read bit by bit, and may be wrong in any; then RequestError says so."""
+    from cryptography import x509
+    from cryptography.exceptions import UnsupportedAlgorithm
+
+    try:
+        yield
+    except UnsupportedAlgorithm as error:
+        raise RequestError(
+            f"the certificate is for a kind of key that nobody knows here: {quoted(str(error))}",
+            "issue it for the key of the request (EC, P-256)",
+        ) from error
+    except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
+        raise RequestError(
+            f"the certificate cannot be read: {quoted(str(error))}", "issue it anew"
+        ) from error
+
+
 def _for_clients(found: "x509.Certificate") -> None:
     from cryptography import x509
     from cryptography.x509.oid import ExtendedKeyUsageOID
@@ -77,8 +112,6 @@ def _for_clients(found: "x509.Certificate") -> None:
         usage = found.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
     except x509.ExtensionNotFound:
         return  # it is for anything
-    except ValueError as error:
-        raise RequestError(f"the certificate cannot be read: {error}", "issue it anew") from error
     if ExtendedKeyUsageOID.CLIENT_AUTH not in usage:
         raise RequestError(
             "the certificate is not for clients (extended key usage)", "issue it with clientAuth"
@@ -137,12 +170,12 @@ def _leads(
 
 
 def _issued(found: "x509.Certificate", by: "x509.Certificate") -> bool:
-    from cryptography.exceptions import InvalidSignature
+    from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 
     try:
         found.verify_directly_issued_by(by)
-    except (ValueError, TypeError, InvalidSignature):
-        return False
+    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
+        return False  # an authority whose key nobody knows here has issued nothing
     return True
 
 

@@ -23,7 +23,7 @@ from agent.updates.download import Download
 from agent.updates.fetched import Fetched, NotFetched, Told, disk_fault
 from agent.updates.folder import FolderSource
 from agent.updates.http import HttpSource
-from agent.updates.source import Absent, Away, Source
+from agent.updates.source import Absent, Away, Source, foreign
 from agent.updates.staging import Staging
 from agent.updates.trust import Believed, Trust
 
@@ -81,6 +81,10 @@ class Content:
             folder / "staged", settings.staging_bytes_max, settings.free_bytes_min
         )
         self._turn = asyncio.Lock()
+
+    def foreign(self, source: str) -> str:
+        """The source, where it is none of those that are configured; else ''."""
+        return foreign(source, self._settings.urls)
 
     async def check(self, source: str = "") -> Offers:
         """What there is for this device. Raises NotFetched."""

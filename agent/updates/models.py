@@ -71,6 +71,10 @@ class Models:
         self._probation = probation
         self._content = content
 
+    def foreign(self, source: str) -> str:
+        """The source of a target, where it is none of those that are configured; else ''."""
+        return self._content.foreign(source) if self._content else source
+
     async def install(
         self, order: Order, origin: Origin, *, activate: bool, probation_s: float | None
     ) -> Outcome:

@@ -78,6 +78,9 @@ class Content(Protocol):
     async def drop(self, fetched: Any) -> None:
         """It is installed, or will not be."""
 
+    def foreign(self, source: str) -> str:
+        """The source, where it is none of those that are configured; else ''."""
+
 
 class Origin(Struct, frozen=True):
     """Where a version is from: a `target` of the fleet's repository (`source`: a folder or URL in

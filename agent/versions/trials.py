@@ -12,7 +12,7 @@ from agent.errors import HoldfastError, StoreFull
 from agent.tasks import through
 from agent.versions.force import Force
 from agent.versions.forms import Trial
-from agent.versions.judge import LINK_S, Seen, counting, faults, judge
+from agent.versions.judge import Seen, counting, faults, judge
 from agent.versions.kept import Kept
 from agent.versions.notices import Notices
 from agent.versions.plan import Plan
@@ -49,7 +49,6 @@ class Trials:
         self._notices = notices
         self._clock = clock
         self._since_s: float | None = None  # when what is on trial came into force
-        self._linked = False  # there was a link since then
         self._owed = ""  # why a version was taken back, as long as that cannot be written
 
     @property
@@ -77,7 +76,7 @@ class Trials:
     async def come_into_force(self) -> None:
         """All of the live version holds from now on."""
         self._force.number, self.waits = self._kept.book.live, {}
-        self._since_s, self._linked = self._clock.monotonic(), False
+        self._since_s = self._clock.monotonic()
         self.woken.set()
         try:
             await asyncio.to_thread(self._kept.in_force)
@@ -103,9 +102,8 @@ class Trials:
             await self._write_owed()
         if trial is None or self._since_s is None or not self.holds or self.ending:
             return
-        seen, now_s = self._seen(), self._clock.monotonic()
-        self._linked = self._linked or (seen.link_s or 0.0) >= LINK_S
-        word, why = judge(trial, seen, now_s - self._since_s, linked=self._linked)
+        elapsed_s = self._clock.monotonic() - self._since_s
+        word, why = judge(trial, self._seen(), elapsed_s)
         if word == "confirm":
             await self.confirm(why)
         elif word == "take back":
@@ -165,7 +163,7 @@ class Trials:
         if self._since_s is not None and self.holds:
             gone_s = self._clock.monotonic() - self._since_s
             left_s = round(max(0.0, trial.confirm_s - gone_s), 1)
-            wrong = faults(trial, self._seen(), linked=self._linked)
+            wrong = faults(trial, self._seen(), gone_s)
         return TrialShown(trial.former, trial.confirm, trial.confirm_s, left_s, trial.starts, wrong)
 
     def tell(self) -> None:

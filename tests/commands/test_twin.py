@@ -1,7 +1,7 @@
 """The twin: what is wanted is brought about once; what the device changes is told."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,8 @@ from agent.commands.twin import Aspect, Twin
 from agent.commands.verb import Call, again
 from agent.errors import NotNow, RequestError
 from agent.protocol.signing import Key
-from agent.protocol.twin import Desired, Wanted, decode, sign
+from agent.protocol.twin import AspectShown, Desired, Wanted, decode, sign
+from agent.updates.slots.shown import Running
 from tests.commands.rig import Rig, rig
 from tests.sync.rig import eventually
 
@@ -58,7 +59,12 @@ class House:
 
 @asynccontextmanager
 async def twinned(
-    folder: Path, house: House, *, volatile: bool = False, **more: Any
+    folder: Path,
+    house: House,
+    *,
+    volatile: bool = False,
+    also: Sequence[Aspect] = (),
+    **more: Any,
 ) -> AsyncIterator[tuple[Twin, Rig]]:
     async with rig(folder, **more) as one:
         paint = again("paint", "Paint.", Colour, house.paint, grave=True)
@@ -68,9 +74,8 @@ async def twinned(
             if by:
                 known(by, one.desk.rules)
 
-        twin = Twin(
-            "dev", [house.aspect(volatile=volatile)], one.store.twin, one.desk, believed, Clock()
-        )
+        told = [house.aspect(volatile=volatile), *also]
+        twin = Twin("dev", told, one.store.twin, one.desk, believed, Clock())
         task = asyncio.create_task(twin.run())
         try:
             yield twin, one
@@ -213,6 +218,27 @@ async def test_the_configuration_is_wanted_as_a_patch() -> None:
         assert (name, args["patch"]) == ("config.apply", patch)
     with pytest.raises(RequestError, match=r"twin state\.config"):
         aspect.differs([1], actual)
+
+
+async def test_the_version_that_runs_is_told_and_cannot_be_wanted(tmp_path: Path) -> None:
+    house, now = House(), [Running("1.1", on_trial=True, other="1.0")]
+
+    async def running() -> Running:
+        return now[0]
+
+    async with twinned(tmp_path, house, also=[aspects.agent(running)]) as (twin, one):
+        told = lambda: twin.shown().state.get("agent")  # noqa: E731
+        await eventually(lambda: told() == AspectShown(actual=now[0]), "it is told")
+        now[0] = Running("1.1", other="1.0")
+        await eventually(lambda: told() == AspectShown(actual=now[0]), "and told anew")
+        wanted = {"agent": {"version": "1.2"}, "wall": "red"}
+        await twin.want(Wanted(Desired(version=1, state=wanted, enforce=["agent"])))
+        await eventually(lambda: standing(twin, 1) == "converged", "the rest is done")
+        shown = told()
+        assert shown
+        assert (shown.actual, shown.standing) == (now[0], "failed")
+        assert "agent.update" in shown.cause
+        assert [row.name for row in await one.store.journal.page(None, 10)] == ["paint"]
 
 
 async def test_nobody_pins_the_twin_who_cannot_sign(tmp_path: Path) -> None:

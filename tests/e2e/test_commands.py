@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from agent import VERSION
 from agent.cli.client import Client
 from agent.protocol.commands import Command, sign
 from agent.protocol.signing import Key
@@ -61,6 +62,10 @@ def test_a_restart_is_told_by_the_agent_that_comes_back(site: Site) -> None:
     assert told == "succeeded"
     start = Client(site.device.socket).get("/api/v1/watchdog")["start"]
     assert start["cause"] == "ordered"
+    client = Client(site.device.socket)
+    shown = until(lambda: client.get("/api/v1/twin")["state"].get("agent"), "it is told unasked")
+    alone = {"version": VERSION, "on_trial": False, "other": None, "went_back": None}
+    assert shown["actual"] == alone
     answered = controller.ends("again")[0].result
     assert answered["before"] != answered["now"]
 

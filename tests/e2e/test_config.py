@@ -3,6 +3,7 @@ not able to start, killed, edited by hand. What becomes of each state is in test
 
 import contextlib
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import yaml
 from agent.cli.client import Refused
 from agent.errors import AgentUnreachable
 from tests.cli.unprivileged import without_privileges
+from tests.net.proxy import Proxy
 from tests.outside import (
     HOLDFAST,
     ROOT,
@@ -88,6 +90,25 @@ def up(device: Device) -> bool:
     return False
 
 
+class Flapping:
+    """Cuts the line whenever the link has been up for longer than a second."""
+
+    def __init__(self, line: Proxy, device: Device) -> None:
+        self.cuts = 0
+        self._line, self._device = line, device
+        self._down_s = time.monotonic()
+
+    def over(self) -> bool:
+        """Look, and cut; whether the trial is over."""
+        if not up(self._device):
+            self._down_s = time.monotonic()
+        elif time.monotonic() - self._down_s > 1.2:
+            self._line.cut()
+            self.cuts += 1
+            self._down_s = time.monotonic()
+        return config(self._device)["trial"] is None
+
+
 def names(device: Device) -> set[str]:
     return {one["name"] for one in device.status()["conditions"]}
 
@@ -105,7 +126,7 @@ def test_a_link_that_is_cut_comes_back_and_one_that_is_not_stays(
         until(lambda: not up(device), "it is cut")
         step = ended(device, cut["number"])
         assert step["state"] == "taken_back"
-        assert "the link was not back" in step["why"]
+        assert "the link was not there" in step["why"]
         until(lambda: up(device), "and comes back")
         assert device.status()["link"]["broker"] == broker.url
         assert "config_taken_back" in names(device)
@@ -123,6 +144,33 @@ def test_a_link_that_is_cut_comes_back_and_one_that_is_not_stays(
         assert "version 3 of the configuration stays" not in said, "the log tells less"
         assert device.pid == pid
         assert device.stop() == 0
+
+
+def test_a_link_that_comes_and_goes_is_taken_back_and_one_that_came_late_stays(
+    tmp_path: Path, broker: Mosquitto
+) -> None:
+    device = Device(tmp_path, linked(broker))
+    with running(broker, device), Proxy(broker.port) as bad, Proxy(broker.port) as late:
+        until(lambda: up(device), "the link is there")
+        patch = {"link": {"broker_url": bad.url, "backoff_s_max": 0.2}}
+        flapped = apply(device, patch, confirm_s=5.0)
+        flapping = Flapping(bad, device)
+        until(flapping.over, "its trial is over")
+        step = ended(device, flapped["number"])
+        assert step["state"] == "taken_back"
+        assert "the link " in step["why"]
+        assert flapping.cuts > 1, "it was there again and again"
+        until(lambda: device.status()["link"]["broker"] == broker.url and up(device), "it is back")
+
+        late.refusing = True
+        patch["link"]["broker_url"] = late.url
+        came = apply(device, patch, confirm_s=5.0)
+        until(lambda: config(device)["trial"]["left_s"] < 2.4, "half of its time is over")
+        assert config(device)["trial"]["faults"]
+        late.heal()
+        step = ended(device, came["number"])
+        assert step["state"] == "confirmed", step["why"]
+        assert device.status()["link"]["broker"] == late.url
 
 
 def test_what_takes_a_restart_or_does_not_start_is_told_by_the_agent_that_comes(

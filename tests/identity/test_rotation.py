@@ -14,6 +14,7 @@ import pytest
 from agent.clock import Clock
 from agent.errors import LinkError, NotNow, RequestError
 from agent.health.conditions import Conditions
+from agent.identity import checks
 from agent.identity.pair import Pair
 from agent.identity.rotation import Line, Rotation
 from agent.identity.watch import Watch
@@ -120,6 +121,59 @@ async def test_what_does_not_fit_changes_nothing(desk: Desk, tmp_path: Path) -> 
     with pytest.raises(RequestError, match="32768 at most"):
         await desk.rotation.check(mine * 100)
     await ordered(desk, "certificate.install", install(desk, mine))
+
+
+KEY = bytes.fromhex("06072a8648ce3d0201")  # id-ecPublicKey
+CURVE = bytes.fromhex("06082a8648ce3d030107")  # P-256
+CLIENT = bytes.fromhex("06082b06010505070302")  # id-kp-clientAuth
+
+
+@pytest.mark.parametrize(
+    ("known", "unknown", "why"),
+    [
+        (KEY, KEY[:-1] + b"\x63", "a kind of key that nobody knows here"),
+        (CURVE, CURVE[:-1] + b"\x63", "a kind of key that nobody knows here"),
+        (CLIENT, CLIENT[:-1] + b"\x63", "not for clients"),
+    ],
+)
+async def test_one_that_is_of_an_unknown_kind_is_refused(
+    desk: Desk, known: bytes, unknown: bytes, why: str
+) -> None:
+    der = ssl.PEM_cert_to_DER_cert(desk.renewed().certificate)
+    assert der.count(known) == 1
+    pem = ssl.DER_cert_to_PEM_cert(der.replace(known, unknown))
+    with pytest.raises(RequestError, match=why) as refused:
+        await ordered(desk, "certificate.install", install(desk, pem.encode()))
+    assert refused.value.hint
+    assert desk.begun_anew == 0
+
+
+async def test_an_authority_of_an_unknown_kind_hinders_no_other(desk: Desk) -> None:
+    """Beside the right one, in link.ca_file."""
+    renewed = desk.renewed()
+    pem = desk.office.pem
+    der = ssl.PEM_cert_to_DER_cert(pem.decode())
+    odd = ssl.DER_cert_to_PEM_cert(der.replace(KEY, KEY[:-1] + b"\x63"))
+    Path(desk.settings.ca_file or "").write_bytes(odd.encode() + pem)
+    await ordered(desk, "certificate.install", renewed)
+
+
+@pytest.mark.filterwarnings("ignore::cryptography.utils.CryptographyDeprecationWarning")
+def test_any_byte_that_is_other_is_refused_or_harmless(desk: Desk) -> None:
+    der = ssl.PEM_cert_to_DER_cert(desk.renewed().certificate)
+    office = checks.authorities(desk.settings.ca_file)
+    taken = 0
+    for at in range(len(der)):
+        for mask in (0x01, 0x80):
+            bent = bytearray(der)
+            bent[at] ^= mask
+            pem = ssl.DER_cert_to_PEM_cert(bytes(bent)).encode()
+            try:
+                checks.checked(pem, desk.pair, DEVICE, office, desk.known)
+                taken += 1
+            except RequestError as error:
+                assert error.hint, at
+    assert taken <= 1, "but for the count of unused bits behind the signature, it is over all"
 
 
 def install(desk: Desk, pem: bytes) -> Any:

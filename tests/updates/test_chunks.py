@@ -1,29 +1,20 @@
 """Content over a real broker: the device asks, a controller answers in pieces."""
 
-import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from paho.mqtt.enums import MQTTProtocolVersion
 
 from agent.errors import LinkError, ProtocolError
 from agent.protocol import content as wire
 from agent.protocol.content import Ask
-from agent.protocol.topics import Topics
-from agent.sync.content import ContentTalk
 from agent.updates.chunks import Chunks
 from agent.updates.fetched import NotFetched
 from agent.updates.source import Absent, Away
-from fleet.mqtt.connection import Broker, Connection, Message
 from fleet.updates.pieces import Pieces
 from tests.outside import Mosquitto
 from tests.updates.bed import CONTENT, TARGET, Shop, content, silent
-
-PREFIX, DEVICE = "holdfast/v1", "device-7"
-TOPICS = Topics(PREFIX, DEVICE)
+from tests.updates.by_broker import controller, device
 
 
 @pytest.fixture
@@ -34,93 +25,28 @@ def broker(tmp_path: Path) -> Iterator[Mosquitto]:
     broker.kill()
 
 
-@asynccontextmanager
-async def connected(
-    broker: Mosquitto, topic: str, heard: Callable[[Message], None]
-) -> AsyncIterator[Connection]:
-    way = Broker(url=broker.url)
-    async with Connection(way, "", MQTTProtocolVersion.MQTTv5, heard, fresh=True) as connection:
-        await connection.subscribe({topic: 1})
-        yield connection
-
-
-@asynccontextmanager
-async def controller(
-    broker: Mosquitto, repository: Path, loses: Callable[[int], bool] = lambda _: False
-) -> AsyncIterator[list[bytes]]:
-    """Answers asks, but for those that it loses; the asks that came."""
-    asks: list[bytes] = []
-    pieces, waiting = Pieces(repository), asyncio.Queue[bytes]()
-
-    def heard(message: Message) -> None:
-        message.take()
-        asks.append(message.payload)
-        if not loses(len(asks)):
-            waiting.put_nowait(message.payload)
-
-    async def answer(connection: Connection) -> None:
-        while True:
-            await pieces.answer(DEVICE, await waiting.get(), PREFIX, connection)
-
-    async with connected(broker, f"{PREFIX}/+/content-ask", heard) as connection:
-        task = asyncio.create_task(answer(connection))
-        yield asks
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
-
-
-@asynccontextmanager
-async def device(broker: Mosquitto, stall_s: float = 5.0) -> AsyncIterator[Chunks]:
-    """The device's end, over a connection of its own."""
-    talk = ContentTalk(TOPICS, 16_384, stall_s)
-    (topic,) = talk.topics
-    async with connected(broker, topic, lambda message: talk.heard(Came(message))) as connection:
-        task = asyncio.create_task(talk.run(Passing(connection)))
-        await asyncio.sleep(0)
-        yield talk.chunks
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
-    with pytest.raises(Away, match="not connected"):
-        await drained(talk.chunks, "metadata/timestamp.json", 0, 1)
-
-
-class Passing:
-    """The way of the link, which keeps nothing at the broker."""
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-
-    async def publish(self, topic: str, payload: bytes) -> None:
-        await self._connection.publish(topic, payload, retain=False)
-
-
-class Came:
-    """What the link hands on."""
-
-    def __init__(self, message: Message) -> None:
-        self.payload = message.payload
-        self.taken = message.take
-
-
 async def test_whole_way(tmp_path: Path, broker: Mosquitto) -> None:
     """Metadata and content by the broker alone; an ask that is lost is asked again."""
     shop = Shop(tmp_path / "shop")
     shop.add()
     shop.publish()
     loses = {2, 5}.__contains__
-    async with controller(broker, shop.served, loses) as asks, device(broker, 1.5) as chunks:
+    async with (
+        controller(broker.url, shop.served, loses) as asks,
+        device(broker.url, 1.5) as chunks,
+    ):
         fetched = await content(tmp_path / "device", shop, "mqtt:", chunks=chunks).fetch(
             TARGET, silent
         )
     assert Path(fetched.path).read_bytes() == CONTENT
     assert len(asks) > 5
+    with pytest.raises(Away, match="not connected"):
+        await drained(chunks, "metadata/timestamp.json", 0, 1)
 
 
 async def test_nobody_answers(tmp_path: Path, broker: Mosquitto) -> None:
     shop = Shop(tmp_path / "shop")
-    async with device(broker, 0.3) as chunks:
+    async with device(broker.url, 0.3) as chunks:
         with pytest.raises(NotFetched, match="no piece of metadata") as refused:
             await content(tmp_path / "device", shop, "mqtt:", chunks=chunks, tries_max=1).check()
     assert refused.value.reason == "unreachable"

@@ -15,9 +15,10 @@ from agent.host.root.client import RootRefused
 from agent.host.slots.layout import Slots
 from agent.updates.slots import trial
 from agent.updates.slots.record import Before, Kept
+from agent.updates.slots.shown import Running, running
 from agent.updates.slots.trial import Trial
 from tests.outside import DEADLINE_S
-from tests.updates.rig import NEW, Device, Faults, Points, Root, version
+from tests.updates.rig import NEW, OLD, Device, Faults, Points, Root, version
 
 
 class Rig:
@@ -109,6 +110,30 @@ async def test_one_that_is_on_no_trial_does_nothing(rig: Rig) -> None:
     assert (rig.ends, rig.names()) == ([], [])
 
 
+async def test_what_runs_is_told_in_each_state(rig: Rig) -> None:
+    device, kept = rig.device, rig.kept
+
+    def told() -> Running:
+        return running(NEW if device.linked == "b" else OLD, device.slots(), kept.now)
+
+    assert told() == Running(NEW, on_trial=True, other=OLD)
+    device.sh("confirm")
+    assert told() == Running(NEW, other=OLD)
+    (device.opt / "slots" / "a" / "slot.json").unlink()
+    assert told() == Running(NEW)
+    assert running(OLD, None, kept.now) == Running(OLD)
+
+
+async def test_a_version_that_went_back_is_told_with_its_reason(rig: Rig) -> None:
+    await rig.run(iter(["it is ill"]), confirm_s=0.001)
+    slots = rig.device.slots()
+    assert slots.running == "a"
+    back = running(OLD, slots, rig.kept.now).went_back
+    assert back
+    assert back.version == NEW
+    assert "it is ill" in back.why
+
+
 def test_it_is_compared_with_how_it_was(tmp_path: Path) -> None:
     clock = Clock()
     conditions = Conditions(clock)
@@ -128,7 +153,9 @@ def test_it_is_compared_with_how_it_was(tmp_path: Path) -> None:
     watched.fed = True
     assert parts._lacks(Before()) == ""
     assert "no answer" in parts._lacks(Before(link_up=True))
-    inner.connected_since = 1.0
+    inner.connected_since = clock.monotonic()
+    assert "just now" in parts._lacks(Before(link_up=True)), "it may have come and gone unseen"
+    inner.connected_since = clock.monotonic() - 60.0
     assert parts._lacks(Before(link_up=True)) == ""
     conditions.hold("flash_wearing", "vda", "warning", "it is old", "replace it")
     assert parts._lacks(Before()) == "", "no version has made it so"

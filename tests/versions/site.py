@@ -70,7 +70,7 @@ class Hands:
         self.done: list[tuple[str, Any]] = []
         self.refuses: Callable[[str, Config], str] = lambda *_: ""  # a section; why it does
         self.restarts: list[str] = []
-        self.link_s: float | None = 5.0
+        self.link_s: float | None = 600.0
         self.held: list[Condition] = []
         self.conditions = Conditions(clock)
         hot = {name: self._hot(name) for name in ("domains", "link", "log_level")}

@@ -21,10 +21,13 @@ class Fetcher(Protocol):
     async def drop(self, fetched: Any) -> None:
         """It is not needed any more."""
 
+    def foreign(self, source: str) -> str:
+        """The source, where it is none of those that are configured; else ''."""
+
 
 class UpdateArgs(Struct, frozen=True, forbid_unknown_fields=True):
     """Which version: its path in the fleet's repository; `source` is a folder (a stick) or a URL in
-    place of the configured ones."""
+    place of the configured ones; from afar it must be one of them."""
 
     target: Annotated[str, Meta(min_length=1, max_length=256)]
     source: Annotated[str, Meta(max_length=2048)] = ""
@@ -46,6 +49,7 @@ class AgentVerbs:
             UpdateArgs,
             self._update,
             resume=self._resume_update,
+            foreign=self._foreign,
         )
         rollback: Verb[Any] = Verb(
             "agent.rollback",
@@ -58,6 +62,9 @@ class AgentVerbs:
             one._replace(scope="admin", lane="agent", timeout_s=TIMEOUT_S, grave=True)
             for one in (update, rollback)
         ]
+
+    def _foreign(self, args: UpdateArgs) -> str:
+        return self._fetcher.foreign(args.source)
 
     async def _update(self, args: UpdateArgs, call: Call) -> Outcome:
         package: Package = await self._fetcher.fetch(args.target, call.tell, args.source)

@@ -21,8 +21,9 @@ Probation = Annotated[float, Meta(ge=0, le=PROBATION_S_MAX)]
 
 class Install(Struct, frozen=True, forbid_unknown_fields=True):
     """`target` is a model's file in the fleet's repository (`source`: a folder or URL, as a stick,
-    in place of the configured ones); or `path` a file below `models.drop_path`, with its `sha256`.
-    `activate`: have it serve, too, on probation for `probation_s` (none: as configured)."""
+    in place of the configured ones; from afar one of those); or `path` a file below
+    `models.drop_path`, with its `sha256`. `activate`: have it serve, too, on probation for
+    `probation_s` (none: as configured)."""
 
     target: Annotated[str, Meta(max_length=1000)] = ""
     source: Annotated[str, Meta(max_length=1000)] = ""
@@ -73,6 +74,7 @@ class ModelVerbs:
                 "model.install",
                 "Fetch a version of a model, prove it, and put it among the models.",
                 *(Install, self._install, "operate", LANE, LONG_S, self._install),
+                foreign=self._foreign,
             ),
             Verb(
                 "model.activate",
@@ -95,6 +97,9 @@ class ModelVerbs:
                 *(List, self._list, "read", "", PROVE_S, self._list),
             ),
         ]
+
+    def _foreign(self, args: Install) -> str:
+        return self._models.foreign(args.source)
 
     async def _install(self, args: Install, call: Call) -> Any:
         if bool(args.target) == bool(args.path) or bool(args.path) != bool(args.sha256):

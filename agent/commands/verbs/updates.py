@@ -24,7 +24,7 @@ MARGIN_S = 60.0  # beyond what the settings allow, so that the refusal says what
 
 
 class Check(Struct, frozen=True, forbid_unknown_fields=True):
-    """`source` is asked in place of those in `updates.urls`."""
+    """`source` is asked in place of those in `updates.urls`; from afar it must be one of them."""
 
     source: Named = ""
 
@@ -55,6 +55,7 @@ class UpdateVerbs:
                 lane="updates",
                 timeout_s=self._check_s,
                 resume=self._check,
+                foreign=self._foreign,
             ),
             Verb(
                 "updates.fetch",
@@ -64,8 +65,12 @@ class UpdateVerbs:
                 lane="updates",
                 timeout_s=self._fetch_s,
                 resume=self._fetch,
+                foreign=self._foreign,
             ),
         ]
+
+    def _foreign(self, args: Check | Fetch) -> str:
+        return self._content.foreign(args.source)
 
     async def _check(self, args: Check, _: Call) -> Offers:
         return await self._content.check(args.source)

@@ -58,6 +58,9 @@ class Fetcher:
     async def drop(self, fetched: str) -> None:
         self._asked.append(f"drop {fetched}")
 
+    def foreign(self, source: str) -> str:
+        return source
+
 
 def made(played: Played) -> AgentVerbs:
     return AgentVerbs(played, Fetcher(played.asked))  # type: ignore[arg-type]

@@ -289,6 +289,9 @@ async def test_what_the_fleet_publishes_is_fetched_and_dropped(made: Path, tmp_p
         async def drop(self, fetched: Any) -> None:
             self.dropped += 1
 
+        def foreign(self, source: str) -> str:
+            return source
+
     content = Content()
     async with begun(tmp_path) as site:
         site.models._content = content
