@@ -176,9 +176,8 @@ async def _copy(source: Source, want: Want, here: Path) -> None:
 
 async def _died(process: asyncio.subprocess.Process) -> NotFetched:
     """Of a process that said nothing, or nothing that makes sense."""
-    assert process.stderr
-    status = await _ended(process)
-    words = (await process.stderr.read(WORDS_BYTES_MAX)).decode(errors="replace").strip()
+    status, said = await _ended(process)
+    words = said[-WORDS_BYTES_MAX:].decode(errors="replace").strip()
     last = words.rpartition("\n")[2][-200:]
     return NotFetched(
         "failed",
@@ -187,15 +186,17 @@ async def _died(process: asyncio.subprocess.Process) -> NotFetched:
     )
 
 
-async def _ended(process: asyncio.subprocess.Process) -> int:
-    """Its exit status. It ends where nobody brings it any more, or is killed: in this order, since
-    asyncio loses the status of one that is killed when it has just ended by itself."""
+async def _ended(process: asyncio.subprocess.Process) -> tuple[int, bytes]:
+    """Its exit status, and what it said on stderr. It ends where nobody brings it any more, or is killed: in this order, since
+    asyncio loses the status of one that is killed when it has just ended by itself. Its pipes are
+    read to their end, or asyncio would still have them when the loop is closed."""
     assert process.stdin
     process.stdin.close()
     try:
         async with asyncio.timeout(END_S):
-            return await process.wait()
+            _, said = await process.communicate()
     except TimeoutError:
         with contextlib.suppress(ProcessLookupError):
             process.kill()
-        return await process.wait()
+        _, said = await process.communicate()
+    return await process.wait(), said
