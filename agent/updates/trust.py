@@ -187,9 +187,12 @@ async def _died(process: asyncio.subprocess.Process) -> NotFetched:
 
 
 async def _ended(process: asyncio.subprocess.Process) -> tuple[int, bytes]:
-    """Its exit status, and what it said on stderr. It ends where nobody brings it any more, or is killed: in this order, since
-    asyncio loses the status of one that is killed when it has just ended by itself. Its pipes are
-    read to their end, or asyncio would still have them when the loop is closed."""
+    """Its exit status, and what it said on stderr.
+
+    It ends where nobody brings it any more, or is killed: in this order, since asyncio loses the
+    status of one that is killed when it has just ended by itself. Its pipes are read to their end,
+    or asyncio would still have them when the loop is closed.
+    """
     assert process.stdin
     process.stdin.close()
     try:
