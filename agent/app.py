@@ -170,6 +170,7 @@ class App:
                     await self.starts.ends(self._ended, self._why)
                     # While everything still works: who has asked gets his answer.
                     inference.guests.part()
+                    self.commands.desk.part()
                     await doors.server.close()
                     raise Stopped
             except* Stopped:

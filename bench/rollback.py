@@ -13,6 +13,7 @@ restart_vs_5_s  of one that takes a restart: the agent ends in order, and begins
 version does not start (its port is taken) until the former one is in force again, by itself.
 """
 
+import secrets
 import socket
 import statistics
 import sys
@@ -52,14 +53,19 @@ class Site:
     def order(self, what: str, **body: Any) -> float:
         """The seconds from an order until what is live is in force, and the domain is ready."""
         began_s = time.perf_counter()
-        number = self._orders.post(f"{CONFIG}/{what}", body)["number"]
-        self.until(lambda found: found["in_force"] == found["live"] == number)
+        name = self._ordered(what, body)
+        self.until(
+            lambda found: (
+                found["in_force"] == found["live"]
+                and name in (one["order"] for one in found["steps"])
+            )
+        )
         return time.perf_counter() - began_s
 
     def applied(self, patch: dict[str, Any]) -> float:
         """The same of a patch, which is confirmed then."""
         took_s = self.order("apply", patch=patch, confirm_s=3600)
-        self._orders.post(f"{CONFIG}/confirm")
+        self._ordered("confirm", {}, wait_s=WAIT_S / 2)
         return took_s
 
     def rolled_back(self) -> float:
@@ -71,9 +77,21 @@ class Site:
     def taken_back(self, patch: dict[str, Any]) -> float:
         """The seconds from an order that ends the agent until the former version is in force."""
         began_s = time.perf_counter()
-        number = self._orders.post(f"{CONFIG}/apply", {"patch": patch})["number"]
-        self.until(lambda found: found["in_force"] == found["live"] != number)
+        name = self._ordered("apply", {"patch": patch})
+        self.until(
+            lambda found: (
+                found["in_force"] == found["live"]
+                and (name, "taken_back") in ((s["order"], s["state"]) for s in found["steps"])
+            )
+        )
         return time.perf_counter() - began_s
+
+    def _ordered(self, what: str, args: dict[str, Any], wait_s: float = 0.0) -> str:
+        """The id of an order."""
+        name = f"bench-{secrets.token_hex(8)}"
+        order = {"id": name, "name": f"config.{what}", "args": args}
+        self._orders.post(f"/api/v1/commands?wait_s={wait_s}", order)
+        return name
 
     def until(self, question: Callable[[dict[str, Any]], bool]) -> None:
         """Ask how the versions are until that is so, and all domains are ready."""

@@ -1,15 +1,14 @@
 """`holdfast commands`: what can be ordered, and what became of it."""
 
 import json
-import secrets
-import time
 from typing import TYPE_CHECKING, Annotated, Any
-from urllib.parse import quote
 
 import typer
 
+from agent.cli import orders
 from agent.cli.options import DEFAULT, Config, Json
-from agent.errors import AgentUnreachable, RequestError
+from agent.cli.orders import COMMANDS
+from agent.errors import RequestError
 
 if TYPE_CHECKING:  # what a command needs, it loads itself: `--help` needs none of it
     from agent.cli.client import Client
@@ -17,9 +16,6 @@ if TYPE_CHECKING:  # what a command needs, it loads itself: `--help` needs none 
 app = typer.Typer(
     help="Commands: order something, and see what became of it.", no_args_is_help=True
 )
-COMMANDS = "/api/v1/commands"
-STEP_S = 30.0  # of waiting, in one request
-AWAY_S = 300.0  # for which an agent may be away meanwhile: it may boot its machine anew
 NOT_DONE = 9  # exit code: it ended, and not well
 Id = Annotated[str, typer.Argument(metavar="ID", help="As `holdfast commands ls` names it.")]
 
@@ -57,34 +53,28 @@ def send(
     as_json: Json = False,
 ) -> None:
     """Order something. Exit code 0: it was done; 9: it ended otherwise."""
-    order = {
-        "id": id or f"cli-{secrets.token_hex(8)}",
-        "name": name,
-        "args": dict(_pair(one) for one in args or []),
-    }
+    order = orders.order(name, dict(_pair(one) for one in args or []), id)
     client = _client(config)
-    result = client.post(f"{COMMANDS}?wait_s=0", order)
-    while wait and not _over(result):
-        result = _asked_again(client, order)
+    result = orders.ended(client, order) if wait else orders.given(client, order)
     _show(result, as_json=as_json)
 
 
-def _asked_again(client: "Client", order: dict[str, Any]) -> dict[str, Any]:
-    """The same order has no second effect, and outlasts a restart of the agent."""
-    until_s = time.monotonic() + AWAY_S
-    while True:
-        try:
-            return client.post(f"{COMMANDS}?wait_s={STEP_S}", order)
-        except AgentUnreachable:
-            if time.monotonic() > until_s:
-                raise
-            time.sleep(1.0)
+@app.command("cancel")
+def cancel(command: Id, config: Config = DEFAULT, as_json: Json = False) -> None:
+    """Have a command never begin that has not. Exit code 1: it runs already, or has ended."""
+    result = _client(config).delete(orders.route(command))
+    if as_json:
+        print(json.dumps(result))
+        return
+    from agent.cli.commands_view import command as view
+
+    view(result)
 
 
 @app.command("show")
 def show(command: Id, config: Config = DEFAULT, as_json: Json = False) -> None:
     """What became of a command. Exit code 0: it was done, or goes on; 9: it ended otherwise."""
-    _show(_client(config).get(_route(command)), as_json=as_json)
+    _show(_client(config).get(orders.route(command)), as_json=as_json)
 
 
 @app.command("ls")
@@ -124,12 +114,8 @@ def _show(result: dict[str, Any], *, as_json: bool) -> None:
         from agent.cli.commands_view import command
 
         command(result)
-    if _over(result) and result["state"] != "succeeded":
+    if orders.over(result) and result["state"] != "succeeded":
         raise typer.Exit(NOT_DONE)
-
-
-def _over(result: dict[str, Any]) -> bool:
-    return result["state"] not in ("accepted", "running")
 
 
 def _pair(text: str) -> tuple[str, Any]:
@@ -143,11 +129,7 @@ def _pair(text: str) -> tuple[str, Any]:
         return key, value
 
 
-def _route(command: str) -> str:
-    return f"{COMMANDS}/{quote(command, safe='')}"
-
-
 def _client(config: Any) -> "Client":
     from agent.cli.client import Client
 
-    return Client.of(config, STEP_S + 10.0)
+    return Client.of(config, orders.TIMEOUT_S)

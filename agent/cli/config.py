@@ -2,23 +2,22 @@
 
 import json
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from agent.cli import orders
 from agent.cli.options import DEFAULT, Config, Json
 from agent.cli.sync import seconds
-from agent.errors import AgentUnreachable, HoldfastError
+from agent.errors import HoldfastError
+from agent.words import printable
 
 if TYPE_CHECKING:  # what a command needs, it loads itself: `--help` needs none of it
     from agent.cli.client import Client
 
 app = typer.Typer(help="The configuration: its file, and its versions.", no_args_is_help=True)
 CONFIG = "/api/v1/config"
-TIMEOUT_S = 60.0  # a domain may load a model
-RESTART_S = 120.0  # how long an agent that begins anew is waited for
 POLL_S = 0.2
 WINDOW_S = 120.0
 Number = Annotated[int | None, typer.Argument(metavar="[VERSION]", min=1)]
@@ -59,8 +58,6 @@ def show(number: Number = None, config: Config = DEFAULT, as_json: Json = False)
     if as_json:
         print(json.dumps(document))
         return
-    from agent.words import printable
-
     for line in document["document"].splitlines():
         print(printable(line))
 
@@ -93,14 +90,10 @@ def apply(
 
     Exit code 1 when it is not taken, or taken back.
     """
-    from agent.cli.client import Client
-
     window_s = WINDOW_S if confirm is None else confirm
-    order: dict[str, Any] = {"dry_run": dry_run, "why": why, "confirm_s": window_s}
-    order |= {"confirm": "manual" if manual else "auto", **_what(file, patch)}
-    client = Client.of(config, TIMEOUT_S)
-    done = client.post(f"{CONFIG}/apply", order)
-    _tell(client, done, window_s, as_json, wait=not (no_wait or manual))
+    args: dict[str, Any] = {"dry_run": dry_run, "why": why, "confirm_s": window_s}
+    args |= {"confirm": "manual" if manual else "auto", **_what(file, patch)}
+    _order(config, "config.apply", args, as_json=as_json, wait=not (no_wait or manual))
 
 
 @app.command("rollback")
@@ -112,11 +105,8 @@ def rollback(
     as_json: Json = False,
 ) -> None:
     """Have a version that is kept, by default the one before; a trial ends with that."""
-    from agent.cli.client import Client
-
-    client = Client.of(config, TIMEOUT_S)
-    document = client.post(f"{CONFIG}/rollback", {"number": number, "why": why})
-    _tell(client, document, 0.0, as_json, wait=not no_wait)
+    args = {"number": number, "why": why}
+    _order(config, "config.rollback", args, as_json=as_json, wait=not no_wait)
 
 
 @app.command("confirm")
@@ -124,9 +114,8 @@ def confirm(
     number: Number = None, why: Why = "", config: Config = DEFAULT, as_json: Json = False
 ) -> None:
     """The live version stays: its trial ends well, and what was taken back before is known."""
-    from agent.cli.client import Client
-
-    document = Client.of(config).post(f"{CONFIG}/confirm", {"number": number, "why": why})
+    order = orders.order("config.confirm", {"number": number, "why": why})
+    document = _well(orders.ended(_client(config), order))["result"]
     print(json.dumps(document) if as_json else f"version {document['live']} stays")
 
 
@@ -147,39 +136,62 @@ def _what(file: Path | None, patch: str | None) -> dict[str, Any]:
         raise HoldfastError(f"{file}: cannot be read: {error}", "name another file") from error
 
 
-def _tell(
-    client: "Client", document: dict[str, Any], window_s: float, as_json: bool, *, wait: bool
-) -> None:
-    """What was done; and, once it is known, what became of it."""
+def _order(config: Path, name: str, args: dict[str, Any], *, as_json: bool, wait: bool) -> None:
+    """Order it; say what it changes and, once it is known, what became of it."""
     from agent.cli.config_view import applied, ended
 
-    if not as_json:
-        applied(document)
-    if document["state"] == "trial" and wait:
-        step = _awaited(client, document["number"], window_s + RESTART_S)
-        document |= {"state": step["state"], "why": step["why"]}
-        if not as_json:
-            ended(document)
+    client, order = _client(config), orders.order(name, args)
+    result = orders.given(client, order)
+    done: dict[str, Any] = {}
+    while True:
+        if not done and (done := _done(client, order)) and not as_json:
+            applied(done)
+        if orders.over(result) or (done and not wait):
+            break
+        result = orders.later(client, order, orders.STEP_S if done else POLL_S)
+    told = bool(done)
+    if orders.over(result):
+        done = result.get("result") or _done(client, order)
+    if done.get("state") != "taken_back":
+        _well(result)
     if as_json:
-        print(json.dumps(document))
-    if document["state"] == "taken_back":
+        print(json.dumps(done | {"id": order["id"]}))
+    elif not told:
+        applied(done)
+    elif orders.over(result):
+        ended(done)
+    if done["state"] == "taken_back":
         raise typer.Exit(1)
 
 
-def _awaited(client: "Client", number: int, within_s: float) -> dict[str, Any]:
-    """The step that ended a version's trial; the agent may begin anew meanwhile."""
-    end_s = time.monotonic() + within_s
-    while time.monotonic() < end_s:
-        try:
-            found = client.get(CONFIG)
-        except AgentUnreachable:
-            pass
-        else:
-            steps = [one for one in found["steps"] if one["number"] == number]
-            if steps and steps[0]["state"] in ("confirmed", "taken_back"):
-                return dict(steps[0])
-        time.sleep(POLL_S)
-    raise AgentUnreachable(
-        f"what became of version {number} is not known after {within_s:g} s",
-        "holdfast config versions; holdfast logs",
-    )
+def _well(result: dict[str, Any]) -> dict[str, Any]:
+    """A result, unless it is that of an order that was not carried out. Raises HoldfastError."""
+    if orders.over(result) and result["state"] != "succeeded":
+        said = printable(result.get("message", result["state"]))
+        raise HoldfastError(said, printable(result.get("hint", "")))
+    return result
+
+
+def _done(client: "Client", order: dict[str, Any]) -> dict[str, Any]:
+    """What an order has done so far, as the versions know it, over restarts too; {}: nothing."""
+    steps = orders.patiently(lambda: client.get(CONFIG))["steps"]  # the newest first
+    mine = [one for one in steps if one["order"] == order["id"]]
+    chosen = [one for one in mine if one["state"] == "chosen"]
+    if not chosen:
+        return {}
+    sections = chosen[0]["change"]["sections"]
+    last = mine[0]
+    return {
+        "number": last["number"],
+        "state": last["state"] if last["state"] in ("confirmed", "taken_back") else "trial",
+        "changed": list(sections),
+        "restart": {name: why for name, why in sections.items() if why},
+        "lost": chosen[0]["change"]["lost"],
+        "why": last["why"],
+    }
+
+
+def _client(config: Path) -> "Client":
+    from agent.cli.client import Client
+
+    return Client.of(config, orders.TIMEOUT_S)

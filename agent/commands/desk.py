@@ -22,9 +22,17 @@ from agent.commands import shown, trust
 from agent.commands.catalogue import Catalogue
 from agent.commands.runs import Runs
 from agent.commands.trust import Refused, Rules
-from agent.errors import NotThere, RequestError, StoreError
+from agent.errors import NotNow, NotThere, RequestError, StoreError
 from agent.known_time import KnownTime
-from agent.protocol.commands import Command, Door, Order, Result, Unread
+from agent.protocol.commands import (
+    COMMAND_BYTES_MAX,
+    Command,
+    Door,
+    Order,
+    Result,
+    Unread,
+    too_deep,
+)
 from agent.store.journal import (
     Entry,
     Forgotten,
@@ -34,9 +42,11 @@ from agent.store.journal import (
     New,
     Refusal,
 )
+from agent.words import quoted
 
 log = logging.getLogger("commands")
 FORGET_S = 600.0
+LISTED = "`holdfast commands ls` lists them"
 FROM_AFAR: tuple[Door, ...] = ("mqtt", "twin", "plant")  # and nobody has looked who it was
 
 
@@ -55,6 +65,7 @@ class Desk:
         self.rules = rules
         self._journal = journal
         self._known = known
+        self._parting = False
         self.listeners: list[Callable[[Result], None]] = []
         self._runs = Runs(journal, catalogue, rules.device, clock, self._tell)
 
@@ -99,6 +110,8 @@ class Desk:
         """Raises Refused, StoreError."""
         command = order.command
         trust.addressed(order, self.rules)
+        if wrong := too_deep(command.args):
+            raise Refused("bad_args", wrong, "say it with fewer levels")
         verb = None
         with suppress(NotThere):
             verb = self.catalogue.verb(command.name)
@@ -113,20 +126,24 @@ class Desk:
             return known, False
         try:
             verb = verb or self.catalogue.verb(command.name)
-            trust.allowed(verb, scopes)
+            if not verb.about:
+                trust.allowed(verb, scopes)
             args = self.catalogue.args(verb, command.args)
             trust.may_ask(verb, args, scopes, near=door not in FROM_AFAR)
+            encoded = _encoded(command)
         except NotThere as error:
             raise Refused("unknown_command", str(error), error.hint) from error
         except RequestError as error:
             raise Refused("bad_args", str(error), error.hint) from error
+        if verb.about:
+            await self._may_touch(verb.about(args), order, door, scopes)
         time = self._known
         left_s = trust.expires_in_s(order, time.least_s(), exact=time.sure)
         new = New(
             id=command.id,
             digest=digest,
             name=command.name,
-            args=msgspec.json.encode(command.args),
+            args=encoded,
             door=door,
             issuer=command.issuer,
             by=order.by,
@@ -148,6 +165,36 @@ class Desk:
             ) from error
         except JournalFull as error:
             raise Refused("full", str(error), error.hint) from error
+
+    async def _may_touch(
+        self, name: str, order: Order, door: Door, scopes: Collection[str] | None
+    ) -> None:
+        """Whoever gave this order might have ordered that command too. Raises Refused, StoreError.
+
+        There must be one: of a later one nobody could say who may.
+        """
+        entry = await self._journal.get(name)
+        if entry is None:
+            raise Refused("not_now", f"there is no command {quoted(name)}", LISTED)
+        if door in FROM_AFAR:
+            verb = None
+            with suppress(NotThere):
+                verb = self.catalogue.verb(entry.name)
+            trust.believed(order, verb, self.rules, bound=door == "mqtt")
+        trust.holds(entry.name, self.scope(entry.name), scopes)
+
+    async def cancel(self, name: str, who: str) -> Result:
+        """End a command that has not begun; its result. Raises NotThere, NotNow, StoreError."""
+        entry = await self._journal.get(name)
+        if entry and entry.ended_us is None:
+            entry = await self._runs.cancel(entry, who)
+        if entry is None:
+            raise NotThere(f"there is no command {name!r}", LISTED)
+        if entry.ended_us is None:
+            raise NotNow(f"{entry.name} {name!r} runs already", "wait until it has ended")
+        if entry.reason != "cancelled":
+            raise NotNow(f"{entry.name} {name!r} has ended already: {entry.state}")
+        return shown.result(entry, self.rules.device)
 
     async def refuse(
         self, order: Order | Unread, door: Door, refused: Refused, reply: bytes | None = None
@@ -182,22 +229,27 @@ class Desk:
         return await self.refuse(error, door, Refused(error.reason, str(error), error.hint), reply)
 
     async def ended(self, name: str, within_s: float) -> Result:
-        """The result of a command, once it has ended or `within_s` is over.
+        """The result of a command, once it has ended, `within_s` is over, or the agent ends.
 
         Raises NotThere, StoreError.
         """
         with suppress(TimeoutError):
             async with asyncio.timeout(within_s):
                 seen = self.changes.number
-                while not (await self.result(name)).ended:
+                while not ((await self.result(name)).ended or self._parting):
                     seen = await self.changes.after(seen)
         return await self.result(name)
+
+    def part(self) -> None:
+        """The agent ends: whoever waits is told how far it is."""
+        self._parting = True
+        self.changes.tell()
 
     async def result(self, name: str) -> Result:
         """What is known of a command. Raises NotThere, StoreError."""
         entry = await self._journal.get(name)
         if entry is None:
-            raise NotThere(f"there is no command {name!r}", "`holdfast commands ls` lists them")
+            raise NotThere(f"there is no command {name!r}", LISTED)
         progress = self._runs.progress(entry.number)
         return shown.result(entry, self.rules.device, *progress)
 
@@ -225,6 +277,16 @@ class Desk:
         for listener in self.listeners:
             listener(result)
         self.changes.tell()
+
+
+def _encoded(command: Command) -> bytes:
+    """Its args. Raises RequestError."""
+    args = msgspec.json.encode(command.args)
+    if len(args) > COMMAND_BYTES_MAX:
+        raise RequestError(
+            f"args of {len(args)} bytes; expected {COMMAND_BYTES_MAX} at most", "send less"
+        )
+    return args
 
 
 def _digest(order: Order) -> bytes:

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from typing import Any
 
 import msgspec
@@ -52,12 +52,15 @@ class Runs:
         self._lanes: dict[str, asyncio.Lock] = {}
         self._room = asyncio.Semaphore(AT_ONCE_MAX)
         self._known: set[int] = set()  # numbers that have a task
+        self._early: list[Entry] | None = []  # as long as it is not known what was begun before
         self._calls: dict[int, _Call] = {}
 
     async def run(self) -> None:
         """Go on with what the journal holds; then wait for what nobody expected, and raise it."""
         try:
-            for entry in await self._unended():
+            before = await self._unended()
+            early, self._early = self._early or [], None
+            for entry in (*before, *early):  # what came meanwhile is behind what came before
                 self.begin(entry)
             await self._crew.run()
         finally:
@@ -67,7 +70,9 @@ class Runs:
 
     def begin(self, entry: Entry) -> None:
         """Have a command carried out when it is its turn."""
-        if entry.number not in self._known and entry.ended_us is None:
+        if self._early is not None:
+            self._early.append(entry)
+        elif entry.number not in self._known and entry.ended_us is None:
             self._known.add(entry.number)
             self._crew.begin(self._in_turn(entry))
 
@@ -84,30 +89,42 @@ class Runs:
                 log.warning("commands wait for the store: %s", error)
                 await asyncio.sleep(RETRY_S)
 
+    async def cancel(self, entry: Entry, who: str) -> Entry | None:
+        """End a command that has not begun; it, as it is now. None: the row is gone."""
+        how = End(
+            state="interrupted",
+            reason="cancelled",
+            message=f"cancelled before it began, by {who}",
+        )
+        ended: Entry | None = await _surely(lambda: self._journal.cancel(entry.number, how))
+        if ended and ended.reason == how.reason:
+            self._tell(shown.result(ended, self._device))
+        return ended
+
     async def _in_turn(self, entry: Entry) -> None:
+        verb = None
+        with suppress(NotThere):
+            verb = self._catalogue.verb(entry.name)
+        lane: AbstractAsyncContextManager[Any] = nullcontext()
+        if verb and verb.lane:  # whoever comes first, first
+            lane = self._lanes.setdefault(verb.lane, asyncio.Lock())
         try:
-            lane = self._catalogue.verb(entry.name).lane
-        except NotThere:
-            lane = ""
-        try:
-            if not lane:
-                await self._carry_out(entry)
-                return
-            async with self._lanes.setdefault(lane, asyncio.Lock()):  # whoever comes first, first
+            async with lane, nullcontext() if verb and verb.about else self._room:
                 await self._carry_out(entry)
         finally:
             self._known.discard(entry.number)
 
     async def _carry_out(self, entry: Entry) -> None:
-        async with self._room:
-            how = await self._outcome(entry)
-            ended = await _surely(lambda: self._journal.end(entry.number, how))
+        how = await self._outcome(entry)
+        if how is None:
+            return
+        ended = await _surely(lambda: self._journal.end(entry.number, how))
         if ended is not None:
             log.info("%s %r %s%s", ended.name, ended.id, ended.state, _said(ended))
             self._tell(shown.result(ended, self._device))
 
-    async def _outcome(self, entry: Entry) -> End:
-        """Run it, if it is to be run; how it ended."""
+    async def _outcome(self, entry: Entry) -> End | None:
+        """Run it, if it is to be run; how it ended. None: it had by then."""
         try:
             verb = self._catalogue.verb(entry.name)
             args = self._catalogue.args(verb, msgspec.json.decode(entry.args))
@@ -133,6 +150,8 @@ class Runs:
         running = await _surely(lambda: self._journal.begin(entry.number))
         if running is None:
             return _BROKEN
+        if running.ended_us is not None:
+            return None
         self._tell(shown.result(running, self._device))
         handler = verb.resume if begun and verb.resume else verb.run
         return await self._handled(verb, running, handler(args, self._call(running)))
@@ -199,6 +218,8 @@ class _Call:
         tell: Callable[[Result], None],
     ) -> None:
         self.id = entry.id
+        whose = f" of {entry.issuer}" if entry.issuer else ""
+        self.who = f"command {entry.id}{whose} by {entry.door}"
         self.step = entry.step
         self.share: float | None = None
         self.message = ""

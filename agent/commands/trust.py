@@ -101,11 +101,16 @@ def _bound(order: Order) -> None:
 
 def allowed(verb: Verb[Any], scopes: Collection[str] | None) -> None:
     """A local caller may order it; `scopes` None: the door asks nobody. Raises Refused."""
-    if scopes is not None and verb.scope not in scopes:
+    holds(verb.name, verb.scope, scopes)
+
+
+def holds(name: str, scope: str, scopes: Collection[str] | None) -> None:
+    """As `allowed`, of a command that may not be known any more. Raises Refused."""
+    if scopes is not None and scope not in scopes:
         raise Refused(
             "not_allowed",
-            f"{verb.name} takes the scope {verb.scope}",
-            f"use a token that has it: holdfast tokens create NAME --scope {verb.scope}",
+            f"{name} takes the scope {scope}",
+            f"use a token that has it: holdfast tokens create NAME --scope {scope}",
         )
 
 

@@ -10,7 +10,8 @@ Rules where cloud and device differ:
 3. What is changed on the device after it was converged on stays, and is reported as a conflict,
    until the cloud says something newer; but where the document says `enforce`, it is undone.
 4. What a command could not bring about is tried TRIES_MAX times for one version, and is reported
-   with the cause; the cloud says something newer, or somebody mends it on the device.
+   with the cause; the cloud says something newer, or somebody mends it on the device. What cannot
+   be done as things stand (`not_now`) is tried on, STEPS_MAX times at most.
 """
 
 import asyncio
@@ -221,6 +222,8 @@ class Twin:
         if not result.ended:
             return "converging"
         one.ended = True
+        if result.reason == "not_now":  # nothing has failed: another order is first, or a limit
+            one.count = 1
         one.cause = result.message or f"{result.id}: {result.state}, and it is not as wanted"
         return "failed"
 

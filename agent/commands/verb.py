@@ -27,6 +27,10 @@ class Call(Protocol):
         """The command's."""
 
     @property
+    def who(self) -> str:
+        """Which command, by which door and whose: a label for what is written down of it."""
+
+    @property
     def step(self) -> str:
         """What the handler noted last, also before a crash or a reboot; '' at first."""
 
@@ -48,6 +52,8 @@ class Verb(NamedTuple, Generic[A]):
     `grave`: it can take the device out of service, and is the first that wants a signature.
     `foreign` tells of args the place that they would have the device ask, where the configuration
     names no such ('': none): that is for who stands before the device (trust.py).
+    `about` names the command that one is about: it is for whoever may order that one, in place of
+    `scope`, and it waits for none of those that run.
     """
 
     name: str
@@ -60,6 +66,7 @@ class Verb(NamedTuple, Generic[A]):
     resume: Callable[[A, Call], Awaitable[Any]] | None = None
     grave: bool = False
     foreign: Callable[[A], str] | None = None
+    about: Callable[[A], str] | None = None
 
 
 def again(

@@ -17,6 +17,7 @@ from agent.commands.desk import Desk
 from agent.commands.trust import Refused, Rules
 from agent.commands.twin import Aspect, Twin
 from agent.commands.verb import Verb
+from agent.commands.verbs.commands import CommandVerbs
 from agent.commands.verbs.config import ConfigVerbs
 from agent.commands.verbs.device import DeviceVerbs
 from agent.commands.verbs.diagnostics import Check, DiagnosticVerbs
@@ -133,6 +134,9 @@ class CommandParts:
             ConfigVerbs(self._versions),
             JobVerbs(self._submitted, parts.jobs.show, parts.jobs.cancel),
             DiagnosticVerbs(self._checks(), lambda level: logs.RECENT.lines(0, level).lines),
+            CommandVerbs(
+                lambda name, who: self.desk.cancel(name, who)
+            ),  # the desk is made of these
             self.support,
         ]
 

@@ -65,6 +65,7 @@ Reason = Literal[
     "failed",
     "timeout",
     "interrupted",  # the agent ended meanwhile, and it cannot be gone on with
+    "cancelled",  # by another order, before it had begun: it had no effect
 ]
 
 
@@ -174,12 +175,15 @@ def _command(text: bytes, shallow: dict[str, Any]) -> Command:
         command = from_json(text, Command)
     except ProtocolError as error:
         raise Unread(str(error), "unreadable", *_told(shallow)) from error
-    if _depth(command.args) > DEPTH_MAX:
-        raise Unread(
-            f"args: more than {DEPTH_MAX} levels, one in the other",
-            *("bad_args", command.id, command.name),
-        )
+    if wrong := too_deep(command.args):
+        raise Unread(wrong, "bad_args", command.id, command.name)
     return command
+
+
+def too_deep(args: dict[str, Any]) -> str:
+    """What is wrong with args in which too much stands one in the other; "": nothing."""
+    wrong = _depth(args) > DEPTH_MAX
+    return f"args: more than {DEPTH_MAX} levels, one in the other" if wrong else ""
 
 
 def _told(shallow: dict[str, Any]) -> tuple[str, str]:

@@ -111,11 +111,25 @@ class Journal:
             )
 
     async def refuse(self, refusal: Refusal) -> int:
-        """Keep what was not accepted, and why; its number."""
-        return await self._write(lambda c, stamp, _: rows.refuse(c, refusal, stamp, REFUSALS_MAX))
+        """Keep what was not accepted, and why; its number.
+
+        Of a bundle, the cloud is told in the same commit, by a record as that of an end, once for
+        an id and a reason: there may be no other way back than the next bundle. At other doors
+        nobody fills the outbox with nonsense.
+        """
+
+        def operation(connection: sqlite3.Connection, stamp: Stamp, _: int) -> tuple[int, bool]:
+            news = not rows.is_refused(connection, refusal)
+            return rows.refuse(connection, refusal, stamp, REFUSALS_MAX), news
+
+        if refusal.door != "bundle" or not refusal.id:
+            return await self._write(lambda *given: operation(*given)[0])
+        return await self._recorded(
+            operation, lambda c, _, stamp: rows.record_refusal(c, refusal, stamp)
+        )
 
     async def begin(self, number: int) -> Entry:
-        """Its handler is called now, or once more."""
+        """Its handler is called now, or once more; where it has ended, it is not."""
 
         def operation(connection: sqlite3.Connection, _: Stamp, __: int) -> Entry:
             connection.execute(
@@ -149,17 +163,46 @@ class Journal:
     async def end(self, number: int, how: End) -> Entry:
         """It has ended; it, as it ended first."""
 
-        def recorded(connection: sqlite3.Connection, stamp: Stamp, now_ns: int) -> Entry:
-            ended = rows.end(connection, number, how, stamp, now_ns)
-            rows.record(connection, ended, stamp)
-            return ended
+        return await self._recorded(
+            lambda c, stamp, now_ns: rows.end(c, number, how, stamp, now_ns), rows.record
+        )
+
+    async def cancel(self, number: int, how: End) -> Entry:
+        """It has ended, if it had not begun; it, as it is now. Which of `begin` and this came first
+        is settled by their commits."""
+
+        def operation(
+            connection: sqlite3.Connection, stamp: Stamp, now_ns: int
+        ) -> tuple[Entry, bool]:
+            found = rows.one(connection, number)
+            if found.state != "accepted":
+                return found, False
+            return rows.end(connection, number, how, stamp, now_ns)
+
+        return await self._recorded(operation, rows.record)
+
+    async def _recorded(
+        self,
+        operation: Callable[[sqlite3.Connection, Stamp, int], tuple[T, bool]],
+        record: Callable[[sqlite3.Connection, T, Stamp], None],
+    ) -> T:
+        """Do it and, if `operation` says that it is news, tell the cloud in the same commit.
+
+        Without room for the record it is done all the same.
+        """
+
+        def both(connection: sqlite3.Connection, stamp: Stamp, now_ns: int) -> T:
+            kept, news = operation(connection, stamp, now_ns)
+            if news:
+                record(connection, kept, stamp)
+            return kept
 
         try:
-            ended = await self._write(recorded, grows=(STREAM,))
+            kept = await self._write(both, grows=(STREAM,))
         except StoreFull:
-            ended = await self._write(lambda c, stamp, ns: rows.end(c, number, how, stamp, ns))
+            kept = await self._write(lambda c, stamp, now_ns: operation(c, stamp, now_ns)[0])
         self._kept()
-        return ended
+        return kept
 
     async def told(self, numbers: Collection[int], refusals: Collection[int] = ()) -> None:
         """Somebody has these results."""

@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from agent.errors import StoreDamaged
+from agent.masked import masked_value
 from agent.records import RecordType, Stamp
 from agent.store import streams
 
@@ -138,8 +139,10 @@ def insert(connection: sqlite3.Connection, new: New, stamp: Stamp, now_ns: int) 
     return one(connection, int(number or 0))
 
 
-def end(connection: sqlite3.Connection, number: int, how: End, stamp: Stamp, now_ns: int) -> Entry:
-    """A command has ended, unless it had before; it as it is now."""
+def end(
+    connection: sqlite3.Connection, number: int, how: End, stamp: Stamp, now_ns: int
+) -> tuple[Entry, bool]:
+    """A command has ended; it as it is now, and whether that is news: it may have before."""
     changed = connection.execute(
         "UPDATE commands SET state = ?, reason = ?, message = ?, hint = ?, result = ?,"
         " ended_ns = ?, ended_us = ? WHERE number = ? AND ended_ns IS NULL",
@@ -150,24 +153,43 @@ def end(connection: sqlite3.Connection, number: int, how: End, stamp: Stamp, now
     ).rowcount
     if changed:
         tally(connection, how.state)
-    return one(connection, number)
+    return one(connection, number), bool(changed)
 
 
 def record(connection: sqlite3.Connection, ended: Entry, stamp: Stamp) -> None:
-    """What became of a command, for the cloud, beside its end in one transaction."""
+    """What became of a command, for the cloud, beside its end in one transaction.
+
+    Its args without what looks like a secret: they may be a configuration as it stands here.
+    """
     body = msgspec.json.encode(
         {
             **{key: getattr(ended, key) for key in ("number", "id", "name", "door", "issuer")},
             **{key: getattr(ended, key) for key in ("by", "state", "reason", "message", "hint")},
-            "args": Raw(ended.args),
+            "args": masked_value(msgspec.json.decode(ended.args)),
             "result": Raw(ended.result) if ended.result else None,
             "accepted_us": ended.accepted_us,
             "ended_us": ended.ended_us,
         }
     )
-    streams.append(
-        connection, streams.stream_id(connection, STREAM), RecordType.COMMAND, stamp, body
+    _append(connection, stamp, body)
+
+
+def record_refusal(connection: sqlite3.Connection, refusal: Refusal, stamp: Stamp) -> None:
+    """What was not accepted, for the cloud, beside the refusal in one transaction."""
+    body = msgspec.json.encode(
+        {
+            **{key: getattr(refusal, key) for key in ("id", "name", "door", "issuer", "by")},
+            **{key: getattr(refusal, key) for key in ("reason", "message", "hint")},
+            "state": "refused",
+            "ended_us": stamp.wall_us,
+        }
     )
+    _append(connection, stamp, body)
+
+
+def _append(connection: sqlite3.Connection, stamp: Stamp, body: bytes) -> None:
+    stream = streams.stream_id(connection, STREAM)
+    streams.append(connection, stream, RecordType.COMMAND, stamp, body)
 
 
 def refuse(connection: sqlite3.Connection, refusal: Refusal, stamp: Stamp, keep: int) -> int:
@@ -183,6 +205,15 @@ def refuse(connection: sqlite3.Connection, refusal: Refusal, stamp: Stamp, keep:
     connection.execute("DELETE FROM command_refusals WHERE number <= ?", (int(number or 0) - keep,))
     tally(connection, f"refused:{refusal.reason}")
     return int(number or 0)
+
+
+def is_refused(connection: sqlite3.Connection, refusal: Refusal) -> bool:
+    """Whether the same, by its id, was refused before at this door, and for this reason."""
+    found = connection.execute(
+        "SELECT 1 FROM command_refusals WHERE id = ? AND door = ? AND reason = ? LIMIT 1",
+        (refusal.id, refusal.door, refusal.reason),
+    )
+    return found.fetchone() is not None
 
 
 def refusals(connection: sqlite3.Connection, where: str, count: int) -> list[Refusal]:

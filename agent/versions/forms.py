@@ -40,14 +40,27 @@ class Version(Struct, frozen=True):
     at_us: int = 0
 
 
+class Change(Struct, frozen=True):
+    """What an order changes: sections, each with why it takes a restart ("": it takes none), and
+    what the new document has no more."""
+
+    sections: dict[str, str] = {}
+    lost: str = ""
+
+
+NO_CHANGE = Change()
+
+
 class Step(Struct, frozen=True):
-    """What became of a version, and when (a wall label); `order` is whose doing it was."""
+    """What became of a version, and when (a wall label); `order` is whose doing it was, and
+    `change`, where an order has chosen it, what that changes."""
 
     number: Number
     state: State
     at_us: int
     order: str = ""
     why: str = ""
+    change: Change = NO_CHANGE
 
 
 class Trial(Struct, frozen=True):
@@ -126,13 +139,26 @@ class Book(Struct, frozen=True):
         """Whether an order has chosen a version."""
         return any(one.order == order and one.state == "chosen" for one in self.steps)
 
-    def noted(self, state: State, at_us: int, order: str = "", why: str = "") -> "Book":
+    def noted(
+        self,
+        state: State,
+        at_us: int,
+        order: str = "",
+        why: str = "",
+        change: Change = NO_CHANGE,
+    ) -> "Book":
         """With a step of the live version."""
-        step = Step(self.live, state, at_us, order, why[:WORDS_CHARS_MAX])
+        step = Step(self.live, state, at_us, order, why[:WORDS_CHARS_MAX], change)
         return replace(self, steps=(*self.steps, step)[-STEPS_KEPT:])
 
     def choosing(
-        self, number: int, trial: Trial | None, at_us: int, order: str, why: str
+        self,
+        number: int,
+        trial: Trial | None,
+        at_us: int,
+        order: str,
+        why: str,
+        change: Change = NO_CHANGE,
     ) -> "Book":
         """This version in the place of the live one, whose own trial is over with that."""
         book = self
@@ -140,7 +166,7 @@ class Book(Struct, frozen=True):
             word = f"version {number} was chosen in its place"
             book = self.noted("taken_back", at_us, self.trial.order, word)
         book = replace(book, live=number, trial=trial)
-        return book.noted("chosen", at_us, order, why)
+        return book.noted("chosen", at_us, order, why, change)
 
     def confirming(self, at_us: int, why: str) -> "Book":
         """The live version stays."""

@@ -11,7 +11,15 @@ from agent.clock import Clock
 from agent.config import Config
 from agent.errors import ConfigError, HoldfastError, NotNow, NotThere, StoreFull
 from agent.versions.folder import DOCUMENT_BYTES_MAX, VERSIONS_MAX, Folder, digest
-from agent.versions.forms import RESTARTS_KEPT, Book, Restart, Trial, Version
+from agent.versions.forms import (
+    NO_CHANGE,
+    RESTARTS_KEPT,
+    Book,
+    Change,
+    Restart,
+    Trial,
+    Version,
+)
 
 RESTART_S = 600.0  # StartLimitIntervalSec of the unit
 # Ordered in it: each may cost two starts, and ten of them have systemd reboot the machine.
@@ -50,10 +58,17 @@ class Kept:
         where = self.file if origin == "file" else Path(f"version {number}")
         return config_file.parse(document, where)
 
-    def add(self, document: bytes, version: Version, trial: Trial | str, order: str = "") -> int:
+    def add(
+        self,
+        document: bytes,
+        version: Version,
+        trial: Trial | str,
+        order: str = "",
+        change: Change = NO_CHANGE,
+    ) -> int:
         """Keep a new version, and choose it: its number. Raises HoldfastError.
 
-        In place of a trial, why there is none.
+        In place of a trial, why there is none. `change` is kept beside the choice.
         """
         if len(document) > DOCUMENT_BYTES_MAX:
             raise ConfigError(
@@ -72,7 +87,7 @@ class Kept:
             )
             book = replace(book, next=number + 1, versions=(*book.versions, version))
             tried = None if isinstance(trial, str) else trial
-            book = book.choosing(number, tried, now_us, order, version.why)
+            book = book.choosing(number, tried, now_us, order, version.why, change)
             if isinstance(trial, str):
                 book = book.confirming(now_us, trial)
             if version.origin == "file":
@@ -80,11 +95,11 @@ class Kept:
             self._write(_bounded(book), (number, document))
             return number
 
-    def choose(self, number: int, trial: Trial, order: str, why: str) -> None:
+    def choose(self, number: int, trial: Trial, order: str, why: str, change: Change) -> None:
         """Have one that is kept. Raises HoldfastError."""
         with self._changing:
             self.settings(number)  # before anything relies on it
-            book = self.book.choosing(number, trial, self._now_us(), order, why)
+            book = self.book.choosing(number, trial, self._now_us(), order, why, change)
             self._write(book)
 
     def started(self) -> None:

@@ -12,6 +12,7 @@ import yaml
 
 from agent.config import Config
 from agent.errors import ConfigError
+from agent.versions.forms import Change
 from agent.yaml_tree import tree
 
 # What an agent is found by, and what its work lies in: it must not move under those who hold it.
@@ -34,6 +35,10 @@ class Plan(NamedTuple):
 
     changed: tuple[str, ...]
     restart: Mapping[str, str]
+
+    def change(self, lost: str = "") -> Change:
+        """The same, to be remembered; `lost` is what the new document has no more."""
+        return Change({name: self.restart.get(name, "") for name in self.changed}, lost)
 
 
 def plan(before: Config, after: Config, hot: Mapping[str, Hot]) -> Plan:

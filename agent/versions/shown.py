@@ -4,7 +4,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-from agent.versions.forms import Book, Confirm, Step, Version
+from agent.versions.forms import NO_CHANGE, Book, Confirm, Step, Version
 
 
 class VersionShown(Version, frozen=True):
@@ -65,6 +65,19 @@ class ConfigApplied(Struct, frozen=True):
     restart: dict[str, str] = {}
     lost: str = ""
     why: str = ""
+
+
+def applied(book: Book, ended: Step) -> ConfigApplied:
+    """What an order did, by the last step of what it has chosen."""
+    chosen = [one for one in book.steps if (one.order, one.state) == (ended.order, "chosen")]
+    change = chosen[-1].change if chosen else NO_CHANGE  # it was so long ago that it is forgotten
+    restart = {name: why for name, why in change.sections.items() if why}
+    state: Literal["confirmed", "taken_back"] = (
+        "confirmed" if ended.state == "confirmed" else "taken_back"
+    )
+    return ConfigApplied(
+        ended.number, state, list(change.sections), restart, change.lost, ended.why
+    )
 
 
 def versions(book: Book) -> list[VersionShown]:

@@ -25,7 +25,7 @@ from agent.versions import wish as wishes
 from agent.versions.file import File
 from agent.versions.folder import digest
 from agent.versions.force import Force
-from agent.versions.forms import Step, Trial, Version
+from agent.versions.forms import Trial, Version
 from agent.versions.judge import Seen
 from agent.versions.kept import APPLIES_MAX, ROLLBACKS_MAX
 from agent.versions.notices import Notices
@@ -133,7 +133,8 @@ class Versions:
                 await self.count_restart(APPLIES_MAX)
             version = Version(0, "", 0, wish.origin, wish.who, wish.why)
             trial = self._trials.of(wish)
-            add = partial(self._kept.add, read.document, version, trial, wish.order)
+            change = found.change(read.lost)
+            add = partial(self._kept.add, read.document, version, trial, wish.order, change)
             number = await asyncio.to_thread(add)
             log.info("version %d is chosen; it changes %s", number, ", ".join(found.changed))
             self._trials.tell()
@@ -161,7 +162,8 @@ class Versions:
             if found.restart:
                 await self.count_restart(ROLLBACKS_MAX)
             trial = Trial(book.confirmed, "start", order=order)
-            await asyncio.to_thread(self._kept.choose, number, trial, order, why)
+            choose = partial(self._kept.choose, number, trial, order, why, found.change())
+            await asyncio.to_thread(choose)
             log.info("back to version %d; that changes %s", number, ", ".join(found.changed))
             self._trials.tell()
             await self._have(settings, found, f"back to version {number} of its configuration")
@@ -250,7 +252,7 @@ class Versions:
         """Whether an order has chosen a version, before a restart too."""
         return self._kept.book.began(order)
 
-    async def outcome(self, order: str) -> Step:
+    async def outcome(self, order: str) -> ConfigApplied:
         """What became of the version that an order has chosen; waits until that is known.
 
         While the agent is about to begin anew there is no end of it: the next one tells.
@@ -260,7 +262,7 @@ class Versions:
             async with self._changing:
                 step = self._kept.book.ended(order)
             if step and not self._trials.ending:
-                return step
+                return shown.applied(self._kept.book, step)
             await self._trials.changes.after(number)
 
     async def count_restart(self, most: int = APPLIES_MAX) -> None:

@@ -122,7 +122,7 @@ class Sticks:
     async def _take(self, path: Path, sealed: bundle.Sealed, copy: BinaryIO) -> Imported:
         await self._check_key(sealed.header)
         verdict = await self._store(sealed.header, copy)
-        unread = await self._tell(sealed.header, copy)
+        refused, unread = await self._tell(sealed.header, copy)
         known = await self._note(sealed)
         missing, last_known = await self._missing(sealed.header)
         return Imported(
@@ -139,7 +139,9 @@ class Sticks:
             missing=missing,
             last_known=last_known,
             notes=notes(
-                sealed.header, missing, verdict, unread, known=known, last_known=last_known
+                *(sealed.header, missing, verdict, unread, refused),
+                known=known,
+                last_known=last_known,
             ),
         )
 
@@ -184,19 +186,22 @@ class Sticks:
                 total, step, size = total.plus(await self._cloud.store(step)), [], 0
         return total.plus(await self._cloud.store(step))
 
-    async def _tell(self, header: bundle.Header, copy: BinaryIO) -> int:
-        """Tell how commands ended; how many of the records about it cannot be read."""
+    async def _tell(self, header: bundle.Header, copy: BinaryIO) -> tuple[list[Result], int]:
+        """Tell how commands ended; those that were refused, and how many of the records cannot be
+        read."""
+        refused, unread = list[Result](), 0
         if self._hear is None:
-            return 0
-        up, unread = Topics(self._cloud.prefix, header.device).up(STREAM), 0
+            return refused, unread
+        up = Topics(self._cloud.prefix, header.device).up(STREAM)
         for arrival in _arrivals(self._cloud.prefix, header, copy):
             if arrival.topic != up:
                 continue
             found, odd = await asyncio.to_thread(ends, header.device, arrival.payload)
             if found:
                 await self._hear(found)
+            refused += [one for one in found if one.state == "refused"]
             unread += odd
-        return unread
+        return refused, unread
 
     async def _note(self, sealed: bundle.Sealed) -> bool:
         """Remember that this part has come; whether it had come before, as it is."""

@@ -1,4 +1,4 @@
-"""How commands ended, as a device's records of the stream `commands` say it.
+"""How commands ended, or were refused, as a device's records of the stream `commands` say it.
 
 Limits  : a record is as large as its batch lets it be. What is no such record is left out, and
           counted: it is stored as all others are.
@@ -22,7 +22,7 @@ class End(Struct, frozen=True, kw_only=True):
 
     id: CommandId
     name: CommandName
-    state: Literal["succeeded", "failed", "expired", "interrupted"]
+    state: Literal["succeeded", "failed", "expired", "interrupted", "refused"]
     number: int = 0
     reason: Reason = ""
     message: str = ""

@@ -1,8 +1,14 @@
 """What is told people of an imported bundle."""
 
+from collections.abc import Sequence
+
 from agent.protocol import bundle
-from agent.words import counted
+from agent.protocol.commands import Result
+from agent.words import counted, quoted
 from fleet.store.cloud import Verdict
+
+REFUSALS_MAX = 10  # that are named
+WHY_CHARS_MAX = 300
 
 
 def notes(
@@ -10,11 +16,13 @@ def notes(
     missing: list[int],
     verdict: Verdict,
     unread: int,
+    refused: Sequence[Result],
     *,
     known: bool,
     last_known: bool,
 ) -> list[str]:
-    """What is worth a word: `missing` parts, what was refused, ends of commands that are unread.
+    """What is worth a word: `missing` parts, what was not stored, ends of commands that are unread,
+    commands that the device has `refused`.
 
     `known`: this file came before, `last_known`: the last part of its export did.
     """
@@ -32,6 +40,11 @@ def notes(
     if unread:
         what = counted(unread, "record")
         notes.append(f"{what} of how a command ended cannot be read: update Holdfast here")
+    for one in refused[:REFUSALS_MAX]:
+        why = quoted(one.message, WHY_CHARS_MAX)
+        notes.append(f"order {one.id} ({one.name}) was refused ({one.reason}): {why}")
+    if (more := len(refused) - REFUSALS_MAX) > 0:
+        notes.append(f"{counted(more, 'order')} more were refused: holdfast-fleet commands")
     return notes
 
 

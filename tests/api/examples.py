@@ -151,14 +151,6 @@ EXAMPLES: dict[str, list[Example]] = {
     "get_page": FILE,
     "get_config": ANY,
     "get_config_document": [Example(), Example(query="number=1")],
-    # What is applied is on trial, and then confirmed; nothing of it takes a restart.
-    "post_config_apply": [
-        Example({"patch": {"jobs": {"jobs_max": 7}}, "dry_run": True}),
-        Example({"document": "link: {}"}, status=400),
-        Example({"patch": {"log_level": "debug"}, "confirm_s": 60, "why": "to see more"}),
-    ],
-    "post_config_confirm": [Example({}), Example({"number": 9}, status=409)],
-    "post_config_rollback": [Example({"number": 1}), Example({"number": 9}, status=404)],
     "get_tokens": ANY,
     "post_tokens": [Example({"name": "line 5", "scopes": ["read", "infer"]}, status=201)],
     "delete_tokens_id": [Example(found=a_token)],
@@ -166,6 +158,21 @@ EXAMPLES: dict[str, list[Example]] = {
         Example({"name": "diagnose.list"}, "wait_s=20"),
         Example({"name": "diagnose", "args": {"check": "clock"}}, status=202, others=(200,)),
         Example({"name": "nosuch"}, status=400),
+        # What is applied is on trial, and then confirmed; nothing of it takes a restart.
+        *(
+            Example({"name": f"config.{name}", "args": args}, "wait_s=20")
+            for name, args in (
+                ("apply", {"patch": {"jobs": {"jobs_max": 7}}, "dry_run": True}),
+                ("apply", {"patch": {"log_level": "debug"}, "confirm_s": 1, "why": "to see more"}),
+                ("confirm", {}),
+                ("rollback", {"number": 1}),
+            )
+        ),
+        Example({"name": "commands.cancel", "args": {"id": "nosuch"}}, status=409),
+    ],
+    "delete_commands_command": [
+        Example(status=409, found=a_command),
+        Example(status=404, found=lambda _: {"command": "nosuch"}),
     ],
     "get_commands": [Example(), Example(query="count=2&before=3")],
     "get_commands_catalogue": ANY,

@@ -37,7 +37,10 @@ OPEN = {  # nobody is asked who he is; whoever adds one has thought about it
     "/v2/health/ready",
 }
 ASKS = {"/v2/repository/index"}  # POST, and changes nothing
-WITHIN = {"/api/v1/commands"}  # each command asks for a scope of its own (below)
+WITHIN = {
+    "/api/v1/commands",
+    "/api/v1/commands/{command}",
+}  # each command asks for a scope of its own (below)
 
 
 class Guest(NamedTuple):

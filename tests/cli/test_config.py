@@ -8,7 +8,7 @@ from subprocess import CompletedProcess
 import pytest
 import yaml
 
-from tests.outside import Device, as_json, holdfast, running
+from tests.outside import Device, as_json, holdfast, running, until
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,11 @@ def test_a_version_from_its_check_to_its_rollback(device: Device, tmp_path: Path
     assert "version 2 is live" in shown
     found = as_json(config(device, "versions", "--json"))
     assert found["versions"][0]["why"] == "to see [bold] more"
-    assert found["versions"][0]["who"] == "unix socket"
+    assert found["versions"][0]["who"].endswith(" of unix socket by http")
+    ordered = {one["order"] for one in found["steps"] if one["number"] == 2}
+    commands = as_json(holdfast("commands", "ls", "--json", "--config", str(device.config)))
+    told = {one["id"]: (one["name"], one["state"]) for one in commands["commands"]}
+    assert {told[name] for name in ordered} == {("config.apply", "succeeded")}
 
     back = config(device, "rollback")
     assert back.returncode == 0, back.stderr
@@ -54,6 +58,7 @@ def test_one_that_waits_for_somebody(device: Device) -> None:
     done = config(device, "apply", "--patch", patch, "--manual", "--confirm", "1h", "--json")
     document = as_json(done)
     assert document["state"] == "trial"
+    assert document["changed"] == ["log_level"]
     assert "comments" in document["lost"]
     shown = config(device, "versions").stdout
     assert "it is on trial: it is taken back unless it is confirmed in" in shown
@@ -63,6 +68,36 @@ def test_one_that_waits_for_somebody(device: Device) -> None:
     assert config(device, "confirm").stdout == f"version {document['number']} stays\n"
     live = yaml.safe_load(config(device, "show").stdout)
     assert live["log_level"] == "error"
+
+
+def test_one_that_takes_a_restart_is_waited_for(device: Device) -> None:
+    pid, patch = device.pid, json.dumps({"jobs": {"jobs_max": 7}})
+    done = config(device, "apply", "--patch", patch, "--manual", "--confirm", "1h")
+    assert done.returncode == 0, done.stderr
+    assert "it changes jobs" in done.stdout
+    assert "the agent restarts for jobs: it is read at the start alone" in done.stdout
+
+    def in_force() -> bool:
+        told = config(device, "versions", "--json")
+        return told.returncode == 0 and as_json(told)["in_force"] == as_json(told)["live"]
+
+    until(in_force, "the agent that comes is on it")
+    back = config(device, "rollback")
+    assert back.returncode == 0, back.stderr
+    assert "the agent restarts for jobs" in back.stdout
+    assert "stays: the agent runs on it" in back.stdout
+    assert device.pid == pid, "by hand it begins anew by itself"
+
+
+def test_a_large_document_is_taken(device: Device, tmp_path: Path) -> None:
+    """Of which JSON makes twice as much."""
+    file = tmp_path / "large.yaml"
+    file.write_text(f"{device.config.read_text()}# {'配' * 40_000}\n")
+    done = config(device, "apply", str(file), "--dry-run")
+    assert (done.returncode, "would be version" in done.stdout) == (0, True), done.stderr
+    file.write_text(f"{device.config.read_text()}# {'x' * 270_000}\n")
+    done = config(device, "apply", str(file))
+    assert (done.returncode, "expected 262144 at most" in done.stderr) == (1, True)
 
 
 def test_one_that_is_taken_back_ends_with_1(device: Device) -> None:

@@ -19,12 +19,12 @@ from typing import Any
 from msgspec import Struct
 
 from agent.commands.verb import Call, Verb, again
-from agent.errors import StoreError
+from agent.errors import NotThere, StoreError
 from agent.protocol.commands import decode
 from agent.store.journal import Journal
 from tests.commands.rig import Rig, rig
 
-AROUND = ("accept", "begin", "note", "end", "refuse", "told")
+AROUND = ("accept", "begin", "note", "end", "refuse", "told", "cancel")
 
 
 class Make(Struct, frozen=True, forbid_unknown_fields=True):
@@ -74,9 +74,11 @@ class Watched:
 
 
 class Makers:
-    """Verbs that make something: one that can go on, one that cannot."""
+    """Verbs that make something: one that can go on, one that cannot; and one that keeps others of
+    their lane waiting until a command has ended."""
 
-    def __init__(self, folder: Path, states: States) -> None:
+    def __init__(self, one: Rig, folder: Path, states: States) -> None:
+        self._desk = one.desk
         self._folder = folder
         self._states = states
 
@@ -84,7 +86,19 @@ class Makers:
         return [
             Verb("once", "Make it; broken off, nobody knows.", Make, self._once, lane="a"),
             again("surely", "Make it, whatever happens.", Make, self._surely, lane="a"),
+            again("hold", "Until the command `thing` has ended.", Make, self._hold, lane="a"),
         ]
+
+    async def _hold(self, args: Make, _: Call) -> Any:
+        seen = 0
+        while not await self._is_over(args.thing):
+            seen = await self._desk.changes.after(seen)
+
+    async def _is_over(self, name: str) -> bool:
+        try:
+            return (await self._desk.result(name)).ended
+        except NotThere:  # it comes yet
+            return False
 
     async def _once(self, args: Make, _: Call) -> Any:
         return self._make(args.thing)
@@ -142,8 +156,8 @@ async def tell(one: Rig, journal: Any, folder: Path) -> None:
 Verbs = Callable[[Rig, Path, States], list[Verb[Any]]]
 
 
-def _makers(_: Rig, folder: Path, states: States) -> list[Verb[Any]]:
-    return Makers(folder, states).verbs()
+def _makers(one: Rig, folder: Path, states: States) -> list[Verb[Any]]:
+    return Makers(one, folder, states).verbs()
 
 
 async def main(folder: Path, states: States, verbs: Verbs = _makers) -> None:

@@ -14,6 +14,7 @@ from agent.commands.catalogue import Catalogue
 from agent.commands.desk import Desk
 from agent.commands.trust import Rules
 from agent.commands.verb import Call, NoArgs, Verb, again
+from agent.commands.verbs.commands import CommandVerbs
 from agent.errors import NotNow
 from agent.known_time import KnownTime
 from agent.protocol.commands import Command, Door, Order, Result
@@ -120,7 +121,8 @@ async def rig(
         kept: Journal = journal(store.journal) if journal else store.journal
         rules = Rules(DEVICE, signed, keys, from_plant)
         known = KnownTime(folder / "known-time.json", clock)
-        desk = Desk(kept, Catalogue(effects.verbs()), rules, known, clock)
+        own = CommandVerbs(lambda name, who: desk.cancel(name, who)).verbs()
+        desk = Desk(kept, Catalogue([*effects.verbs(), *own]), rules, known, clock)
         running = asyncio.create_task(desk.run()) if run else None
         try:
             yield Rig(store, desk, effects, known)

@@ -1,12 +1,13 @@
 """Commands on a stick: believed as a whole, for this device, once; also with a clock in 1970."""
 
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
 from agent import config
-from agent.errors import BundleError
+from agent.errors import BundleError, StoreFull
 from agent.protocol import bundle, command_bundle
 from agent.protocol.commands import Command
 from agent.protocol.signing import Key
@@ -43,6 +44,62 @@ async def test_its_commands_are_done_once(tmp_path: Path) -> None:
         assert one.effects.lines() == ["a:x"]
         (entry,) = await one.store.journal.page(None, 10)
         assert (entry.door, entry.by) == ("bundle", FLEET.public)
+
+
+async def records(one: Rig) -> list[dict[str, Any]]:
+    """What the stream of commands tells the cloud."""
+    (extent,) = await one.store.held.extents()
+    assert extent.name[1] == "commands"
+    stretch = await one.store.held.next(extent, 0, 100, 1 << 20)
+    assert stretch
+    return [msgspec.json.decode(record.body) for record in stretch.records]
+
+
+async def test_what_it_refuses_is_told_by_a_record_once(tmp_path: Path) -> None:
+    """There may be no other way back than the next bundle."""
+    async with rig(tmp_path) as one:
+        orders = [
+            Command(id="a", name="write"),
+            Command(id="b", name="nosuch", issuer="the office"),
+            Command(id="c", name="write", device="another"),
+        ]
+        made = command_bundle.made(DEVICE, orders, FLEET, CREATED)
+        for _ in range(2):  # the stick comes twice
+            await bundles(one, tmp_path).take(made)
+            await one.ended("a")
+        await one.order("nosuch", "d")  # by a door whose caller was told at once
+        told = {row["id"]: row for row in await records(one)}
+        assert len(await records(one)) == len(told) == 3
+        assert (told["a"]["state"], told["a"]["args"]) == ("succeeded", {})
+        wanted = ("refused", "unknown_command", "bundle", FLEET.public, "the office")
+        assert tuple(told["b"][k] for k in ("state", "reason", "door", "by", "issuer")) == wanted
+        assert (told["c"]["state"], told["c"]["reason"]) == ("refused", "wrong_device")
+        assert len(await one.store.journal.refusals(10)) == 5
+
+
+async def test_a_store_without_room_for_the_record_keeps_the_refusal(tmp_path: Path) -> None:
+    async with rig(tmp_path) as one:
+        write = one.store._database.write
+
+        async def full(operation: Any, *, grows: Any = (), alone: bool = False) -> Any:
+            if grows:
+                raise StoreFull("no room")
+            return await write(operation, alone=alone)
+
+        one.store._database.write = full  # type: ignore[method-assign]
+        made = command_bundle.made(DEVICE, [Command(id="b", name="nosuch")], FLEET, CREATED)
+        await bundles(one, tmp_path).take(made)
+        assert [row.reason for row in await one.store.journal.refusals(10)] == ["unknown_command"]
+        assert await one.store.held.extents() == []
+
+
+async def test_a_record_has_no_secret_of_what_was_ordered(tmp_path: Path) -> None:
+    async with rig(tmp_path) as one:
+        await one.order("write", args={"line": "link: {broker_url: mqtts://me:pw@b, password: pw}"})
+        await one.ended()
+        (row,) = await records(one)
+        assert "pw" not in row["args"]["line"]
+        assert "broker_url: mqtts://***@b" in row["args"]["line"]
 
 
 @pytest.mark.parametrize("way", ["stranger", "wrong_device", "bent", "cut", "no_command"])

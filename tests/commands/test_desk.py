@@ -1,5 +1,6 @@
 """The desk: each id has one effect and one result, whatever comes."""
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from agent.errors import NotThere, StoreFull
 from agent.protocol.commands import Command, Order, Unread
 from agent.protocol.signing import Key
 from agent.records import Stamp
-from agent.store.journal import Limits
+from agent.store.journal import Entry, Journal, Limits
 from tests.commands.rig import DEVICE, rig
 
 HOUR = timedelta(hours=1)
@@ -135,6 +136,37 @@ async def test_progress_is_told_while_it_runs(tmp_path: Path) -> None:
         one.effects.gate.set()
         assert (await one.ended()).state == "succeeded"
         assert [one.state for one in told] == ["accepted", "running", "running", "succeeded"]
+
+
+async def test_after_a_crash_what_comes_again_does_not_overtake_what_came_before(
+    tmp_path: Path,
+) -> None:
+    async with rig(tmp_path, run=False) as one:
+        for name in ("first", "second"):
+            await one.order("write", name)
+    there = asyncio.Event()
+
+    class Late:
+        """A journal that tells late what was begun before."""
+
+        def __init__(self, journal: Journal) -> None:
+            self._journal = journal
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._journal, name)
+
+        async def open(self) -> list[Entry]:
+            await there.wait()
+            return await self._journal.open()
+
+    async with rig(tmp_path, journal=Late) as one:
+        # The broker sends again what it knows no PUBACK of.
+        assert (await one.order("write", "second")).state == "accepted"
+        assert (await one.order("write", "third")).state == "accepted"
+        there.set()
+        for name in ("first", "second", "third"):
+            await one.ended(name)
+        assert one.effects.lines() == ["first:x", "second:x", "third:x"]
 
 
 async def test_one_that_expires_before_its_turn_is_not_carried_out(tmp_path: Path) -> None:

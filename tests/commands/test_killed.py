@@ -19,7 +19,7 @@ from tests.commands.device import AROUND, lines
 from tests.outside import ROOT
 
 STARTS_MAX = 20
-IN_ALL = [f"{name}:{when}" for name in AROUND for when in ("before", "after")]
+IN_ALL = [f"{name}:{when}" for name in AROUND[:-1] for when in ("before", "after")]
 KILLED, FAILED = [*IN_ALL, "effect:before", "effect:after"], IN_ALL
 WAYS = [*(("kill", state) for state in KILLED), *(("fail", state) for state in FAILED)]
 if "HOLDFAST_LONG" not in os.environ:  # a start takes a second
@@ -29,6 +29,17 @@ ORDERS = [
     {"id": "b", "name": "once", "args": {"thing": "b"}},
     {"id": "c", "name": "nosuch"},
 ]
+TO_CANCEL = [
+    {"id": "h", "name": "hold", "args": {"thing": "c"}},
+    {"id": "b", "name": "once", "args": {"thing": "b"}},
+    {"id": "c", "name": "commands.cancel", "args": {"id": "b"}},
+]
+CANCELLED = [
+    *((how, f"cancel:{when}") for how in ("kill", "fail") for when in ("before", "after")),
+    *(("kill", state) for state in ("accept:after", "begin:after", "end:before", "end:after")),
+]
+if "HOLDFAST_LONG" not in os.environ:
+    CANCELLED = random.Random(8).sample(CANCELLED, 3)
 
 
 def played(
@@ -75,6 +86,19 @@ def test_in_each_state_there_is_one_effect_and_one_result(
     marks = [states.index(mark) for mark in ("accept:before", "begin:before", "end:before")]
     assert marks == sorted(marks), states
     assert all(lines(tmp_path / "acked").count(json.dumps(one)) == 1 for one in ORDERS)
+
+
+@pytest.mark.parametrize(("how", "state"), CANCELLED)
+def test_in_each_state_one_that_is_cancelled_has_no_effect(
+    tmp_path: Path, state: str, how: str
+) -> None:
+    """What is cancelled waits behind one that waits for that."""
+    states, told = played(tmp_path, state, 2, how, TO_CANCEL)
+    assert lines(tmp_path / "struck"), f"{state} was never reached: {states}"
+    assert lines(tmp_path / "effects") == []
+    assert set(told["b"]) == {"interrupted cancelled"}
+    assert set(told["c"]) == {"succeeded"}
+    assert set(told["h"]) == {"succeeded"}
 
 
 def test_one_that_ends_the_agent_each_time_is_given_up(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from agent.commands import twin as module
 from agent.commands.trust import Refused, known
 from agent.commands.twin import Aspect, Twin
 from agent.commands.verb import Call, again
-from agent.errors import NotNow, RequestError
+from agent.errors import HoldfastError, NotNow, RequestError
 from agent.protocol.signing import Key
 from agent.protocol.twin import AspectShown, Desired, Wanted, decode, sign
 from agent.updates.slots.shown import Running
@@ -35,11 +35,11 @@ class House:
     def __init__(self) -> None:
         self.wall = "white"
         self.painted: list[str] = []
-        self.fault = ""
+        self.fault: HoldfastError | None = None
 
     async def paint(self, args: Colour, _: Call) -> Any:
         if self.fault:
-            raise NotNow(self.fault)
+            raise self.fault
         self.wall = args.colour
         self.painted.append(args.colour)
         return {}
@@ -140,7 +140,7 @@ async def test_a_change_on_the_device_stays_and_is_told_until_the_cloud_says_mor
 
 async def test_what_cannot_be_is_tried_some_times_and_told(tmp_path: Path) -> None:
     house = House()
-    house.fault = "no paint"
+    house.fault = HoldfastError("no paint")
     async with twinned(tmp_path, house) as (twin, one):
         await twin.want(Wanted(Desired(version=1, state={"wall": "red", "roof": 1})))
         last = f"twin.1.wall.{module.TRIES_MAX}"
@@ -156,6 +156,24 @@ async def test_what_cannot_be_is_tried_some_times_and_told(tmp_path: Path) -> No
         await twin.want(Wanted(Desired(version=2, state={"wall": 3})))
         await eventually(lambda: standing(twin, 2) == "failed", "nobody can want that")
         assert "expected a colour" in twin.shown().state["wall"].cause
+
+
+async def test_what_cannot_be_done_now_is_tried_on(tmp_path: Path) -> None:
+    house = House()
+    house.fault = NotNow("somebody else paints")
+    async with twinned(tmp_path, house) as (twin, one):
+        await twin.want(Wanted(Desired(version=1, state={"wall": "red"})))
+
+        def tried() -> int:
+            name = twin.shown().state["wall"].command if twin.shown().state else ""
+            return int(name.rpartition(".")[2] or 0)
+
+        await eventually(lambda: tried() > module.TRIES_MAX + 1, "it is tried on")
+        assert twin.shown().state["wall"].cause in ("somebody else paints", "")
+        house.fault = None
+        await eventually(lambda: standing(twin) == "converged", "it is red")
+        assert house.painted == ["red"]
+        assert len(await one.store.journal.page(None, 100)) <= module.STEPS_MAX
 
 
 async def test_an_unsigned_document_orders_nothing_grave(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 not able to start, killed, edited by hand. What becomes of each state is in tests/versions."""
 
 import contextlib
+import itertools
 import signal
 import time
 from pathlib import Path
@@ -27,6 +28,7 @@ from tests.outside import (
 )
 
 CONFIG = "/api/v1/config"
+NUMBERS = itertools.count()
 
 
 class Service(Device):
@@ -65,9 +67,38 @@ def config(device: Device) -> dict[str, Any]:
     return Checked(device.socket).get(CONFIG)
 
 
+def order(device: Device, name: str, args: dict[str, Any]) -> str:
+    """Give an order; its id."""
+    given = {"id": f"order-{next(NUMBERS)}", "name": name, "args": args}
+    Checked(device.socket, 60.0).post("/api/v1/commands", given)
+    return given["id"]
+
+
+def ordered(device: Device, name: str, args: dict[str, Any]) -> dict[str, Any]:
+    """What an order changes, once it has chosen a version. Raises Refused where it has not."""
+    client, given = Checked(device.socket, 60.0), order(device, name, args)
+
+    def chosen() -> dict[str, Any] | None:
+        with contextlib.suppress(AgentUnreachable):  # it begins anew
+            result = client.get(f"/api/v1/commands/{given}")
+            if result["state"] == "failed":
+                raise Refused({"error": result["message"]})
+            mine = [one for one in config(device)["steps"] if one["order"] == given]
+            return mine[-1] if mine else None
+        return None
+
+    step = until(chosen, f"{name} has chosen a version")
+    assert step
+    sections = step["change"]["sections"]
+    return {
+        "number": step["number"],
+        "changed": list(sections),
+        "restart": {one: why for one, why in sections.items() if why},
+    }
+
+
 def apply(device: Device, patch: dict[str, Any], **rules: Any) -> dict[str, Any]:
-    order = {"patch": patch, "confirm_s": 3.0, **rules}
-    return Checked(device.socket, 60.0).post(f"{CONFIG}/apply", order)
+    return ordered(device, "config.apply", {"patch": patch, "confirm_s": 3.0, **rules})
 
 
 def ended(device: Device, number: int) -> dict[str, Any]:
@@ -122,7 +153,7 @@ def test_a_link_that_is_cut_comes_back_and_one_that_is_not_stays(
         until(lambda: up(device), "the link is there")
         pid = device.pid
         cut = apply(device, {"link": {"broker_url": f"mqtt://127.0.0.1:{free_port()}"}})
-        assert (cut["state"], cut["changed"], cut["restart"]) == ("trial", ["link"], {})
+        assert (cut["changed"], cut["restart"]) == (["link"], {})
         until(lambda: not up(device), "it is cut")
         step = ended(device, cut["number"])
         assert step["state"] == "taken_back"
@@ -192,8 +223,7 @@ def test_what_takes_a_restart_or_does_not_start_is_told_by_the_agent_that_comes(
         assert "Address already in use" in step["why"]
         assert config(device)["in_force"] == done["number"]
 
-        back = Checked(device.socket).post(f"{CONFIG}/rollback", {"number": 1})
-        assert back["state"] == "trial"
+        assert ordered(device, "config.rollback", {"number": 1})["number"] == 1
         assert ended(device, 1)["state"] == "confirmed"
         until(lambda: up(device), "the link is there")
         told = [(s["number"], s["state"]) for s in reversed(config(device)["steps"])]
@@ -221,6 +251,29 @@ def test_killed_on_trial_it_begins_on_it_twice_and_then_on_the_former(tmp_path: 
         found = config(device)
         assert (found["live"], found["in_force"], found["trial"]) == (1, 1, None)
         assert "2 times" in found["taken_back"]["why"]
+
+
+def test_an_end_that_was_asked_for_counts_against_no_trial(tmp_path: Path) -> None:
+    device = Device(tmp_path, {})
+    client = Checked(device.socket, 60.0)
+    with running(device):
+        apply(device, {"log_level": "debug"}, confirm_s=3600.0)
+        for name in ("first", "second"):
+            client.post("/api/v1/commands", {"id": name, "name": "device.restart"})
+
+            def told(name: str = name) -> bool:
+                with contextlib.suppress(AgentUnreachable):  # it begins anew
+                    return bool(client.get(f"/api/v1/commands/{name}")["state"] == "succeeded")
+                return False
+
+            until(told, "the agent that comes tells it")
+        until(lambda: config(device)["steps"][0]["state"] == "in_force", "it is on it")
+        found = config(device)
+        assert (found["live"], found["in_force"]) == (2, 2), found["taken_back"]
+        assert found["trial"]["starts"] == 1, "this one"
+        shown = client.get("/api/v1/commands")["commands"]
+        (result,) = [one for one in shown if one["name"] == "config.apply"]
+        assert result["state"] == "running", "the order goes on with it"
 
 
 def test_a_service_is_on_what_its_file_says_and_never_dead_for_it(tmp_path: Path) -> None:
@@ -253,7 +306,7 @@ def test_under_systemd_it_ends_to_be_started_again(tmp_path: Path) -> None:
     device = Device(tmp_path, {})
     device.command = ["env", f"NOTIFY_SOCKET={tmp_path}/notify", *device.command]
     with running(device):
-        apply(device, {"jobs": {"jobs_max": 7}})
+        order(device, "config.apply", {"patch": {"jobs": {"jobs_max": 7}}})
         until(device.dead, "it has ended")
         assert device._process
         assert device._process.returncode == 80

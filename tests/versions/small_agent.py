@@ -42,6 +42,7 @@ class Order:
 
     def __init__(self, path: Path) -> None:
         self.id = path.stem
+        self.who = f"command {self.id}"
         self.step = ""
 
     async def note(self, step: str) -> None:

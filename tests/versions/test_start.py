@@ -101,6 +101,21 @@ def test_a_file_that_cannot_be_used_ends_who_is_started_by_hand_and_no_service(
 
 
 @pytest.mark.parametrize("confirm", ["auto", "manual", "start"])
+def test_a_start_that_ended_as_it_was_told_to_counts_for_nothing(site: Site, confirm: str) -> None:
+    number = ordered(site.begin(), confirm=confirm)
+    for _ in range(4):
+        with site.begin() as begun:
+            assert begun.number == number
+            begun.put_down()
+    begun = site.begin()  # it is killed
+    assert begun.on_trial
+    assert begun.on_trial.starts == 1
+    begun.kept.confirm("it is good")
+    begun.put_down()  # of a version that is not on trial
+    assert begun.kept.book.trial is None
+
+
+@pytest.mark.parametrize("confirm", ["auto", "manual", "start"])
 def test_a_version_on_trial_has_two_starts_and_the_third_is_on_the_former(
     site: Site, confirm: str
 ) -> None:

@@ -77,9 +77,9 @@ def _hint(kind: type[Struct], name: str) -> str:
     return "see what /api/v1/openapi.json says of it"
 
 
-async def order_of(request: web.Request, kind: type[T], form: str) -> T:
+async def order_of(request: web.Request, kind: type[T], form: str, bound: Bound = ORDER) -> T:
     """The body of a request, by default empty. Raises RequestError with what is wrong in it."""
-    body = await body_of(request, ORDER)
+    body = await body_of(request, bound)
     try:
         return msgspec.json.decode(body or b"{}", type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

@@ -7,6 +7,7 @@ import msgspec
 from aiohttp import web
 from msgspec import Meta, Struct, field
 
+from agent.api.entry.body import Bound
 from agent.api.entry.guard import caller_of
 from agent.api.form.answers import document
 from agent.api.form.asked import NoQuery, order_of, query_of
@@ -14,8 +15,17 @@ from agent.api.form.route import Route, get
 from agent.commands.catalogue import VerbShown
 from agent.commands.desk import Desk
 from agent.commands.twin import Twin
+from agent.errors import NotNow
 from agent.forms import SCOPES
-from agent.protocol.commands import Command, CommandId, CommandName, Instant, Order, Result
+from agent.protocol.commands import (
+    COMMAND_BYTES_MAX,
+    Command,
+    CommandId,
+    CommandName,
+    Instant,
+    Order,
+    Result,
+)
 from agent.protocol.twin import Reported
 from agent.store.journal import Journal
 
@@ -23,7 +33,8 @@ COMMANDS = "/api/v1/commands"
 COUNT_MAX = 1000
 NUMBER_MAX = (1 << 63) - 1
 WAIT_S_MAX = 60.0
-REFUSED = {"not_allowed": 403, "id_taken": 409, "full": 503}  # else 400
+REFUSED = {"not_allowed": 403, "id_taken": 409, "not_now": 409, "full": 503}  # else 400
+BODY = Bound(2 * COMMAND_BYTES_MAX, "send less in one command")  # JSON may escape each letter
 FORM = '{"name": "sync.pause", "args": {"for_s": 3600}}'
 
 
@@ -122,26 +133,50 @@ class CommandDoors:
                 "/api/v1/twin", self._twin_shown, "What is wanted of the device, and is.", Reported
             ),
             get(one, self._show, "What became of a command.", Result, query=WaitQuery),
+            Route(
+                *("DELETE", one, self._cancel, SCOPES, "Cancel a command that has not begun."),
+                {200: Result, 202: Result},
+                refuses=(404, 409, 503),
+                about="Ordered as `commands.cancel`. 200: it is cancelled, and this is its result; "
+                "202: the order is accepted. 409: it runs already, or has ended.",
+            ),
         ]
 
     async def _order(self, request: web.Request) -> web.Response:
         wait_s = query_of(request, WaitQuery).wait_s
-        asked = await order_of(request, Ordered, FORM)
+        result = await self._ordered(request, await order_of(request, Ordered, FORM, BODY), wait_s)
+        if result.state == "refused":
+            return _refusal(result)
+        return document(self._seen_by(request, result), 200 if result.ended else 202)
+
+    async def _ordered(self, request: web.Request, asked: Ordered, wait_s: float) -> Result:
+        """A refusal too. Raises StoreError."""
         caller = caller_of(request)
         command = Command(
             id=asked.id or f"api-{secrets.token_hex(8)}",
             name=asked.name,
             args=asked.args,
-            issuer=caller.name,
+            issuer=caller.described,
             expires=asked.expires,
         )
         result = await self._desk.order(Order(command), "http", scopes=caller.scopes)
         if wait_s and not result.ended:
             result = await self._desk.ended(command.id, wait_s)
+        return result
+
+    async def _cancel(self, request: web.Request) -> web.Response:
+        query_of(request, NoQuery)
+        name = request.match_info["command"]
+        await self._desk.result(name)  # there is one
+        asked = Ordered("commands.cancel", {"id": name})
+        result = await self._ordered(request, asked, WAIT_S_MAX)
         if result.state == "refused":
-            said = {"error": result.message, "hint": result.hint, "verdict": result.reason}
-            return document(said, REFUSED.get(result.reason, 400))
-        return document(self._seen_by(request, result), 200 if result.ended else 202)
+            return _refusal(result)
+        if result.state == "failed":
+            raise NotNow(result.message, result.hint)
+        if not result.ended:
+            return document(result, 202)
+        return document(self._seen_by(request, await self._desk.result(name)))
 
     async def _show(self, request: web.Request) -> web.Response:
         wait_s = query_of(request, WaitQuery).wait_s
@@ -182,3 +217,8 @@ class CommandDoors:
                 ]
             )
         )
+
+
+def _refusal(result: Result) -> web.Response:
+    said = {"error": result.message, "hint": result.hint, "verdict": result.reason}
+    return document(said, REFUSED.get(result.reason, 400))

@@ -4,8 +4,8 @@ A version bears the id of the order that has chosen it, and the book of versions
 before anything changes: an order that comes again after a crash finds what it has done there, so
 nothing is done twice, and no step of its own is noted for that.
 
-`config.apply` waits in the lane `config`. A rollback and a confirmation do not: they are what ends
-the trial for which an apply waits.
+None of them waits in a lane: a rollback and a confirmation end the trial for which an apply waits,
+and another apply is told at once that there is one.
 """
 
 from typing import Annotated, Any, Literal
@@ -58,15 +58,6 @@ class ShowArgs(Struct, frozen=True, forbid_unknown_fields=True):
     number: int | None = None
 
 
-class Ended(Struct, frozen=True):
-    """What an order came to: the version it has chosen stays. `changed` are the sections that were
-    another, as far as the agent was not restarted for them."""
-
-    number: int
-    why: str
-    changed: list[str] = []
-
-
 class ConfigVerbs:
     """The verbs."""
 
@@ -79,7 +70,7 @@ class ConfigVerbs:
         return [
             Verb(
                 *("config.apply", "Have another configuration, on trial.", ApplyArgs, self._apply),
-                *("admin", "config", timeout_s, self._apply_again),
+                *("admin", "", timeout_s, self._apply_again),
                 grave=True,
             ),
             Verb(
@@ -102,7 +93,7 @@ class ConfigVerbs:
             ),
         ]
 
-    async def _apply(self, args: ApplyArgs, call: Call) -> ConfigApplied | Ended:
+    async def _apply(self, args: ApplyArgs, call: Call) -> ConfigApplied:
         if (args.document is None) == (args.patch is None):
             raise RequestError("one of document and patch", 'as {"patch": {"log_level": "debug"}}')
         wish = Wish(
@@ -112,48 +103,52 @@ class ConfigVerbs:
             confirm=args.confirm,
             confirm_s=args.confirm_s,
             order=call.id,
-            who=f"command {call.id}",
+            who=call.who,
             why=args.why,
         )
         if args.dry_run:
             return await self._versions.plan(wish)
         return await self._end(await self._versions.apply(wish), call)
 
-    async def _apply_again(self, args: ApplyArgs, call: Call) -> ConfigApplied | Ended:
+    async def _apply_again(self, args: ApplyArgs, call: Call) -> ConfigApplied:
         if not self._versions.knows(call.id):  # it was broken off before anything was done
             return await self._apply(args, call)
         return await self._told(call)
 
-    async def _roll_back(self, args: RollbackArgs, call: Call) -> ConfigApplied | Ended:
-        done = await self._versions.roll_back(args.number, call.id, args.why)
-        return await self._end(done, call)
+    async def _roll_back(self, args: RollbackArgs, call: Call) -> ConfigApplied:
+        why = _why(call, args.why)
+        return await self._end(await self._versions.roll_back(args.number, call.id, why), call)
 
-    async def _roll_back_again(self, args: RollbackArgs, call: Call) -> ConfigApplied | Ended:
+    async def _roll_back_again(self, args: RollbackArgs, call: Call) -> ConfigApplied:
         if not self._versions.knows(call.id):
             return await self._roll_back(args, call)
         return await self._told(call)
 
-    async def _end(self, done: ConfigApplied, call: Call) -> ConfigApplied | Ended:
+    async def _end(self, done: ConfigApplied, call: Call) -> ConfigApplied:
         if done.state == "same":
             return done
-        await call.tell(0.5, f"version {done.number} is on trial")
-        return await self._told(call, done.changed)
+        changes = ", ".join(done.changed) or "nothing that is in force"
+        await call.tell(0.5, f"version {done.number} is on trial; it changes {changes}")
+        return await self._told(call)
 
-    async def _told(self, call: Call, changed: list[str] | None = None) -> Ended:
+    async def _told(self, call: Call) -> ConfigApplied:
         """What became of it. Raises HoldfastError where it was taken back."""
-        step = await self._versions.outcome(call.id)
-        if step.state == "taken_back":
+        done = await self._versions.outcome(call.id)
+        if done.state == "taken_back":
             raise HoldfastError(
-                f"version {step.number} was taken back: {step.why}", "mend it, and order it again"
+                f"version {done.number} was taken back: {done.why}", "mend it, and order it again"
             )
-        return Ended(step.number, step.why, changed or [])
+        return done
 
     async def _confirm(self, args: ConfirmArgs, call: Call) -> ConfigShown:
-        why = f"command {call.id}{f': {args.why}' if args.why else ''}"
-        return await self._versions.confirm(args.number, why)
+        return await self._versions.confirm(args.number, _why(call, args.why))
 
     async def _list(self, _: NoArgs, __: Call) -> ConfigShown:
         return self._versions.shown()
 
     async def _show(self, args: ShowArgs, _: Call) -> DocumentShown:
         return await self._versions.document(args.number)
+
+
+def _why(call: Call, why: str) -> str:
+    return f"ordered by {call.who}{f': {why}' if why else ''}"

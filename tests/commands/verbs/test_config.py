@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from agent.commands.verbs.config import ConfigVerbs
-from agent.errors import HoldfastError, RequestError
+from agent.errors import HoldfastError, NotNow, RequestError
 from tests.sync.rig import eventually
 from tests.versions.site import Hands, Site, condition, document, runs
 
@@ -18,6 +18,7 @@ class Order:
 
     def __init__(self, id: str) -> None:
         self.id = id
+        self.who = f"command {id}"
         self.step = ""
         self.told: list[str] = []
 
@@ -52,13 +53,17 @@ async def test_an_apply_ends_when_its_trial_does(site: Site) -> None:
         ends = asyncio.create_task(
             desk.run("config.apply", order, patch={"log_level": "debug"}, why="to see more")
         )
-        await eventually(lambda: order.told == ["version 2 is on trial"], "it is on trial")
+        said = "version 2 is on trial; it changes log_level"
+        await eventually(lambda: order.told == [said], "it is on trial")
         assert not ends.done()
         site.clock.gone_s += 121.0
         assert await ends == {
             "number": 2,
-            "why": "all was well after 120 s",
+            "state": "confirmed",
             "changed": ["log_level"],
+            "restart": {},
+            "lost": "comments and layout: a patch is of the values alone",
+            "why": "all was well after 120 s",
         }
         found = await desk.run("config.versions", Order("x"))
         assert (found["live"], found["versions"][0]["who"]) == (2, "command roll-7")
@@ -89,10 +94,28 @@ async def test_a_confirmation_does_not_wait_behind_the_apply_that_waits_for_it(s
         )
         await eventually(lambda: order.told, "it is on trial")
         await desk.run("config.confirm", Order("ok"), number=2)
-        assert (await ends)["why"] == "command ok"
-        lanes = {one.name: one.lane for one in ConfigVerbs(hands.versions).verbs()}
-        assert lanes["config.apply"] == "config"
-        assert not lanes["config.confirm"] + lanes["config.rollback"]
+        assert (await ends)["why"] == "ordered by command ok"
+
+
+async def test_while_one_is_on_trial_another_is_told_so_at_once(site: Site) -> None:
+    async with runs(site.begin(), site.clock) as hands:
+        desk, order = Desk(hands), Order("first")
+        patch, other = {"log_level": "debug"}, {"log_level": "error"}
+        ends = asyncio.create_task(
+            desk.run("config.apply", order, patch=patch, confirm="manual", confirm_s=3600.0)
+        )
+        await eventually(lambda: order.told, "it is on trial")
+        assert not any(one.lane for one in ConfigVerbs(hands.versions).verbs()), "none is behind it"
+        with pytest.raises(NotNow, match="version 2 is on trial"):
+            await desk.run("config.apply", Order("second"), patch=other)
+        would = await desk.run("config.apply", Order("dry"), patch=other, dry_run=True)
+        assert (would["state"], would["changed"]) == ("dry_run", ["log_level"])
+        with pytest.raises(NotNow, match="version 2 is live, not 1"):
+            await desk.run("config.apply", Order("late"), patch=other, live=1, dry_run=True)
+        back = await desk.run("config.rollback", Order("back"))
+        assert (back["number"], back["state"]) == (1, "confirmed")
+        with pytest.raises(HoldfastError, match="version 2 was taken back"):
+            await ends
 
 
 async def test_after_a_restart_it_is_gone_on_with_and_not_done_twice(site: Site) -> None:
@@ -108,7 +131,8 @@ async def test_after_a_restart_it_is_gone_on_with_and_not_done_twice(site: Site)
         ends = asyncio.create_task(Desk(hands).run("config.apply", order, again=True, patch=patch))
         await eventually(lambda: hands.versions.shown().steps[0].state == "in_force", "it is")
         site.clock.gone_s += 121.0
-        assert (await ends)["number"] == 2
+        done = await ends
+        assert (done["number"], done["changed"], list(done["restart"])) == (2, ["jobs"], ["jobs"])
         assert len(begun.kept.book.versions) == 2
         # One that was broken off before it had chosen anything is done now.
         with pytest.raises(HoldfastError, match="no version 9"):

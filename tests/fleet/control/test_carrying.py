@@ -47,8 +47,10 @@ async def test_there_and_back_without_a_network_and_a_clock(
     )
     assert [one["state"] for one in told["commands"]] == ["carried"]
     told = await document("send", "job.show", "--args", '{"job": "j9"}', "--id", "o-2", *by_stick)
+    await document("send", "nosuch", "--id", "o-3", *by_stick)
     (path,) = map(Path, told["bundles"])
-    assert (path.name, within(path)) == (f"{NAME}.cmd.hfb", ["o-1", "o-2"]), "all that it is owed"
+    ids = ["o-1", "o-2", "o-3"]
+    assert (path.name, within(path)) == (f"{NAME}.cmd.hfb", ids), "all that it is owed"
     path.unlink()  # the stick is lost
     again = await document("bundle", "commands", "--out", str(stick), *office)
     assert again["bundles"] == [str(path)]
@@ -59,22 +61,24 @@ async def test_there_and_back_without_a_network_and_a_clock(
         bent.setenv("HOLDFAST_CLOCK", str(tmp_path / "off"))
         with running(device):
             on(device, "bundle", "import", str(stick))
-            until(lambda: device.ledger("commands")["produced"] == 2, "both have ended")
+            until(lambda: device.ledger("commands")["produced"] == 3, "all have ended")
             on(device, "bundle", "export", str(stick))
             public = on(device, "bundle", "key")["key"]
             await fleet("bundle", "trust", NAME, public, *office)
             for _ in range(2):  # the stick comes twice
                 brought = await document("bundle", "import", str(stick), *office)
-                assert [one["notes"] for one in brought["files"]] in (
-                    [[]],
-                    [["this very file was imported before"]],
-                )
+                (notes,) = [one["notes"] for one in brought["files"]]
+                why = notes.pop()
+                assert why.startswith("order o-3 (nosuch) was refused (unknown_command): there is")
+                assert notes in ([], ["this very file was imported before"])
                 found = (await document("commands", *office))["commands"]
                 states = {one["id"]: (one["state"], one["reason"]) for one in found}
+                refused = ("refused", "unknown_command")
+                assert states.pop("o-3") == refused
                 assert states == {"o-1": ("succeeded", ""), "o-2": ("failed", "failed")}
             on(device, "bundle", "import", str(stick))  # orders once more, and the ack
-            until(lambda: device.ledger("commands")["delivered"] == 2, "both are acknowledged")
-            assert device.ledger("commands")["produced"] == 2, "each had one effect"
+            until(lambda: device.ledger("commands")["delivered"] == 3, "all are acknowledged")
+            assert device.ledger("commands")["produced"] == 3, "each had one effect"
     done = await fleet("bundle", "commands", "--out", str(stick), *office)
     assert (done.returncode, "no order is on its way" in done.stderr) == (1, True)
 

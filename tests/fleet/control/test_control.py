@@ -156,6 +156,47 @@ async def test_twins_are_published_retained_and_reported_ones_kept(tmp_path: Pat
         assert (done.returncode, "has version 2, not 1" in done.stderr) == (1, True)
 
 
+async def test_whose_database_was_lost_goes_on_above_what_the_device_knows(tmp_path: Path) -> None:
+    """What the device says of itself is retained: the new database hears it from the broker."""
+    broker = Mosquitto(tmp_path)
+    urls = [f"sqlite:///{tmp_path}/{name}.db" for name in ("lost", "new")]
+    with running(broker):
+        async with Crew([Commanded("press-1", broker.url)]) as crew:
+            (device,) = crew.devices
+
+            async def version() -> int:
+                return twin.decode(device.desired[-1]).desired.version if device.desired else 0
+
+            async def set_level(url: str, level: str) -> None:
+                wish = f'{{"log_level": "{level}"}}'
+                done = await fleet("twin", "set", wish, "--device", "press-1", "--database", url)
+                assert done.returncode == 0, done.stderr
+
+            with running(ControlProcess(tmp_path, broker.url, urls[0])):
+                for number, level in enumerate(("debug", "info", "error"), 1):
+                    await set_level(urls[0], level)
+
+                    async def came(number: int = number) -> bool:
+                        return await version() == number
+
+                    await happens(came, "the device has it")
+                await device.report(3)
+            with running(ControlProcess(tmp_path, broker.url, urls[1])):
+
+                async def known() -> bool:
+                    found = await asked(urls[1], lambda one: twins.read(one, "press-1"))
+                    return found.reported is not None
+
+                await happens(known, "the new one hears what the device is at")
+                await set_level(urls[1], "warning")
+
+                async def above() -> bool:
+                    return await version() == 4
+
+                await happens(above, "it counts on where the lost one was")
+            assert twin.decode(device.desired[-1]).desired.state == {"log_level": "warning"}
+
+
 async def test_of_two_controllers_one_acts_and_the_other_takes_over(
     tmp_path: Path, url: str
 ) -> None:
