@@ -3,11 +3,13 @@
 # machine's own watchdog. Run it again to update: the new version goes beside the one that runs
 # (docs/agent-update.md).
 #
-#   install.sh [install|uninstall] [--root DIR] [--wheels DIR] [--enable] [--start] [--dry-run]
+#   install.sh [install|uninstall] [--fleet] [--root DIR] [--wheels DIR] [--enable] [--start] [--dry-run]
 #
+#   --fleet       the cloud side instead, ingest and controller (docs/fleet.md): /opt/holdfast-fleet,
+#                 /etc/holdfast-fleet, and a user of its own; it may lie beside an agent
 #   --root DIR    into the tree of an image instead of this machine, which is then not touched
 #   --wheels DIR  what is installed, all of it wheels; without it, this checkout with its locked
-#                 requirements (requirements/device.txt), from the network
+#                 requirements (requirements/device.txt, or fleet.txt), from the network
 #   --enable      have it start with the machine
 #   --start       start it now, or start it again
 #   --dry-run     show what would be done
@@ -19,7 +21,7 @@ umask 022 # the agent's user must read what root installs, whatever root's own h
 PYTHON=${PYTHON:-python3}
 here=$(cd "$(dirname "$0")" && pwd)
 checkout=$(dirname "$here")
-what=install root= wheels= enable= start= dry=
+what=install part=device root= wheels= enable= start= dry=
 
 fail() { echo "install.sh: $1" >&2; exit "${2:-1}"; }
 
@@ -31,12 +33,13 @@ run() {
 while [ $# -gt 0 ]; do
     case $1 in
         install | uninstall) what=$1 ;;
+        --fleet) part=fleet ;;
         --root) [ $# -gt 1 ] || fail "--root needs a folder" 2; root=$2; shift ;;
         --wheels) [ $# -gt 1 ] || fail "--wheels needs a folder" 2; wheels=$2; shift ;;
         --enable) enable=yes ;;
         --start) start=yes ;;
         --dry-run) dry=yes ;;
-        -h | --help) sed -n '2,16s/^# \{0,1\}//p' "$0"; exit 0 ;;
+        -h | --help) sed -n '2,18s/^# \{0,1\}//p' "$0"; exit 0 ;;
         *) fail "unknown: $1 (--help tells what there is)" 2 ;;
     esac
     shift
@@ -51,27 +54,21 @@ root=${root%/}
 [ -z "$wheels" ] || wheels=$(cd "$wheels" && pwd) || fail "$wheels is no folder"
 [ -n "$dry" ] || [ -n "$root" ] || [ "$(id -u)" = 0 ] || fail "only root can: use sudo"
 
-opt=$root/opt/holdfast
-etc=$root/etc/holdfast
 units=$root/usr/lib/systemd/system
-sysusers=$root/usr/lib/sysusers.d/holdfast.conf
-rules=$root/usr/lib/udev/rules.d/60-holdfast.rules
-watchdog=$root/etc/systemd/system.conf.d/holdfast.conf
-names="holdfast.service holdfast-root.service holdfast-root.socket"
-static="holdfast-build.service holdfast-trial.service" # begun by those alone
+. "$here/parts/$part.sh" # where it goes, and what only it has
 
 # systemd of this machine, where it runs it and this machine is meant.
 systemd_here() { [ -z "$root" ] && [ -d /run/systemd/system ]; }
 
 make_user() {
-    echo "user and group holdfast"
+    echo "user and group $user"
     if command -v systemd-sysusers > /dev/null; then # it adds what is missing: the groups, too
         run systemd-sysusers ${root:+"--root=$root"} "$sysusers"
-    elif [ -f "$root/etc/passwd" ] && grep -q '^holdfast:' "$root/etc/passwd"; then
+    elif [ -f "$root/etc/passwd" ] && grep -q "^$user:" "$root/etc/passwd"; then
         return
     elif [ -z "$root" ]; then
-        run useradd --system --user-group --no-create-home --home-dir /var/lib/holdfast \
-            --shell /usr/sbin/nologin holdfast
+        run useradd --system --user-group --no-create-home --home-dir "/var/lib/$user" \
+            --shell /usr/sbin/nologin "$user"
     else
         echo "  left to the image's first boot ($sysusers)"
     fi
@@ -98,7 +95,7 @@ make_venv() {
     if [ -n "$wheels" ]; then
         pip --no-index --no-deps "$wheels"/*.whl
     else
-        pip --require-hashes -r "$checkout/requirements/device.txt"
+        pip --require-hashes -r "$checkout/requirements/$part.txt"
         source=$(mktemp -d) # what builds it writes beside it
         run cp -r "$checkout/agent" "$checkout/fleet" "$checkout/pyproject.toml" "$checkout/README.md" "$source"
         pip --no-deps --no-build-isolation "$source"
@@ -143,81 +140,30 @@ copy() { # FILE PLACE MODE
     run install -D -m "$3" "$1" "$2"
 }
 
-install_files() {
-    echo "files"
+copy_folders() { # FOLDER... beside the environment
     run mkdir -p "$opt"
-    for folder in docs models; do
+    for folder in "$@"; do
         run rm -rf "$opt/$folder.new"
         run cp -r "$checkout/$folder" "$opt/$folder.new"
         run rm -rf "$opt/$folder"
         run mv "$opt/$folder.new" "$opt/$folder"
     done
-    for name in $names $static; do
-        copy "$here/systemd/$name" "$units/$name" 644
-    done
-    for name in uncounted.sh slots.sh; do
-        copy "$here/$name" "$root/usr/lib/holdfast/$name" 755
-    done
-    run rm -f "$root/var/lib/holdfast/uncounted" # what failed before is mended now
-    copy "$here/udev/60-holdfast.rules" "$rules" 644
-    run mkdir -p "$etc/reset.d"
-    if [ -e "$etc/config.yaml" ]; then
-        echo "  $etc/config.yaml is there, and stays as it is"
+}
+
+# What is there already is yours.
+copy_once() { # FILE PLACE MODE
+    if [ -e "$2" ]; then
+        echo "  $2 is there, and stays as it is"
     else
-        copy "$here/config.yaml" "$etc/config.yaml" 640
+        copy "$@"
     fi
-    [ -e "$etc/update.keys" ] || copy "$here/update.keys" "$etc/update.keys" 644
-    group=$(sed -n 's/^holdfast:[^:]*:\([0-9]*\):.*/\1/p' "$root/etc/group" 2> /dev/null || true)
+}
+
+# It may name passwords: not for everybody to read, but for the user.
+give_group() { # PLACE...
+    group=$(sed -n "s/^$user:[^:]*:\([0-9]*\):.*/\1/p" "$root/etc/group" 2> /dev/null || true)
     if [ -n "$group" ] && [ "$(id -u)" = 0 ]; then
-        run chgrp "$group" "$etc/config.yaml" # it may name passwords: not for everybody
-    fi
-    run mkdir -p "$root/var/lib/holdfast" # systemd gives it to the user at each start
-    if [ -z "$root" ]; then
-        run chown holdfast:holdfast /var/lib/holdfast
-        run chmod 750 /var/lib/holdfast
-    fi
-}
-
-# RuntimeWatchdogSec wherever systemd reads it, but for the file that is put there.
-own_watchdog() {
-    grep -lsE '^[[:space:]]*RuntimeWatchdogSec[[:space:]]*=' "$root"/etc/systemd/system.conf \
-        "$root"/etc/systemd/system.conf.d/*.conf "$root"/run/systemd/system.conf.d/*.conf \
-        "$root"/usr/local/lib/systemd/system.conf.d/*.conf "$root"/usr/lib/systemd/system.conf \
-        "$root"/usr/lib/systemd/system.conf.d/*.conf | grep -vxF "$watchdog" | head -n 1
-}
-
-# What a driver does not take, systemd cannot set. (0: whatever it is asked for.)
-bound_watchdog() {
-    most=$(cat "$root/sys/class/watchdog/watchdog0/max_timeout" 2> /dev/null || echo 0)
-    for name in RuntimeWatchdogSec RebootWatchdogSec; do
-        asked=$(sed -n "s/^$name=//p" "$here/systemd/holdfast-watchdog.conf")
-        if [ "$most" -gt 0 ] && [ "$asked" -gt "$most" ]; then
-            run sed -i "s/^$name=.*/$name=$most/" "$watchdog"
-        fi
-    done
-}
-
-# systemd leaves the machine's own watchdog alone unless it is told not to.
-feed_watchdog() {
-    echo "the machine's own watchdog"
-    if [ -e "$watchdog" ]; then
-        echo "  $watchdog is there, and stays as it is"
-    elif own=$(own_watchdog) && [ -n "$own" ]; then
-        echo "  $own has RuntimeWatchdogSec already, and stays as it is"
-    elif grep -qsE '^[^#]*owner:[[:space:]]*(agent|none)' "$etc/config.yaml"; then
-        echo "  watchdog.owner is not systemd: left to it"
-    elif [ -z "$root" ] && ! ls /dev/watchdog* > /dev/null 2>&1; then
-        echo "  this machine has none: nothing would reset it if it hung (docs/watchdog.md)"
-    else
-        copy "$here/systemd/holdfast-watchdog.conf" "$watchdog" 644
-        bound_watchdog
-        if ! systemd_here; then
-            return
-        elif [ -n "$start" ]; then
-            run systemctl daemon-reexec # it reads no new system.conf.d otherwise
-        else
-            echo "  armed from the next boot on, or by: systemctl daemon-reexec"
-        fi
+        run chgrp "$group" "$@"
     fi
 }
 
@@ -226,21 +172,24 @@ enable_units() {
         run systemctl daemon-reload
     fi
     [ -z "$enable" ] || run systemctl ${root:+"--root=$root"} enable $names
-    [ -z "$start" ] || run systemctl restart holdfast-root.socket holdfast-root.service holdfast.service
+    [ -z "$start" ] || run systemctl restart $names
 }
 
 do_install() {
-    echo "installing Holdfast${root:+ into $root}${dry:+ (dry run: nothing is done)}"
-    copy "$here/systemd/holdfast.sysusers" "$sysusers" 644
+    echo "installing $title${root:+ into $root}${dry:+ (dry run: nothing is done)}"
+    copy "$here/systemd/$user.sysusers" "$sysusers" 644
     make_user
     make_venv
-    install_files
-    feed_watchdog
+    echo "files"
+    for name in $names $static; do
+        copy "$here/systemd/$name" "$units/$name" 644
+    done
+    install_files # the part's
     enable_units
-    echo "done. Set link.broker_url in $etc/config.yaml, then: holdfast config check --config $etc/config.yaml"
+    echo "done. $next"
     if [ -n "$start" ] || [ -n "$root" ]; then
         return
-    elif systemd_here && systemctl --quiet is-active holdfast.service; then
+    elif systemd_here && systemctl --quiet is-active "${names##* }"; then
         echo "the former version still runs; to start the new one: systemctl restart $names"
     else
         echo "to start it: systemctl enable --now $names"
@@ -248,7 +197,7 @@ do_install() {
 }
 
 do_uninstall() {
-    echo "removing Holdfast${root:+ from $root}${dry:+ (dry run: nothing is done)}"
+    echo "removing $title${root:+ from $root}${dry:+ (dry run: nothing is done)}"
     if systemd_here; then
         run systemctl disable --now $names || true # they may never have been enabled
     elif [ -n "$root" ]; then
@@ -257,17 +206,13 @@ do_uninstall() {
     for name in $names $static; do
         run rm -f "$units/$name"
     done
-    run rm -f "$rules" "$sysusers"
-    own=$(grep -v WatchdogSec= "$here/systemd/holdfast-watchdog.conf") # install may have bounded these
-    if [ -f "$watchdog" ] && [ "$(grep -v WatchdogSec= "$watchdog")" = "$own" ]; then
-        run rm -f "$watchdog" # nobody has made it his own
-    fi
-    run rm -rf "$root/usr/lib/holdfast"
+    run rm -f "$sysusers"
+    remove_files
     run rm -rf "$opt"
     if systemd_here; then
         run systemctl daemon-reload
     fi
-    echo "left, for they are yours: $etc, $root/var/lib/holdfast (all that is not delivered yet), the user holdfast"
+    echo "left, for they are yours: $etc, $root/var/lib/$user ($kept), the user $user"
 }
 
 "do_$what"

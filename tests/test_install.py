@@ -28,7 +28,8 @@ PARTS = {
     "holdfast-0.1.0.dist-info/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\n"
     "Tag: py3-none-any\n",
     "holdfast-0.1.0.dist-info/entry_points.txt": "[console_scripts]\n"
-    "holdfast = fake_holdfast:main\nholdfast-root = fake_holdfast:main\n",
+    "holdfast = fake_holdfast:main\nholdfast-root = fake_holdfast:main\n"
+    "holdfast-fleet = fake_holdfast:main\n",
     "holdfast-0.1.0.dist-info/RECORD": "",
 }
 
@@ -143,6 +144,44 @@ def test_all_is_installed_again_and_removed_and_what_is_yours_stays(tmp_path: Pa
     assert not (root / "usr/lib/holdfast").exists()
     assert (root / "var/lib/holdfast/holdfast.db").read_text() == "records"
     assert config.exists()
+
+
+FLEET_UNITS = ("holdfast-fleet-ingest.service", "holdfast-fleet-control.service")
+
+
+def test_the_cloud_side_is_installed_beside_an_agent_and_removed(tmp_path: Path) -> None:
+    root, made = image(tmp_path / "image"), wheels(tmp_path / "wheels", "first")
+    python = tmp_path / "python"
+    python.write_text(PLAYED)
+    python.chmod(0o755)
+    words = ("--root", str(root), "--wheels", str(made))
+    assert install(*words, python=python).returncode == 0
+    agents = files(root)
+    done = install("--fleet", *words, "--enable", umask=0o077, python=python)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert str((root / "opt/holdfast-fleet/venv").readlink()) == "slots/a"
+    assert (root / "opt/holdfast-fleet/docs/fleet.md").exists()
+    enabled = root / "etc/systemd/system/multi-user.target.wants"
+    for name in FLEET_UNITS:
+        shipped = (ROOT / "provisioning" / "systemd" / name).read_text()
+        assert (root / "usr/lib/systemd/system" / name).read_text() == shipped
+        assert (enabled / name).is_symlink()
+    told = root / "etc/holdfast-fleet/environment"
+    assert (told.stat().st_mode & 0o777, told.parent.stat().st_mode & 0o777) == (0o640, 0o750)
+    if shutil.which("systemd-sysusers") and os.geteuid() == 0:
+        assert told.stat().st_gid == told.parent.stat().st_gid != 0, "its user may read both"
+    told.write_text("HOLDFAST_FLEET_INGEST=--broker mqtts://mine\n")
+
+    done = install("--fleet", *words, python=python)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert told.read_text() == "HOLDFAST_FLEET_INGEST=--broker mqtts://mine\n"
+    assert str((root / "opt/holdfast-fleet/venv").readlink()) == "slots/b"
+    done = install("uninstall", "--fleet", "--root", str(root))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert told.exists()
+    left = {one for one in files(root) - agents if "fleet" in one}
+    assert left == {"etc/holdfast-fleet", "etc/holdfast-fleet/environment"}
+    assert agents <= files(root), "the agent is as it was"
 
 
 # Makes environments that are none: what is tested is where they are put.

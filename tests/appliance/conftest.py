@@ -1,6 +1,7 @@
 """The table at the end: which fault, what became of it, and how long that took."""
 
 import os
+import random
 import time
 from typing import Any
 
@@ -62,3 +63,11 @@ def image() -> Image:
 def told() -> Tell:
     """As Tell says."""
     return Tell()
+
+
+@pytest.fixture
+def chance() -> random.Random:
+    """Its seed is HOLDFAST_SEED, or printed."""
+    seed = int(os.environ.get("HOLDFAST_SEED", time.time_ns() % 10**9))
+    print(f"HOLDFAST_SEED={seed}")
+    return random.Random(seed)

@@ -1,7 +1,8 @@
 """The machine: QEMU without hardware's help, an emulated i6300esb, and hands on it from outside.
 
-`-accel tcg`: it works wherever there is QEMU. The root is thrown away at each end; what is to stay
-lies on the data disk. Nothing here asserts a time: under emulation a second is what the host gives.
+`-accel tcg`: it works wherever there is QEMU. The root is thrown away at each end, but where it is
+a disk of its own; what is to stay lies on the data disk. Nothing here asserts a time: under
+emulation a second is what the host gives.
 """
 
 import ctypes
@@ -44,14 +45,18 @@ _FIXED = (
 class Machine:
     """Use it with `with powered(machine)`, or `power_on` and `cut`."""
 
-    def __init__(self, image: Image, folder: Path, data: str | None) -> None:
-        """`data` is what QEMU has for the data disk, a file or a URL; None: there is none."""
+    def __init__(
+        self, image: Image, folder: Path, data: str | None, root: str | None = None
+    ) -> None:
+        """`data` is what QEMU has for the data disk, a file or a URL; None: there is none. `root`
+        likewise for that of the system; None: a throw-away copy of the image's."""
         self.console = folder / "console.log"
         self.arguments = "panic=0"  # a machine that panicked stands still
         self.files: dict[str, str] = {}  # laid over the root at each boot
         self._image = image
         self._folder = folder
         self._data = data
+        self._root = root
         self._qmp = folder / "qmp"
         self._process: subprocess.Popen[bytes] | None = None
         self._events: list[dict[str, Any]] = []
@@ -192,33 +197,22 @@ class Machine:
     def _command(self) -> list[str]:
         program = shutil.which("qemu-system-x86_64")
         assert program
-        root = f"file={self._image.root},format=raw,if=none,id=root,snapshot=on,cache=unsafe"
         net = ",".join(
             f"hostfwd=tcp:127.0.0.1:{port}-10.0.2.15:{inside}"
             for port, inside in ((self.door_port, 8080), (self._hand_port, 7000))
         )
-        command = [
-            program,
-            *_FIXED,
-            "-kernel",
-            str(self._image.kernel),
-            "-initrd",
-            str(self._initrd()),
-        ]
-        command += ["-append", f"{_ARGUMENTS} {self.arguments}"]
-        command += ["-drive", root, "-device", "virtio-blk-pci,drive=root"]
+        command = [program, *_FIXED, "-kernel", str(self._image.kernel)]
+        command += ["-initrd", str(self._initrd()), "-append", f"{_ARGUMENTS} {self.arguments}"]
+        if self._root:
+            command += _drive("root", self._root, "cache=none,werror=report")
+        else:
+            command += _drive("root", str(self._image.root), "snapshot=on,cache=unsafe")
         if self._data:
-            data = f"file={self._data},format=raw,if=none,id=data,cache=none,werror=report"
-            command += ["-drive", data, "-device", "virtio-blk-pci,drive=data"]
+            command += _drive("data", self._data, "cache=none,werror=report")
         command += ["-chardev", f"file,id=console,path={self.console},append=on"]
         command += ["-serial", "chardev:console", "-qmp", f"unix:{self._qmp},server=on,wait=off"]
-        command += [
-            "-netdev",
-            f"user,id=net,{net}",
-            "-device",
-            "virtio-net-pci,netdev=net,romfile=",
-        ]
-        return command
+        command += ["-netdev", f"user,id=net,{net}"]
+        return [*command, "-device", "virtio-net-pci,netdev=net,romfile="]
 
     def _initrd(self) -> Path:
         """With an archive behind it that holds the files of this boot."""
@@ -258,6 +252,12 @@ def powered(machine: Machine) -> Iterator[Machine]:
         yield machine
     finally:
         machine.cut()
+
+
+def _drive(name: str, file: str, how: str) -> list[str]:
+    """In this order they are /dev/vda, /dev/vdb."""
+    drive = f"file={file},format=raw,if=none,id={name},{how}"
+    return ["-drive", drive, "-device", f"virtio-blk-pci,drive={name}"]
 
 
 def _until_gone(lines: Iterable[str]) -> Iterator[str]:

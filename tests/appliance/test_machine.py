@@ -41,6 +41,7 @@ def test_it_boots_and_systemd_feeds_the_hardware(standing: Machine, told: Tell) 
     standing.up()
     told("power on", "the agent answers, and is fed")
     assert standing.order("cat /proc/1/comm; stat -fc %T /sys/fs/cgroup") == "systemd\ncgroup2fs"
+    assert standing.order("readlink /opt/holdfast/venv") == "slots/a", "as install.sh leaves it"
     identity, rest = standing.python(CAUSES).rsplit(maxsplit=1)
     assert (identity, rest) == ("i6300ESB timer", "15"), "no cause: it was the power"
     busy = CAUSES.replace(

@@ -36,13 +36,6 @@ NO_AGENT = "systemd.mask=holdfast.service"  # its commits would save what the ot
 PRODUCER = "/opt/holdfast/venv/bin/python -P /opt/appliance/producer.py"
 
 
-@pytest.fixture
-def chance() -> random.Random:
-    seed = int(os.environ.get("HOLDFAST_SEED", time.time_ns() % 10**9))
-    print(f"HOLDFAST_SEED={seed}")
-    return random.Random(seed)
-
-
 class Accepted:
     """What was answered for, over all cuts."""
 
@@ -88,14 +81,17 @@ def _send_sound(machine: Machine, accepted: Accepted, seed: int) -> None:
     sound = joined(SAMPLES, seed, 60.0)
     with suppress(*TROUBLE):  # the power went
         for number in range(10**6):
-            start = number * 1000 % (len(sound) - int(CLIP_S * RATE_HZ))
-            clip = io.BytesIO()
-            soundfile.write(
-                clip, sound[start:][: int(CLIP_S * RATE_HZ)], RATE_HZ, "PCM_16", format="WAV"
-            )
-            path = f"/api/v1/audio?source=gate&name=clip-{seed}-{number}&wait=false"
-            take = machine.ask("POST", path, clip.getvalue())
-            accepted.takes[take["take"]] = take["samples"]
+            send(machine, accepted, sound, f"clip-{seed}-{number}", number * 1000)
+
+
+def send(machine: Machine, accepted: Accepted, sound: Any, name: str, start: int) -> None:
+    """A piece of this sound, from this sample on, as a recording. Raises one of TROUBLE."""
+    samples = int(CLIP_S * RATE_HZ)
+    rows, clip = sound[start % (len(sound) - samples) :][:samples], io.BytesIO()
+    soundfile.write(clip, rows, RATE_HZ, "PCM_16", format="WAV")
+    path = f"/api/v1/audio?source=gate&name={name}&wait=false"
+    take = machine.ask("POST", path, clip.getvalue())
+    accepted.takes[take["take"]] = take["samples"]
 
 
 def test_what_was_accepted_outlasts_the_cuts(
@@ -139,16 +135,21 @@ def all_is_there(machine: Machine, accepted: Accepted) -> None:
         "held": len(there["numbers"]),
         "dropped": {},
     }
-    for take, samples in accepted.takes.items():
-        assert machine.ask("GET", f"/api/v1/audio/takes/gate/{take}")["samples"] == samples
-    report = verified(machine)
-    assert report["balanced"]
-    assert report["faults"] == []
+    takes_are_there(machine, accepted)
     start = machine.why()
     assert start["cause"] == "power"
     assert start["resets_left"] == start["resets_per_day_max"], "a power cut costs nothing"
     names = {one["name"] for one in machine.ask("GET", "/api/v1/conditions")["conditions"]}
     assert not names & {"store_quarantined", "store_damaged", "store_unwritable"}
+
+
+def takes_are_there(machine: Machine, accepted: Accepted) -> None:
+    """Each recording, all sound can be read, and the agent's ledger balances."""
+    for take, samples in accepted.takes.items():
+        assert machine.ask("GET", f"/api/v1/audio/takes/gate/{take}")["samples"] == samples
+    report = verified(machine)
+    assert report["balanced"]
+    assert report["faults"] == []
 
 
 def verified(machine: Machine) -> dict[str, Any]:

@@ -34,7 +34,7 @@ def configured(broker: Mosquitto) -> str:
     """The appliance's own configuration, with a small budget, and a broker on this host."""
     whole = yaml.safe_load((HERE / "root" / PLACE).read_text())
     whole["link"] = {"broker_url": f"mqtt://10.0.2.2:{broker.port}", "ack_from": "broker"}
-    whole["watchdog"] = {"resets_per_day_max": RESETS}
+    whole["watchdog"]["resets_per_day_max"] = RESETS
     return yaml.safe_dump(whole)
 
 

@@ -1,8 +1,8 @@
-"""The image of the appliance: Debian, and the agent under its own unit.
+"""The image of the appliance: Debian, and the agent as provisioning/install.sh puts it there.
 
-Three layers, each made of the one before: `debian` (debian.py), `wheels` with what the agent needs,
-as requirements/device.txt has it, and `agent`, whose `root.img` (ext4, no boot loader) a machine
-boots. A change of the agent makes that one anew, in seconds. Needs root, and what NEEDED names.
+Three layers: `debian` (debian.py); `wheels`, what requirements/device.txt names; and of both
+`agent`, whose `root.img` (ext4, no boot loader) a machine boots. A change of the agent makes that
+one anew, in half a minute. Needs root, and what NEEDED names.
 
 `python -m tests.appliance.image.build` makes it, and says where it is.
 """
@@ -33,10 +33,10 @@ NEEDED = {  # program: Debian's package
 PYTHON = "3.11"  # of the suite, which the wheels are for
 GLIBC = ("manylinux2014", "manylinux_2_17", "manylinux_2_24", "manylinux_2_28", "manylinux_2_34")
 LOCK = ROOT / "requirements" / "device.txt"
-OPT = Path("opt/holdfast")
-SITE = OPT / "venv" / "lib" / f"python{PYTHON}" / "site-packages"
-SHIPPED = ("agent", "models", "config", "pyproject.toml", "README.md")
-ENABLED = ("holdfast.service", "door.socket", "hand.socket")
+SHIPPED = ("agent", "fleet", "docs", "models", "provisioning", "pyproject.toml", "README.md")
+# While it is installed: the checkout, and all wheels.
+SOURCE, WHEELS = Path("srv/checkout"), Path("srv/wheels")
+ENABLED = ("door.socket", "hand.socket")  # beside the agent's own
 # What a device may have, and no test looks at: each costs some of a second under emulation.
 MASKED = (
     *("getty.target", "systemd-binfmt.service", "systemd-update-utmp.service"),
@@ -47,25 +47,19 @@ MASKED = (
     *("apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "fstrim.timer"),
     *("e2scrub_reap.service", "e2scrub_all.timer"),
 )
-SPARE_KIB = 192 * 1024  # of the root's file system, for what a boot writes
+SPARE_KIB = 1024 * 1024  # of the root's file system: for a boot, and for another version
 BLOCK_BYTES = 4096
-
-_HOLDFAST = f"""#!/{OPT}/venv/bin/python{PYTHON}
-import sys
-
-from agent.cli.command import main
-
-sys.exit(main())
-"""
 
 
 class Image(NamedTuple):
-    """What a machine boots; `owner` is the agent's user and group in there, as numbers."""
+    """What a machine boots; `owner` is the agent's user and group in there, as numbers; `wheels`
+    is a folder of all that the agent needs."""
 
     kernel: Path
     initrd: Path
     root: Path
     owner: str
+    wheels: Path
 
 
 def missing() -> str:
@@ -84,39 +78,34 @@ def build(cache: Path = CACHE, tell: Callable[[str], None] = print) -> Image:
         fcntl.flock(lock, fcntl.LOCK_EX)
         layers = Layers(cache, tell)
         system = layers.made("debian", debian.inputs(), debian.make)
-        of_wheels: list[Input] = [system.name, LOCK, repr((PYTHON, GLIBC))]
-        wheels = layers.made("wheels", of_wheels, partial(_make_wheels, system))
-        of_agent = [wheels.name, Path(__file__), *_files()]
-        agent = layers.made("agent", of_agent, partial(_make_agent, wheels))
+        wheels = layers.made("wheels", [LOCK, repr((PYTHON, GLIBC))], _take_wheels)
+        of_agent = [system.name, wheels.name, Path(__file__), *_files()]
+        agent = layers.made("agent", of_agent, partial(_make_agent, system, wheels))
     owner = (agent / "owner").read_text()
-    return Image(system / "vmlinuz", system / "initrd.gz", agent / "root.img", owner)
+    return Image(system / "vmlinuz", system / "initrd.gz", agent / "root.img", owner, wheels)
 
 
 def _files() -> list[Input]:
     """Each file that is put into the image: what git knows, and what it does not know yet."""
     listed = ["ls-files", "-z", "--cached", "--others", "--exclude-standard", "--"]
-    names = said("git", "-C", ROOT, *listed, *SHIPPED, "provisioning", HERE / "root")
+    names = said("git", "-C", ROOT, *listed, *SHIPPED, HERE / "root")
     found = (ROOT / name for name in sorted("".join(names).split("\0")))
     return [path for path in found if path.is_file()]
 
 
-def _make_wheels(system: Path, new: Path) -> None:
-    """A virtual environment with what the lock names, for the Python in there."""
-    root = new / "root"
-    run("cp", "-a", system / "root", root)
-    run("chroot", root, "python3", "-m", "venv", "--without-pip", f"/{OPT}/venv")
-    pip = [sys.executable, "-m", "pip", "install", "-qq", "--no-compile", "--only-binary=:all:"]
+def _take_wheels(new: Path) -> None:
+    """What the lock names, for the Python in there."""
+    pip = [sys.executable, "-m", "pip", "download", "-qq", "--only-binary=:all:"]
     pip += ["--implementation=cp", f"--python-version={PYTHON}"]
     pip += [f"--platform={one}_x86_64" for one in GLIBC]
-    run(*pip, "--require-hashes", f"--requirement={LOCK}", f"--target={root / SITE}")
-    _compile(root, f"/{OPT}", f"/usr/lib/python{PYTHON}")
+    run(*pip, "--require-hashes", f"--requirement={LOCK}", f"--dest={new}")
 
 
-def _make_agent(wheels: Path, new: Path) -> None:
+def _make_agent(system: Path, wheels: Path, new: Path) -> None:
     """`root.img`, and who owns what in there."""
     root = new / "root"
-    run("cp", "-a", wheels / "root", root)
-    install_agent(root)
+    run("cp", "-a", system / "root", root)
+    _install(root, wheels)
     run("cp", "-r", f"{HERE / 'root'}/.", root)
     run("chroot", root, "systemctl", "--quiet", "mask", *MASKED)
     run("chroot", root, "systemctl", "--quiet", "enable", *ENABLED)
@@ -125,33 +114,37 @@ def _make_agent(wheels: Path, new: Path) -> None:
     shutil.rmtree(root)
 
 
-def install_agent(root: Path) -> None:
-    """The agent in a tree, as an installer puts it there. The one place that knows how."""
-    for path in map(Path, _files()):
-        name = path.relative_to(ROOT)
+def _install(root: Path, wheels: Path) -> None:
+    """As whoever installs a device does it, on that device."""
+    checkout(root / SOURCE)
+    shutil.copytree(wheels, root / WHEELS)
+    own_wheel(root / SOURCE, root / WHEELS)
+    (root / "dev" / "watchdog").touch()  # the machine has one, where it boots
+    script = f"/{SOURCE}/provisioning/install.sh"
+    said("chroot", root, script, "--wheels", f"/{WHEELS}", "--enable")
+    for one in (SOURCE, WHEELS):
+        shutil.rmtree(root / one)
+
+
+def checkout(place: Path) -> None:
+    """What ships of this working tree, as a checkout has it."""
+    for path in _files():
+        name = Path(path).relative_to(ROOT)
         if name.parts[0] in SHIPPED:
-            place = root / (SITE if name.parts[0] == "agent" else OPT) / name
-            place.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(path, place)
-    command = root / OPT / "venv" / "bin" / "holdfast"
-    command.write_text(_HOLDFAST)
-    command.chmod(0o755)
-    unit = ROOT / "provisioning" / "systemd" / "holdfast.service"
-    shutil.copy(unit, root / "etc" / "systemd" / "system")
-    home = ("--home-dir=/var/lib/holdfast", "--shell=/usr/sbin/nologin")
-    run("chroot", root, "useradd", "--system", *home, "holdfast")
-    _compile(root, f"/{SITE}/agent")
+            (place / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, place / name)
+
+
+def own_wheel(source: Path, place: Path) -> None:
+    """The agent's own, of a checkout (which is not as it was afterwards), into a folder."""
+    pip = [sys.executable, "-m", "pip", "wheel", "-qq", "--no-deps", "--no-build-isolation"]
+    run(*pip, f"--wheel-dir={place}", source)
 
 
 def _owner(root: Path) -> str:
     rows = (root / "etc" / "passwd").read_text().splitlines()
     (owner,) = (row.split(":")[2:4] for row in rows if row.startswith("holdfast:"))
     return ":".join(owner)
-
-
-def _compile(root: Path, *places: str) -> None:
-    """Once here, not at each start: half of that, under emulation."""
-    run("chroot", root, "python3", "-m", "compileall", "-q", "-j0", *places)
 
 
 def _make_filesystem(root: Path, path: Path) -> None:

@@ -12,7 +12,7 @@ from tests.appliance.image.layers import Input, archive, run, said
 HERE = Path(__file__).parent
 SUITE = "bookworm"
 PACKAGES = (
-    *("systemd-sysv", "udev", "e2fsprogs", "python3", "libstdc++6"),
+    *("systemd-sysv", "udev", "e2fsprogs", "python3", "python3-venv", "libstdc++6"),
     *("zlib1g", "procps", "util-linux"),
 )
 KERNEL = ("linux-image-amd64", "busybox-static")

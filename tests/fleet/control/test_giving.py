@@ -21,7 +21,7 @@ from tests.fleet.control.rig import ControlProcess, fleet, happens
 from tests.outside import Mosquitto, running
 from tests.sim.commanded import Commanded, Crew
 from tests.updates.bed import CONTENT, TARGET, FakeClock, Shop, content, silent
-from tests.updates.test_chunks import device
+from tests.updates.by_broker import device
 
 PREFIX, PIECE_BYTES = "holdfast/v1", 1024
 PATH = "metadata/large.json"
@@ -35,7 +35,7 @@ async def test_a_device_fetches_through_the_daemon(tmp_path: Path) -> None:
     broker, url = Mosquitto(tmp_path), f"sqlite:///{tmp_path}/fleet.db"
     control = ControlProcess(tmp_path, broker.url, url, "--content", str(shop.served))
     with running(broker, control):
-        async with Crew([Commanded("press-1", broker.url)]), device(broker) as chunks:
+        async with Crew([Commanded("press-1", broker.url)]), device(broker.url) as chunks:
             there = content(tmp_path / "device", shop, "mqtt:", chunks=chunks)
             fetched, ordered = await asyncio.gather(
                 there.fetch(TARGET, silent),
