@@ -29,10 +29,11 @@ app.add_typer(bundle_cli.app, name="bundle")
 app.add_typer(identity_cli.app, name="identity")
 app.add_typer(updates_cli.app, name="updates")
 app.add_typer(rollout.app, name="rollout")
+app.add_typer(devices.devices_app, name="devices")
 app.add_typer(devices.tag_app, name="tag")
 app.add_typer(devices.twin_app, name="twin")
 for _command in (
-    *(ingest_cli.ingest, package_cli.package, serve.control, devices.devices, devices.status),
+    *(ingest_cli.ingest, package_cli.package, serve.control, devices.status),
     *(send.send, send.commands, devices.watch),
 ):
     app.command()(_command)

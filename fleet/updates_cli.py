@@ -154,7 +154,8 @@ def publish(
 ) -> None:
     """Sign the draft, and let devices see it. Without a draft: snapshot and timestamp anew.
 
-    Run it from a timer with the online keys, more often than the timestamp expires.
+    Run it from a timer with the online keys, more often than the timestamp expires: a draft waits
+    until the keys of targets are at hand, too. With --renew it always waits.
     """
     from fleet.updates import drafting
     from fleet.updates.repository import ROLES, Repository
@@ -163,11 +164,14 @@ def publish(
     repository = Repository(home)
     with repository.locked():
         state = repository.state()
-        signed = _publishing(repository, keys).publish(state, drafting.draft(repository), renew)
-        drafting.done(repository, state)
-    versions = {role: getattr(state, role).signed.version for role in signed}
+        done = _publishing(repository, keys).publish(state, drafting.draft(repository), renew)
+        if not done.waits:
+            drafting.done(repository, state)
+    versions = {role: getattr(state, role).signed.version for role in done.signed}
     told = ", ".join(f"{role} {version}" for role, version in versions.items())
-    _say(as_json, {"signed": versions}, f"published: {told}")
+    waits = [f"the draft is not published: {done.waits}"] if done.waits else []
+    document = {"signed": versions} | ({"draft_waits": done.waits} if done.waits else {})
+    _say(as_json, document, f"published: {told}", *waits)
 
 
 @app.command("rotate")

@@ -5,10 +5,10 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from agent.words import counted, printable
 from fleet.store.gaps import Conflict, Report
+from fleet.table import Table
 
 _HEARD = ("presence_us", "heartbeat_us", "stored_us")
 _PRESENCE = {True: "[green]online[/]", False: "[red]offline[/]", None: "[dim]unknown[/]"}
@@ -18,14 +18,16 @@ def devices(found: list[dict[str, Any]]) -> None:
     """One line each."""
     console = Console(highlight=False)
     online = sum(one["online"] is True for one in found)
-    console.print(f"{counted(len(found), 'device')}, {online:,} online")
+    retired = sum(one["retired"] for one in found)
+    rest = f", {retired:,} retired" if retired else ""
+    console.print(f"{counted(len(found), 'device')}, {online:,} online{rest}")
     columns = (">heard", ">records", ">size", ">gaps", ">blobs", ">orders", "tags")
-    rows = table("device", "presence", "status", *columns)
+    rows = Table("device", "presence", "status", *columns)
     for one in found:
         heard = max(filter(None, (one[key] for key in _HEARD)), default=None)
         rows.add_row(
             plain(one["device"]),
-            _PRESENCE[one["online"]],
+            "[dim]retired[/]" if one["retired"] else _PRESENCE[one["online"]],
             plain(one["status"] or ""),
             *(age(heard), f"{one['records']:,}", _size(one["size_bytes"])),
             *(f"{one[key]:,}" if one[key] else "" for key in ("gaps", "unfinished", "open")),
@@ -43,7 +45,7 @@ def gaps(found: Report) -> None:
     if found.gaps:
         total = counted(found.gaps_total, "gap")
         console.print(f"{total}: seqs that are missing below one that is there")
-        rows = table("device", "epoch", "stream", ">first", ">last", ">records", ">since")
+        rows = Table("device", "epoch", "stream", ">first", ">last", ">records", ">since")
         for one in found.gaps:
             rows.add_row(
                 *map(plain, (one.device, one.epoch, one.stream)),
@@ -56,7 +58,7 @@ def gaps(found: Report) -> None:
     if found.differences:
         console.print("ledgers that do not fit what is stored")
         columns = (">produced", ">delivered", ">held", ">dropped", ">unexplained")
-        rows = table("device", "epoch", "stream", *columns, ">stored", ">lost")
+        rows = Table("device", "epoch", "stream", *columns, ">stored", ">lost")
         for each in found.differences:
             told = (each.produced, each.delivered, each.held, each.dropped, each.unexplained)
             counts = (f"{n:,}" for n in (*told, each.stored, each.lost))
@@ -72,7 +74,7 @@ def _conflicts(console: Console, found: list[Conflict]) -> None:
         "have one.\nWhat came first is stored. The device keeps the other records, and its "
         "`holdfast status` says what to do"
     )
-    rows = table("device", "epoch", "stream", ">first", ">last", ">batches", ">since", ">last")
+    rows = Table("device", "epoch", "stream", ">first", ">last", ">batches", ">since", ">last")
     for one in found:
         rows.add_row(
             *map(plain, (one.device, one.epoch, one.stream)),
@@ -80,20 +82,6 @@ def _conflicts(console: Console, found: list[Conflict]) -> None:
             *(f"{one.batches:,}", age(one.since_us), age(one.last_us)),
         )
     console.print(rows)
-
-
-def table(*columns: str) -> Table:
-    """Columns of text; those whose name begins with `>` hold numbers and are never folded."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for column in columns:
-        number = column.startswith(">")
-        table.add_column(
-            column.lstrip(">"),
-            justify="right" if number else "left",
-            no_wrap=number or column == "epoch",
-            overflow="fold",
-        )
-    return table
 
 
 def plain(text: str) -> str:

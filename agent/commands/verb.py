@@ -10,9 +10,14 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from msgspec import Struct
 
+from agent.errors import NotNow
 from agent.forms import Scope
 
 A = TypeVar("A", bound=Struct)
+
+
+IsOpen = Callable[[str], Awaitable[bool]]
+"""Whether the command of this id has not ended here (store/journal.py)."""
 
 
 class NoArgs(Struct, frozen=True, forbid_unknown_fields=True):
@@ -67,6 +72,13 @@ class Verb(NamedTuple, Generic[A]):
     grave: bool = False
     foreign: Callable[[A], str] | None = None
     about: Callable[[A], str] | None = None
+
+
+def not_ended(command: str | None) -> NotNow:
+    """There is nothing to take back of a command, and there may be yet."""
+    return NotNow(
+        f"{command} has not ended here: what it brings is to be seen", "order it again when it has"
+    )
 
 
 def again(

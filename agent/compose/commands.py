@@ -131,7 +131,7 @@ class CommandParts:
             ),
             WatchdogVerbs(watchdog.watchdog, watchdog.chronicle.last, watchdog.starts.resume),
             TokenVerbs(self._token_rows, tokens.place, tokens.revoke, tokens.get),
-            ConfigVerbs(self._versions),
+            ConfigVerbs(self._versions, core.store.journal.is_open),
             JobVerbs(self._submitted, parts.jobs.show, parts.jobs.cancel),
             DiagnosticVerbs(self._checks(), lambda level: logs.RECENT.lines(0, level).lines),
             CommandVerbs(

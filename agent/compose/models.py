@@ -32,7 +32,7 @@ class ModelParts:
         parts = Parts(inference.domains, prove, settings.probation, inference.hold, clock)
         self.probation = Probation(Trials(core.beside("trials.json")), parts, core.conditions)
         models = Models(settings, self._repository, inference.domains, self.probation, content)
-        self.verbs = ModelVerbs(models)
+        self.verbs = ModelVerbs(models, core.store.journal.is_open)
 
     def restore(self, *, crashed: bool) -> None:
         """Go on from where the last run ended. `crashed`: it had ended unasked."""

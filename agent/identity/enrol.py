@@ -21,6 +21,7 @@ from agent.identity.pair import Pair, Shown
 from agent.known_time import KnownTime
 from agent.protocol.enrolment import Enrolment, decode
 
+MQTT = "mqtt:"  # whoever gives orders has content, too; until another source is named
 Lines = dict[tuple[str, ...], Any]  # of the configuration: key, value
 
 
@@ -103,6 +104,10 @@ class Place:
             lines["bundle", "fleet_keys"] = enrolment.fleet_keys
         if enrolment.command_keys:
             lines["commands", "keys"] = enrolment.command_keys
+        if enrolment.tuf_root:
+            lines["updates", "root_file"] = str(self.tuf_root_file)
+            if not self._settings.updates.urls:
+                lines["updates", "urls"] = [MQTT]
         return lines
 
     def _put(self, path: Path, content: bytes) -> None:

@@ -255,6 +255,11 @@ class Journal:
         """The command of this id."""
         return await self._database.read(lambda c: rows.find(c, name))
 
+    async def is_open(self, name: str) -> bool:
+        """Whether the command of this id is here, and has not ended."""
+        entry = await self.get(name)
+        return entry is not None and entry.state not in rows.ENDED
+
     async def page(self, before: int | None, count: int) -> list[Entry]:
         """Up to `count` commands below a number, the newest first."""
         most = before if before is not None else 1 << 62

@@ -5,7 +5,7 @@ and begun again with that step it does what is left, once:
 
     install     fetching ─► unpacking ─► placing ─► placed ─► (as activate)
     activate    activating ─► the end of its probation (probation.py)
-    roll back   rolling_back
+    roll back   rolling_back (going_back.py)
     remove      removing
 
 Up to `placing` it begins anew: a version that lies in its place with the very content is the one
@@ -30,6 +30,7 @@ from agent.config import Models as Settings
 from agent.errors import HoldfastError, ModelError, NotNow, NotThere, RequestError
 from agent.inference.domains.renewed import Renewed
 from agent.updates.archive import Wanted
+from agent.updates.going_back import GoingBack
 from agent.updates.orders import (
     Content,
     Fetched,
@@ -70,6 +71,7 @@ class Models:
         self._domains = domains
         self._probation = probation
         self._content = content
+        self._going_back = GoingBack(domains, probation)
 
     def foreign(self, source: str) -> str:
         """The source of a target, where it is none of those that are configured; else ''."""
@@ -102,7 +104,7 @@ class Models:
         Raises ModelError where it was taken back, or never served; NotThere, NotNow.
         """
         step = step_of(order.step)
-        await self._settled(name)
+        await self._domains.settled(name)
         if step.at != "activating":
             if version is None:
                 version = await asyncio.to_thread(self._newest, name)
@@ -127,33 +129,9 @@ class Models:
         await self._probation.activate(trial)
         return judged(await self._probation.over(name, order.id, order.tell))
 
-    async def roll_back(self, order: Order, name: str) -> Outcome:
-        """Have the former version serve; a probation ends with that. Raises HoldfastError."""
-        step = step_of(order.step)
-        await self._settled(name)
-        if self._probation.activating(name):
-            raise NotNow(
-                f"a version of {name} is just being proved, and is to serve then",
-                "order it again when it is on probation: model.list says so",
-            )
-        if step.at != "rolling_back":
-            trial = self._probation.watched(name)
-            to = trial.former if trial else self._domains.former(name)
-            if to is None:
-                raise NotNow(
-                    f"model {name}: there is no former version to go back to",
-                    f"model.activate {name} and a version",
-                )
-            step = Step("rolling_back", name, to, self._domains.version(name))
-            await order.note(step.text())
-        to = step.version
-        if self._domains.version(name) != to:
-            trial = await self._probation.take_back(name, "model.rollback was ordered")
-            if trial and trial.state != "taken_back":
-                raise ModelError(f"{name}/{to} does not serve: {trial.why}", "holdfast logs")
-        if self._domains.version(name) != to:
-            await self._domains.return_to(name, to)
-        return Outcome(name=name, version=to, former=step.former)
+    async def roll_back(self, order: Order, name: str, of: str) -> Outcome:
+        """Have the former version serve; going_back.py says more. Raises HoldfastError."""
+        return await self._going_back.roll_back(order, name, of)
 
     async def remove(self, order: Order, name: str, version: int) -> Outcome:
         """Have a version be gone from the disk.
@@ -162,7 +140,7 @@ class Models:
         NotThere, ModelError.
         """
         step = step_of(order.step)
-        await self._settled(name)
+        await self._domains.settled(name)
         trial = self._probation.watched(name)
         if trial and version in (trial.version, trial.former):
             raise NotNow(
@@ -204,7 +182,7 @@ class Models:
         model = await _halting(partial(self._repository.stage, path, wanted))
         name, version = model.manifest.name, model.manifest.version
         if not await asyncio.to_thread(self._repository.there, model):
-            await self._settled(name)
+            await self._domains.settled(name)
             proved = await self._domains.try_out(model)
             step = Step("placing", name, version, fresh=True, proved=proved)
             await order.note(step.text())
@@ -254,14 +232,6 @@ class Models:
             log.warning("%s", error)  # the next order tries again, and fails of it
         if fetched and self._content:
             await self._content.drop(fetched)
-
-    async def _settled(self, name: str) -> None:
-        """Until it is known which version serves, where that is about to be."""
-        domain = self._domains.serving(name)
-        if domain and not domain.models:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(domain.settings.start_timeout_s):
-                    await domain.tried.wait()
 
     async def _thin_out(self, name: str, fresh: int) -> list[int]:
         """Have the oldest go that nobody needs, beyond `versions_max`; which went."""

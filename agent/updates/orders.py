@@ -97,11 +97,11 @@ class Outcome(Struct, frozen=True, omit_defaults=True, kw_only=True):
 
     `installed`: the version was not there before. `proved`: it has shown what it must, in a process
     of its own. `removed`: older versions that went for it. `former` served until now. `seen` and
-    `before` are what calls to it, and to the former version, came to.
+    `before` are what calls to it, and to the former version, came to. `why` nothing was done.
     """
 
-    name: str
-    version: int
+    name: str = ""
+    version: int = 0
     installed: bool = False
     proved: bool = False
     removed: list[int] = []
@@ -109,6 +109,7 @@ class Outcome(Struct, frozen=True, omit_defaults=True, kw_only=True):
     probation: str = ""
     seen: Seen | None = None
     before: Seen | None = None
+    why: str = ""
 
 
 class Row(Struct, frozen=True, omit_defaults=True, kw_only=True):

@@ -90,6 +90,10 @@ class Probation:
         trial = self._trials.of(name)
         return trial if trial and trial.state in ("watched", "taking_back") else None
 
+    def brought(self, command: str) -> Trial | None:
+        """Which version a command activated; None where it did not, or another one has since."""
+        return next((one for one in self._trials.all() if one.command == command), None)
+
     def activating(self, name: str) -> bool:
         """Whether a version of a model is just about to serve."""
         return name in self._activating

@@ -117,15 +117,22 @@ class Book(Struct, frozen=True):
             raise NotThere(f"no version {number} is kept", f"kept are {known}")
         return found
 
-    def previous(self) -> int:
-        """The version to go back to: of a trial its former, else what was confirmed before.
+    def chosen_by(self, order: str) -> int | None:
+        """The version that an order has chosen; None: it has chosen none."""
+        of = [s.number for s in self.steps if s.order == order and s.state == "chosen"]
+        return of[-1] if of else None
+
+    def previous(self, order: str = "") -> int:
+        """The version to go back to: of a trial its former, else what was confirmed before; and
+        with `order`, before that order has chosen the live one.
 
         Raises NotThere.
         """
         if self.trial:
             return self.trial.former
         kept = {one.number for one in self.versions}
-        for step in reversed(self.steps):
+        ours = [at for at, s in enumerate(self.steps) if s.order == order and s.state == "chosen"]
+        for step in reversed(self.steps[: ours[-1]] if order and ours else self.steps):
             if step.state == "confirmed" and step.number != self.live and step.number in kept:
                 return step.number
         raise NotThere("no version was confirmed before the live one", "holdfast config versions")

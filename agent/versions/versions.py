@@ -142,18 +142,25 @@ class Versions:
             await self._have(read.settings, found, why)
             return self._applied(number, found, read.lost)
 
-    async def roll_back(self, number: int | None, order: str = "", why: str = "") -> ConfigApplied:
+    async def roll_back(
+        self, number: int | None, order: str = "", why: str = "", of: str = ""
+    ) -> ConfigApplied:
         """Have a version that is kept in force, by default the former one; a trial ends with that.
 
-        Raises HoldfastError. Where it takes a restart, that begins now.
+        `of`: nothing is done unless the version is live that this order has chosen; the former one
+        is what was confirmed before that. Raises HoldfastError. Where it takes a restart, that
+        begins now.
         """
-        return await through(self._roll_back(number, order, why))
+        return await through(self._roll_back(number, order, why, of))
 
-    async def _roll_back(self, number: int | None, order: str, why: str) -> ConfigApplied:
+    async def _roll_back(self, number: int | None, order: str, why: str, of: str) -> ConfigApplied:
         async with self._changing:
             self._check_ending()
             book = self._kept.book
-            number = book.previous() if number is None else number
+            if of and book.chosen_by(of) != book.live:
+                word = f"nothing was done: no version that {of} has chosen is live"
+                return ConfigApplied(book.live, "same", why=word)
+            number = book.previous(of) if number is None else number
             if number == book.live and not book.trial:
                 return ConfigApplied(number, "same")
             settings = await asyncio.to_thread(self._kept.settings, number)

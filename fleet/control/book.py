@@ -15,6 +15,7 @@ from msgspec import Struct
 from agent.errors import NotNow
 from agent.protocol.commands import Result
 from agent.words import quoted
+from fleet.control import retired
 from fleet.control.orders import Order
 from fleet.control.words import is_news
 from fleet.store.database import Row, Transaction
@@ -125,8 +126,9 @@ async def add(
 ) -> None:
     """Enter orders: to be published at once, those of a rollout when it says so, `carried` never.
 
-    Raises NotNow when a device has a command of such an id already.
+    Raises NotNow when a device has a command of such an id already, or is retired.
     """
+    await retired.check(transaction, [one.device for one in orders])
     taken = await transaction.fetch(_TAKEN, [[one.device, one.id] for one in orders])
     for device, id_ in taken:
         raise NotNow(f"{device} has a command {id_} already", "choose another --id")

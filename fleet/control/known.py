@@ -1,4 +1,4 @@
-"""What the controller knows of devices: whether they are there, and their tags."""
+"""What the controller knows of devices: whether they are there, their tags, and who is retired."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -18,9 +18,13 @@ since_us = CASE WHEN presences.online = excluded.online
 _TAG = "INSERT INTO tags (device, tag) VALUES ($1, $2) ON CONFLICT (device, tag) DO NOTHING"
 _UNTAG = "DELETE FROM tags WHERE device = $1 AND tag = $2"
 _TAGGED = """
-SELECT device FROM tags WHERE tag = ANY($1) GROUP BY device HAVING count(*) = $2 ORDER BY device
+SELECT device FROM tags WHERE tag = ANY($1) AND device NOT IN (SELECT device FROM retired)
+GROUP BY device HAVING count(*) = $2 ORDER BY device
 """
-_ALL = "SELECT device FROM presences UNION SELECT device FROM tags ORDER BY device"
+_ALL = """
+SELECT device FROM presences UNION SELECT device FROM tags EXCEPT SELECT device FROM retired
+ORDER BY device
+"""
 _OPEN = """
 SELECT device, count(*) FROM commands WHERE ended_us IS NULL AND state <> 'planned'
 GROUP BY device
@@ -29,7 +33,7 @@ GROUP BY device
 
 class Known(Struct, frozen=True):
     """A device; `online` is what its presence said last, None: nothing yet. `open` counts its
-    orders without a last word."""
+    orders without a last word. `retired`: nothing is ordered of it any more."""
 
     device: str
     online: bool | None
@@ -37,6 +41,7 @@ class Known(Struct, frozen=True):
     version: str | None
     tags: list[str]
     open: int
+    retired: bool
 
 
 async def presences(transaction: Transaction, said: Mapping[str, Presence], now_us: int) -> None:
@@ -72,7 +77,7 @@ async def tagged(transaction: Transaction, tags: Sequence[str]) -> list[str]:
 
 
 async def names(transaction: Transaction) -> list[str]:
-    """All devices that came, or were tagged."""
+    """All devices that came, or were tagged, and are not retired."""
     return [row[0] for row in await transaction.fetch(_ALL)]
 
 
@@ -83,10 +88,11 @@ async def devices(transaction: Transaction) -> list[Known]:
     for device, word in await transaction.fetch("SELECT device, tag FROM tags ORDER BY tag"):
         tags.setdefault(device, []).append(word)
     waits = dict(map(tuple, await transaction.fetch(_OPEN)))
+    out = {row[0] for row in await transaction.fetch("SELECT device FROM retired")}
     found = []
-    for device in sorted({*there, *tags, *waits}):
+    for device in sorted({*there, *tags, *waits, *out}):
         online, since_us, version = there.get(device, (None, None, None))
         online = None if online is None else bool(online)
-        told = (online, since_us, version, tags.get(device, []), int(waits.get(device, 0)))
-        found.append(Known(device, *told))
+        told = (tags.get(device, []), int(waits.get(device, 0)), device in out)
+        found.append(Known(device, online, since_us, version, *told))
     return found

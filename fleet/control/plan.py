@@ -13,6 +13,7 @@ from agent.forms import Share
 IN_FLIGHT_MAX = 100_000
 MEMBERS_MAX = 100_000
 STEPS_MAX = 100
+ROLLBACKS = ("agent.rollback", "config.rollback", "model.rollback")
 Back = Literal["", "failed", "abort", "both"]
 Seconds = Annotated[float, Meta(ge=0, le=31_536_000)]
 
@@ -48,6 +49,22 @@ def ordered(devices: Iterable[str], seed: str) -> list[str]:
     return sorted(
         set(devices), key=lambda name: hashlib.sha256(f"{seed}\0{name}".encode()).digest()
     )
+
+
+def way_back(name: str, args: dict[str, Any], id_: str) -> dict[str, Any]:
+    """The arguments of the command that takes a rollout's one (`id_`) back.
+
+    Some of the devices to which it is sent took the version back themselves, or never had it: a
+    rollback is of what `id_` brought alone, else it would lead to that. Raises RequestError.
+    """
+    if name not in ROLLBACKS:
+        return args
+    if args.get("of", id_) != id_:
+        raise RequestError(
+            f"--rollback-args: {name} of {args['of']!r}; expected this rollout's id, {id_}",
+            "leave `of` out: it is filled in",
+        )
+    return {**args, "of": id_}
 
 
 def shares(text: str, members: int) -> list[int]:

@@ -1,6 +1,7 @@
 """Twins: what the fleet wants of a device, and what the device says it is.
 
-Limits  : TWIN_BYTES_MAX of a document.
+Limits  : TWIN_BYTES_MAX of a document. A device's word on the version that it has is believed up to
+          BELIEVED_MAX: half of what a version may be.
 Format  : agent/protocol/twin.py. `version` is given here, and grows by one with each change.
 Recovery: a document is due until the broker has it.
 """
@@ -10,13 +11,16 @@ from typing import Any
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from agent.errors import NotNow, ProtocolError, RequestError
 from agent.protocol import twin
 from agent.protocol.signing import Key
 from agent.protocol.twin import Desired, Reported
-from fleet.store.database import Transaction
+from fleet.control import retired
+from fleet.store.database import Row, Transaction
 
+BELIEVED_MAX = 2**52
 _READ = "SELECT device, version, desired, due, desired_us, reported, reported_us FROM twins"
 _DESIRE = """
 INSERT INTO twins (device, version, desired, due, desired_us) VALUES ($1, $2, $3, TRUE, $4)
@@ -57,46 +61,96 @@ class Twin(Struct, frozen=True):
     reported_us: int | None
 
 
-async def read(transaction: Transaction, device: str, *, change: bool = False) -> Twin:
+class Desiring(Struct, frozen=True):
+    """What is wanted now, and of which devices nothing is: why."""
+
+    twins: list[Twin]
+    left_out: dict[str, str]
+
+
+async def read(transaction: Transaction, device: str) -> Twin:
     """What is known; an empty one for a device of which nothing is."""
-    lock = " FOR UPDATE" if change else ""
-    rows = await transaction.fetch(f"{_READ} WHERE device = $1{lock}", device)
-    for name, version, desired, due, desired_us, reported, reported_us in rows:
-        wanted = twin.decode(desired.encode()) if desired else None
-        said = msgspec.json.decode(reported, type=Reported) if reported else None
-        document, by = (wanted.desired, wanted.by) if wanted else (None, "")
-        return Twin(name, version, document, by, bool(due), desired_us, said, reported_us)
-    return Twin(device, 0, None, "", False, None, None, None)
+    return (await _read(transaction, [device], ""))[device]
 
 
 async def desire(
-    transaction: Transaction, device: str, wish: Wish, now_us: int, key: Key | None = None
-) -> Twin:
-    """Want this of a device, signed with `key`.
+    transaction: Transaction,
+    devices: Sequence[str],
+    wish: Wish,
+    now_us: int,
+    key: Key | None = None,
+) -> Desiring:
+    """Want this of devices, signed with `key`.
 
-    Raises NotNow when the version is another, RequestError for what is no document.
+    Raises NotNow when a version is another, or a device is retired; RequestError for what is no
+    document.
     """
-    was = await read(transaction, device, change=True)
+    await retired.check(transaction, devices)
+    known, wanted = await _read(transaction, sorted(set(devices)), " FOR UPDATE"), list[Twin]()
+    rows, left_out = list[Row](), dict[str, str]()
+    for device, was in known.items():
+        if why := _pinned(was, signed=key is not None):
+            left_out[device] = why
+            continue
+        made = _made(was, wish)
+        payload = twin.sign(made, key) if key else msgspec.json.encode(made)
+        try:
+            twin.decode(payload)
+        except ProtocolError as error:
+            raise RequestError(f"no document for {device!r}: {error}", "correct it") from error
+        rows.append((device, made.version, payload.decode(), now_us))
+        told = {"version": made.version, "desired": made, "by": key.public if key else ""}
+        wanted.append(replace(was, **told, due=True, desired_us=now_us))
+    await transaction.many(_DESIRE, rows)
+    return Desiring(wanted, left_out)
+
+
+async def _read(transaction: Transaction, devices: Sequence[str], lock: str) -> dict[str, Twin]:
+    """By device, each of these."""
+    sql = f"{_READ} WHERE device = ANY($1) ORDER BY device{lock}"
+    found = {device: Twin(device, 0, None, "", False, None, None, None) for device in devices}
+    for device, version, desired, due, desired_us, reported, reported_us in await transaction.fetch(
+        sql, list(devices)
+    ):
+        wanted = twin.decode(desired.encode()) if desired else None
+        said = msgspec.json.decode(reported, type=Reported) if reported else None
+        document, by = (wanted.desired, wanted.by) if wanted else (None, "")
+        told = (version, document, by, bool(due), desired_us, said, reported_us)
+        found[device] = Twin(device, *told)
+    return found
+
+
+def _pinned(was: Twin, *, signed: bool) -> str:
+    """Why no document that is given here would count on a device; empty: one would.
+
+    A version may be anything that a device says, or that somebody wrote to an open broker. What is
+    signed takes the place of what is not, whatever its version.
+    """
+    said = was.reported.desired_version if was.reported else 0
+    if signed or said <= max(was.version, BELIEVED_MAX):
+        return ""
+    return (
+        f"it says that it has version {said} of what is wanted, which nobody here gave it; what is "
+        "signed (--sign) takes its place"
+    )
+
+
+def _made(was: Twin, wish: Wish) -> Desired:
+    """Raises NotNow when the version is another."""
     if wish.if_version is not None and wish.if_version != was.version:
         raise NotNow(
-            f"{device}: its desired document has version {was.version}, not {wish.if_version}",
+            f"{was.device}: its desired document has version {was.version}, not {wish.if_version}",
             "look at it with `holdfast-fleet twin get`, and try again",
         )
+    # A database that was put back from a copy knows less than the device does.
+    said = was.reported.desired_version if was.reported else 0
     before = was.desired or Desired(version=0)
-    made = Desired(
-        # A database that was put back from a copy knows less than the device does.
-        version=max(was.version, was.reported.desired_version if was.reported else 0) + 1,
+    return Desired(
+        version=max(was.version, said if said <= BELIEVED_MAX else 0) + 1,
         state=merged(before.state, wish.state) if wish.merge else wish.state,
-        device=device,
+        device=was.device,
         enforce=before.enforce if wish.enforce is None else wish.enforce,
     )
-    payload = twin.sign(made, key) if key else msgspec.json.encode(made)
-    try:
-        twin.decode(payload)
-    except ProtocolError as error:
-        raise RequestError(f"no document for {device!r}: {error}", "correct it") from error
-    await transaction.execute(_DESIRE, device, made.version, payload.decode(), now_us)
-    return await read(transaction, device)
 
 
 def merged(target: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, Any]:

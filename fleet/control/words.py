@@ -6,7 +6,8 @@
     sent       the broker has it; the device has not answered
     accepted, running, succeeded, failed, expired, interrupted, refused: the device's word
     lapsed     it expired before the device said a word
-    withdrawn  taken back before the device said a word; it may have got it nevertheless
+    withdrawn  taken back before the device said a word; it may have got it nevertheless. Or the
+               device was retired, whatever it had said
 
 A device's word stands above the controller's: what was lapsed or withdrawn becomes what the device
 says it is. Its first final word stands; a later one that differs changes nothing.

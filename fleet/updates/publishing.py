@@ -6,12 +6,13 @@ the former ones too, as far as they are at hand, and the root is written last: a
 in between believes it, whichever root it has got to.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from copy import deepcopy
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
+from msgspec import Struct
 from securesystemslib.signer import Key
 from tuf.api.exceptions import UnsignedMetadataError
 from tuf.api.metadata import (
@@ -38,6 +39,13 @@ BELOW: dict[str, tuple[str, ...]] = {  # what a role vouches for, at once or at 
     Snapshot.type: (Targets.type,),
     Timestamp.type: (Targets.type, Snapshot.type),
 }
+
+
+class Published(Struct, frozen=True):
+    """The roles that were signed; why the draft `waits` (empty: it does not)."""
+
+    signed: list[str]
+    waits: str
 
 
 class Publishing:
@@ -67,13 +75,20 @@ class Publishing:
         self._write(state, list(ROLES), root.signed)
         return state
 
-    def publish(self, state: State, draft: Draft, renew: Iterable[str] = ()) -> list[str]:
-        """The draft, and a new signature of what is in `renew`; the roles that were signed.
+    def publish(self, state: State, draft: Draft, renew: Iterable[str] = ()) -> Published:
+        """The draft; or a new signature of what is in `renew`, and no draft.
 
-        Without either, snapshot and timestamp are. Raises NotNow.
+        Without either, snapshot and timestamp are signed anew, and so they are where a draft waits
+        for keys of targets that are not at hand: else the timestamp would expire meanwhile. Raises
+        NotNow.
         """
-        wanted = set(renew) or {Snapshot.type}
-        if not draft.empty:
+        wanted, waits = set(renew) or {Snapshot.type}, ""
+        if renew and not draft.empty:
+            waits = "--renew signs anew what is published"
+        elif not draft.empty:
+            names = state.root.signed.roles[Targets.type]
+            waits = _lacking(Targets.type, names, self._signers)
+        if not draft.empty and not waits:
             wanted.add(Targets.type)
             _apply(state.targets.signed, draft)
         signed = [role for role in ROLES if role in wanted or wanted.intersection(BELOW[role])]
@@ -81,7 +96,7 @@ class Publishing:
         for role in signed:
             self._next(state, role)
         self._write(state, signed, formerly)
-        return signed
+        return Published(signed, waits)
 
     def rotate(
         self, state: State, role: str, keys: Iterable[Key], threshold: int, *, keep: bool
@@ -157,13 +172,22 @@ def _check(document: Document, role: str, root: Root) -> None:
     try:
         root.verify_delegate(role, document.signed_bytes, document.signatures)
     except UnsignedMetadataError as error:
-        names = root.roles[role]
-        lacking = [one[:12] for one in names.keyids if one not in document.signatures]
         raise NotNow(
-            f"{role}: needs {names.threshold} of {counted(len(names.keyids), 'signature')}, and "
-            f"{len(names.keyids) - len(lacking)} could be made; not at hand: {', '.join(lacking)}",
+            _lacking(role, root.roles[role], document.signatures),
             "plug in the stick with these keys, and name its folder with --keys (again for each)",
         ) from error
+
+
+def _lacking(role: str, names: Role, made: Container[str]) -> str:
+    """Which keys are missing; empty: there are as many as it takes."""
+    lacking = [one[:12] for one in names.keyids if one not in made]
+    could = len(names.keyids) - len(lacking)
+    if could >= names.threshold:
+        return ""
+    return (
+        f"{role}: needs {names.threshold} of {counted(len(names.keyids), 'signature')}, and "
+        f"{could} could be made; not at hand: {', '.join(lacking)}"
+    )
 
 
 def _apply(targets: Targets, draft: Draft) -> None:

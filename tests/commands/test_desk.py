@@ -342,3 +342,14 @@ async def test_an_orderly_end_counts_against_no_command(tmp_path: Path) -> None:
     async with rig(tmp_path) as one:
         one.effects.gate.set()
         assert (await one.ended()).state == "succeeded"
+
+
+async def test_an_order_is_open_until_it_has_ended(tmp_path: Path) -> None:
+    async with rig(tmp_path) as one:
+        journal = one.store.journal
+        assert not await journal.is_open("one")
+        await one.order("wait")
+        assert await journal.is_open("one")
+        one.effects.gate.set()
+        await one.ended()
+        assert not await journal.is_open("one")

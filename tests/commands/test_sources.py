@@ -35,7 +35,7 @@ def verbs(folder: Path, shop: Shop) -> Iterable[Verb[Any]]:
     nobody: Any = None
     models = Models(nobody, nobody, nobody, nobody, fetcher)
     yield from UpdateVerbs(fetcher, 60.0, 60.0).verbs()
-    yield from ModelVerbs(models).verbs()
+    yield from ModelVerbs(models, nobody).verbs()
     yield from AgentVerbs(nobody, fetcher).verbs()
 
 

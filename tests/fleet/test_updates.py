@@ -21,7 +21,7 @@ from fleet.cli import app
 from fleet.updates import drafting, keys, showing
 from fleet.updates.draft import Terms
 from fleet.updates.repository import Repository
-from tests.updates.bed import DAY_S, NOW_S, TARGET, Shop, believe
+from tests.updates.bed import CONTENT, DAY_S, NOW_S, TARGET, Shop, believe
 
 FLEET_COMMAND = Path(sys.executable).with_name("holdfast-fleet")
 
@@ -69,11 +69,11 @@ def test_from_the_first_key_to_the_device(tmp_path: Path) -> None:
 
     stick.mkdir()
     (desk.keys / "targets-2.pem").rename(stick / "targets-2.pem")
-    refused = desk.run("publish", keys=True)
-    assert refused.returncode == 1
-    assert "needs 2 of 2 signatures, and 1 could be made" in refused.stderr
-    assert "--keys" in refused.stderr
-    assert desk.believed().versions["timestamp"] == 1
+    left = desk.run("publish", keys=True)
+    assert left.returncode == 0, left.stderr
+    assert "the draft is not published: targets: needs 2 of 2 signatures, and 1" in left.stdout
+    assert desk.believed().versions["timestamp"] == 2
+    assert desk.believed().targets == []
     assert desk.ask("publish", "--keys", str(stick), keys=True)["signed"]["targets"] == 2
 
     (found,) = desk.believed().targets
@@ -90,7 +90,7 @@ def test_from_the_first_key_to_the_device(tmp_path: Path) -> None:
     desk.ask("publish", "--keys", str(stick), keys=True)
     assert desk.believed().targets == []
     assert not list((desk.home / "repository/targets").rglob("*"))
-    said = refused.stderr + shown.stdout + json.dumps(status)
+    said = left.stdout + shown.stdout + json.dumps(status)
     assert not any(secret in said for secret in secrets)
 
 
@@ -118,7 +118,8 @@ def test_another_hand(tmp_path: Path) -> None:
     rotated = invoked(*words, "--keys", str(anna), "--json")
     assert json.loads(rotated.stdout)["keys"] == [json.loads(shown.stdout)["keyid"]]
     shop.add()
-    assert "targets: needs 1 of 1" in str(invoked("publish", *home).exception)
+    waits = invoked("publish", *home, "--json")
+    assert "targets: needs 1 of 1" in json.loads(waits.stdout)["draft_waits"]
     assert invoked("publish", *home, "--keys", str(anna)).exit_code == 0
 
 
@@ -189,6 +190,32 @@ def test_overdue(tmp_path: Path) -> None:
     assert document["roles"]["root"]["version"] == 1
     with pytest.raises(NotNow, match="root: needs 1 of 1 signature"):
         shop.publish("root")
+
+
+def test_a_draft_that_waits_for_a_key_stops_no_renewal(tmp_path: Path) -> None:
+    """The stick with the keys of targets is away for months; the timer goes on, and so do devices.
+    Then the draft is published as it was."""
+    shop, trust = Shop(tmp_path / "shop"), tmp_path / "trust"
+    shop.add()
+    stick = [(path, path.read_bytes()) for path in shop.keys.glob("targets-*")]
+    for path, _ in stick:
+        path.unlink()
+    for month, renew in ((1, ()), (2, ("timestamp",)), (3, ())):
+        shop.now_s = NOW_S + 28 * DAY_S * month
+        assert shop.publish(*renew)
+        seen = believe(shop.served, shop.root_file, trust, shop.now_s + 29 * DAY_S)
+        assert (seen.targets, seen.versions["targets"]) == ([], 1)
+    for path, content in stick:
+        whole_file.replace(path, content, whole_file.private(path))
+    for role in ("timestamp", "targets"):
+        assert "--renew signs anew" in shop.publish(role), "though all keys are there"
+        assert believe(shop.served, shop.root_file, trust, shop.now_s).targets == []
+    assert shop.publish() == ""
+    (found,) = believe(shop.served, shop.root_file, trust, shop.now_s, TARGET).targets
+    assert found.path == TARGET
+    place = shop.repository.place(TARGET, found.sha256)
+    assert place.read_bytes() == CONTENT, "its content was not cleared away meanwhile"
+    assert drafting.draft(shop.repository).empty
 
 
 class Crash(BaseException):
@@ -277,8 +304,9 @@ def test_stolen_key(tmp_path: Path) -> None:
     for path in shop.keys.glob("targets-*-new.pem"):
         path.unlink()
     shop.add()
+    assert "not at hand" in shop.publish()
     with pytest.raises(NotNow, match="not at hand"):
-        shop.publish()
+        shop.publish("targets")
     shop.forge("2.targets.json", lambda signed: signed.update(version=3))
     with pytest.raises(NotFetched):
         believe(shop.served, shop.root_file, tmp_path / "other")

@@ -91,10 +91,13 @@ class Shop:
         told = {"kind": "model", "name": "speech", "version": "4", **about}
         drafting.add(self.repository, file, told, target)
 
-    def publish(self, *renew: str) -> None:
+    def publish(self, *renew: str) -> str:
+        """Why the draft waits."""
         state = self.repository.state()
-        self.signing().publish(state, drafting.draft(self.repository), renew)
-        drafting.done(self.repository, state)
+        done = self.signing().publish(state, drafting.draft(self.repository), renew)
+        if not done.waits:
+            drafting.done(self.repository, state)
+        return done.waits
 
     def forge(self, name: str, change: Callable[[dict[str, Any]], None], *by: str) -> None:
         """Change a document of the metadata, and sign it by the keys of these roles, if any."""

@@ -90,7 +90,12 @@ class Site:
         self.probation = Probation(self.trials, parts, self.conditions)
         self.repository = Repository(self.root, settings.signed_by, settings.free_bytes_min)
         self.models = Models(settings, self.repository, self.rig.domains, self.probation)
-        self.verbs = {one.name: one for one in ModelVerbs(self.models).verbs()}
+        self.verbs = {one.name: one for one in ModelVerbs(self.models, self._is_open).verbs()}
+
+    async def _is_open(self, id: str) -> bool:
+        """Of those that were ordered here."""
+        path = self.folder / f"{id}.log"
+        return path.exists() and not Journal(path, id).result
 
     @property
     def held(self) -> dict[str, str]:

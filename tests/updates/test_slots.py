@@ -66,6 +66,34 @@ async def rolls_back(updating: Updating, call: Call) -> Outcome:
     return await updating.rollback(call)
 
 
+def rolls_back_of(of: str) -> Ordered:
+    async def order(updating: Updating, call: Call) -> Outcome:
+        return await updating.rollback(call, of)
+
+    return order
+
+
+@pytest.mark.parametrize(
+    ("faults", "of", "runs"),
+    [
+        (NONE, "roll-1", OLD),
+        (NONE, "another", NEW),
+        (Faults(ill=True), "roll-1", OLD),  # it went back by itself: the other slot is the bad one
+        (Faults(fails=True), "roll-1", OLD),  # it never ran
+    ],
+)
+def test_a_way_back_that_is_sent_to_many_is_of_what_one_order_brought(
+    tmp_path: Path, faults: Faults, of: str, runs: str
+) -> None:
+    play = played(tmp_path, faults)
+    play.until_quiet()
+    before = play.device.runs
+    back = Play(play.device, rolls_back_of(of), NONE, Points(), "roll-1.back")
+    result = back.until_quiet()
+    assert (result["state"], play.device.runs) == ("succeeded", runs)
+    assert (len(back.starts) > 1) == (before != runs), "nothing is started for nothing"
+
+
 def states(play: Play) -> list[str]:
     return [one.state for one in Kept(play.device.state / "update.json", Clock()).now.log]
 

@@ -110,9 +110,16 @@ async def main(file: Path, state: Path, log: Path) -> int:
         return 0
 
 
+async def nothing_is(_: str) -> bool:
+    """An order that has not ended."""
+    return False
+
+
 async def ordered(versions: Versions, log: Path) -> None:
     """One after the other; what has a result has it for ever. Then until no trial is left."""
-    verbs: dict[str, Verb[Any]] = {one.name: one for one in ConfigVerbs(versions).verbs()}
+    verbs: dict[str, Verb[Any]] = {
+        one.name: one for one in ConfigVerbs(versions, nothing_is).verbs()
+    }
     for path in sorted((log.parent / "orders").iterdir()):
         if path.with_suffix(".result").exists() or path.suffix != ".json":
             continue

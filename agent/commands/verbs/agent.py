@@ -5,7 +5,8 @@ from typing import Annotated, Any, Protocol
 
 from msgspec import Meta, Struct
 
-from agent.commands.verb import Call, NoArgs, Verb
+from agent.commands.verb import Call, Verb
+from agent.protocol.commands import CommandId
 from agent.updates.slots.update import Outcome, Package, Updating
 
 TIMEOUT_S = 4 * 3600.0  # a fetch over a bad line, a build on a slow board, and a trial
@@ -33,6 +34,12 @@ class UpdateArgs(Struct, frozen=True, forbid_unknown_fields=True):
     source: Annotated[str, Meta(max_length=2048)] = ""
 
 
+class RollbackArgs(Struct, frozen=True, forbid_unknown_fields=True):
+    """`of`: only if the version runs that the command of this id has brought."""
+
+    of: CommandId | None = None
+
+
 class AgentVerbs:
     """An update ends in another process than it began in, often of another version: what lies on
     the disk says how far it is (agent/updates/slots/record.py)."""
@@ -54,7 +61,7 @@ class AgentVerbs:
         rollback: Verb[Any] = Verb(
             "agent.rollback",
             "Have the version in the other slot run, on trial as well.",
-            NoArgs,
+            RollbackArgs,
             self._rollback,
             resume=self._resume_rollback,
         )
@@ -75,10 +82,10 @@ class AgentVerbs:
             return await self._updating.resume(call)
         return await self._update(args, call)
 
-    async def _rollback(self, args: NoArgs, call: Call) -> Outcome:
-        return await self._updating.rollback(call)
+    async def _rollback(self, args: RollbackArgs, call: Call) -> Outcome:
+        return await self._updating.rollback(call, args.of or "")
 
-    async def _resume_rollback(self, args: NoArgs, call: Call) -> Outcome:
+    async def _resume_rollback(self, args: RollbackArgs, call: Call) -> Outcome:
         if self._updating.began(call):
             return await self._updating.resume(call)
         return await self._rollback(args, call)

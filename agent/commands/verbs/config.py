@@ -12,8 +12,9 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
-from agent.commands.verb import Call, NoArgs, Verb
+from agent.commands.verb import Call, IsOpen, NoArgs, Verb, not_ended
 from agent.errors import HoldfastError, RequestError
+from agent.protocol.commands import CommandId
 from agent.versions.shown import ConfigApplied, ConfigShown, DocumentShown
 from agent.versions.versions import Versions
 from agent.versions.wish import CONFIRM_S, CONFIRM_S_MAX, Window, Wish
@@ -39,9 +40,11 @@ class ApplyArgs(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class RollbackArgs(Struct, frozen=True, forbid_unknown_fields=True):
-    """To this version; null: to the one before."""
+    """To the version `number`; null: to the one before. `of`: only if the version is live that the
+    command of this id has applied; then the one before that."""
 
     number: int | None = None
+    of: CommandId | None = None
     why: Words = ""
 
 
@@ -61,8 +64,9 @@ class ShowArgs(Struct, frozen=True, forbid_unknown_fields=True):
 class ConfigVerbs:
     """The verbs."""
 
-    def __init__(self, versions: Versions) -> None:
+    def __init__(self, versions: Versions, is_open: IsOpen) -> None:
         self._versions = versions
+        self._is_open = is_open
 
     def verbs(self) -> list[Verb[Any]]:
         """What can be ordered."""
@@ -116,8 +120,12 @@ class ConfigVerbs:
         return await self._told(call)
 
     async def _roll_back(self, args: RollbackArgs, call: Call) -> ConfigApplied:
+        early = args.of is not None and await self._is_open(args.of)
         why = _why(call, args.why)
-        return await self._end(await self._versions.roll_back(args.number, call.id, why), call)
+        done = await self._versions.roll_back(args.number, call.id, why, args.of or "")
+        if early and done.state == "same":
+            raise not_ended(args.of)
+        return await self._end(done, call)
 
     async def _roll_back_again(self, args: RollbackArgs, call: Call) -> ConfigApplied:
         if not self._versions.knows(call.id):

@@ -4,9 +4,10 @@ from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 
-from agent.commands.verb import Call, Verb
+from agent.commands.verb import Call, IsOpen, Verb, not_ended
 from agent.errors import RequestError
 from agent.forms import ModelName
+from agent.protocol.commands import CommandId
 from agent.sections.inference import PROBATION_S_MAX
 from agent.updates.models import Models
 from agent.updates.orders import Origin
@@ -42,10 +43,12 @@ class Activate(Struct, frozen=True, forbid_unknown_fields=True):
     probation_s: Probation | None = None
 
 
-class OfModel(Struct, frozen=True, forbid_unknown_fields=True):
-    """The model's `name`."""
+class Rollback(Struct, frozen=True, forbid_unknown_fields=True):
+    """The model's `name`. `of`: only if the version serves that the command of this id activated;
+    it knows the name, too."""
 
-    name: ModelName
+    name: ModelName | None = None
+    of: CommandId | None = None
 
 
 class Remove(Struct, frozen=True, forbid_unknown_fields=True):
@@ -64,8 +67,9 @@ class List(Struct, frozen=True, forbid_unknown_fields=True):
 class ModelVerbs:
     """Each goes on after a crash from the step that it noted."""
 
-    def __init__(self, models: Models) -> None:
+    def __init__(self, models: Models, is_open: IsOpen) -> None:
         self._models = models
+        self._is_open = is_open
 
     def verbs(self) -> list[Verb[Any]]:
         """The commands."""
@@ -84,7 +88,7 @@ class ModelVerbs:
             Verb(  # it waits for no probation: it ends one
                 "model.rollback",
                 "Have the version serve that served before.",
-                *(OfModel, self._roll_back, "operate", "", PROVE_S, self._roll_back),
+                *(Rollback, self._roll_back, "operate", "", PROVE_S, self._roll_back),
             ),
             Verb(
                 "model.remove",
@@ -114,8 +118,17 @@ class ModelVerbs:
     async def _activate(self, args: Activate, call: Call) -> Any:
         return await self._models.activate(call, args.name, args.version, args.probation_s)
 
-    async def _roll_back(self, args: OfModel, call: Call) -> Any:
-        return await self._models.roll_back(call, args.name)
+    async def _roll_back(self, args: Rollback, call: Call) -> Any:
+        if not (args.name or args.of):
+            raise RequestError(
+                "expected name, or of: the id of the command that activated the version",
+                "holdfast commands help model.rollback",
+            )
+        early = args.of is not None and await self._is_open(args.of)
+        done = await self._models.roll_back(call, args.name or "", args.of or "")
+        if early and done.why:
+            raise not_ended(args.of)
+        return done
 
     async def _remove(self, args: Remove, call: Call) -> Any:
         return await self._models.remove(call, args.name, args.version)

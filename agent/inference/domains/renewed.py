@@ -5,6 +5,7 @@ Each is one order among the others: carried out after those before it, noted bef
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 
 from agent.errors import NotNow, NotThere
@@ -21,6 +22,14 @@ class Renewed(Domains):
         domain = self.serving(name)
         model = domain.models.get(name) if domain else None
         return model.manifest.version if model else None
+
+    async def settled(self, name: str) -> None:
+        """Until it is known which version serves, where that is about to be."""
+        domain = self.serving(name)
+        if domain and not domain.models:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(domain.settings.start_timeout_s):
+                    await domain.tried.wait()
 
     def chosen(self, name: str) -> Choice | None:
         """What an operator chose last; None: nothing yet, each start takes the newest."""

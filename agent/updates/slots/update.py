@@ -107,8 +107,14 @@ class Updating:
         await drop(package)
         return await self._go_on(slots, call)
 
-    async def rollback(self, call: Call) -> Outcome:
-        """Have the version in the other slot run. As `update`."""
+    async def rollback(self, call: Call, of: str = "") -> Outcome:
+        """Have the version in the other slot run. As `update`.
+
+        `of`: nothing is done unless the version runs that this command has brought.
+        """
+        if of and not self._runs_of(of):
+            word = f"nothing was done: no version that {of} has brought runs"
+            return Outcome(self._version, self._version, word)
         slots = self._free()
         former = slots.there(slots.other)
         if former is None:
@@ -120,6 +126,12 @@ class Updating:
     def began(self, call: Call) -> bool:
         """Whether this command's update is the one that the record is of."""
         return self._kept.now.id == call.id
+
+    def _runs_of(self, command: str) -> bool:
+        record, slots = self._kept.now, self._slots
+        if slots is None or (record.id, record.version) != (command, self._version):
+            return False
+        return slots.running == record.slot
 
     async def resume(self, call: Call) -> Outcome:
         """Go on after a crash, or a start: in whichever version. As `update`."""

@@ -1,4 +1,7 @@
-"""`holdfast-fleet devices`, `status`, `tag`, `twin`, `watch`."""
+"""`holdfast-fleet devices`, `status`, `tag`, `twin`, `watch`.
+
+Exit code of `twin set`: 10 not of all devices.
+"""
 
 import asyncio
 import time
@@ -7,33 +10,84 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from agent.errors import NotThere, StoreError
+from fleet.control.cli import NOT_ALL
 from fleet.options import SQLITE, Database, Devices, Everybody, Json, ListFile, Sign, Tags
 
 if TYPE_CHECKING:
-    from fleet.control.twins import Twin
+    from fleet.control.twins import Desiring
     from fleet.store.database import Transaction
 
+devices_app = typer.Typer(
+    help="Every device; and which are out of the fleet.", invoke_without_command=True
+)
 tag_app = typer.Typer(help="Names for groups of devices.", no_args_is_help=True)
 twin_app = typer.Typer(
     help="What the fleet wants of a device, and what it says it is.", no_args_is_help=True
 )
 TagName = Annotated[str, typer.Argument(help="The tag.")]
 Some = Annotated[list[str] | None, typer.Argument(help="Devices.")]
+Retired = Annotated[list[str], typer.Argument(metavar="DEVICE...", help="Devices.")]
 One = Annotated[str, typer.Argument(help="The device's id.")]
 LAST = 10  # orders that `status` shows
 WATCH_S = 0.5
 BEHIND_US = 2_000_000  # what was committed later than it was written
 
 
-def devices(tag: Tags = None, database: Database = SQLITE, as_json: Json = False) -> None:
+@devices_app.callback()
+def devices(
+    context: typer.Context,
+    tag: Tags = None,
+    database: Database = SQLITE,
+    as_json: Json = False,
+) -> None:
     """Every device: whether it is there, how it is, what of it is stored, its tags."""
     from fleet import view
     from fleet.control.cli import asked
 
+    if context.invoked_subcommand:
+        return
     found = asyncio.run(_both(database))
     if tag:
         found = [one for one in found if set(tag) <= set(one["tags"])]
     asked.show({"devices": found}) if as_json else view.devices(found)
+
+
+@devices_app.command()
+def retire(named: Retired, database: Database = SQLITE, as_json: Json = False) -> None:
+    """Take devices out of the fleet: scrapped, lost, sold. What is stored of them stays.
+
+    No selection has them any more, their open orders are withdrawn, and no rollout waits for them.
+    """
+    from fleet.control import retired
+    from fleet.control.cli import asked
+
+    missing = set(named) - {one["device"] for one in asyncio.run(_both(database))}
+    if missing:
+        raise NotThere(
+            f"{', '.join(sorted(missing))}: nothing is known of a device of that name",
+            "`holdfast-fleet devices` lists those that are known",
+        )
+    asked.asked(database, lambda one: retired.retire(one, named, asked.now_us()))
+    _said(named, "retired", as_json)
+
+
+@devices_app.command()
+def reinstate(named: Retired, database: Database = SQLITE, as_json: Json = False) -> None:
+    """Have retired devices back. What was withdrawn stays so: order it anew."""
+    from fleet.control import retired
+    from fleet.control.cli import asked
+
+    asked.asked(database, lambda one: retired.reinstate(one, named))
+    _said(named, "reinstated", as_json)
+
+
+def _said(named: list[str], what: str, as_json: bool) -> None:
+    from fleet.control.cli import asked
+
+    if as_json:
+        asked.show({what: named})
+    else:
+        print(f"{what}: {', '.join(named)}")
 
 
 def status(device: One, database: Database = SQLITE, as_json: Json = False) -> None:
@@ -148,16 +202,14 @@ def twin_set(
     wish = twins.Wish(state=wanted, merge=merge, enforce=enforce, if_version=if_version)
     targets, key = asked.Targets(device, tag, list_, everybody), asked.signer(sign)
 
-    async def desire(transaction: "Transaction") -> "list[Twin]":
+    async def desire(transaction: "Transaction") -> "Desiring":
         names = await targets.found(transaction)
-        now_us = asked.now_us()
-        return [await twins.desire(transaction, name, wish, now_us, key) for name in names]
+        return await twins.desire(transaction, names, wish, asked.now_us(), key)
 
     found = asked.asked(database, desire)
-    if as_json:
-        asked.show({"twins": found})
-    for one in () if as_json else found:
-        view.twin(one)
+    asked.show(found) if as_json else view.desiring(found)
+    if found.left_out:
+        raise typer.Exit(NOT_ALL)
 
 
 def watch(
@@ -222,12 +274,13 @@ async def _both(url: str) -> list[dict[str, Any]]:
         absent.append(error)
     if len(absent) == 2:
         raise absent[0]
-    found = {one.device: {**msgspec.structs.asdict(one), "tags": [], "open": 0} for one in stored}
+    bare: dict[str, Any] = {"tags": [], "open": 0, "retired": False}
+    found = {one.device: {**msgspec.structs.asdict(one), **bare} for one in stored}
     nothing: dict[str, Any] = dict.fromkeys(Device.__struct_fields__)
     zeros = dict.fromkeys(("streams", "records", "size_bytes", "gaps", "unfinished"), 0)
     for one in ordered:
         row = found.setdefault(one.device, {**nothing, **zeros, "device": one.device})
-        row |= {"tags": one.tags, "open": one.open}
+        row |= {"tags": one.tags, "open": one.open, "retired": one.retired}
         if one.online is not None and one.since_us >= (row["presence_us"] or 0):
             row |= {"online": one.online, "presence_us": one.since_us, "version": one.version}
     return [found[name] for name in sorted(found)]

@@ -49,7 +49,13 @@ Quorum = Annotated[
     float, typer.Option(help="The next step begins once this share of a step has ended.")
 ]
 Seed = Annotated[str, typer.Option(help="The order of the devices; none: the rollout's id.")]
-Back = Annotated[str, typer.Option("--rollback", help="The command that takes it back.")]
+Back = Annotated[
+    str,
+    typer.Option(
+        "--rollback",
+        help="The command that takes it back, as model.rollback: of what this rollout brought.",
+    ),
+]
 BackArgs = Annotated[str, typer.Option("--rollback-args", help="Its arguments, a JSON object.")]
 BackOn = Annotated[
     str,
@@ -100,7 +106,8 @@ def start(
     targets, key = asked.Targets(device, tag, list_, everybody), asked.signer(sign)
     told: dict[str, Any] = {"issuer": issuer or asked.user(), "expires_s": asked.expires_s(expires)}
     wish = Wish(name=name, args=asked.json_object(args, "--args"), id=id_, **told)
-    back_args = asked.json_object(rollback_args, "--rollback-args")
+    given = asked.json_object(rollback_args, "--rollback-args")
+    back_args = plan.way_back(rollback, given, id_)
     back = Wish(name=rollback, args=back_args, id=standing.back_id(id_), **told)
 
     async def begin(transaction: "Transaction") -> "Report":

@@ -7,11 +7,12 @@ from typing import Any
 import msgspec
 from rich.console import Console
 
-from agent.words import counted
+from agent.words import counted, printable
 from fleet.control.book import Kept
 from fleet.control.reports import Report
-from fleet.control.twins import Twin
-from fleet.view import age, plain, table
+from fleet.control.twins import Desiring, Twin
+from fleet.table import Table
+from fleet.view import age, plain
 
 _COLOURS = {
     **dict.fromkeys(("succeeded", "finished"), "green"),
@@ -32,7 +33,7 @@ _COUNTS = {
 def commands(found: Sequence[Kept]) -> None:
     """One line each."""
     console = Console(highlight=False)
-    rows = table("device", "id", "command", "state", ">sent", ">changed", "message")
+    rows = Table("device", "id", "command", "state", ">sent", ">changed", "message")
     for one in found:
         rows.add_row(
             *map(plain, (one.device, one.id, one.name)),
@@ -55,7 +56,7 @@ def event(one: Kept) -> None:
 def rollouts(found: Sequence[Report]) -> None:
     """One line each."""
     console = Console(highlight=False)
-    rows = table("id", "command", "state", ">step", ">devices", ">done", ">failed", ">age", "cause")
+    rows = Table("id", "command", "state", ">step", ">devices", ">done", ">failed", ">age", "cause")
     for one in found:
         counts = one.counts
         done = counts["good"] + counts["bad"] + counts["missed"]
@@ -79,7 +80,7 @@ def rollout(one: Report) -> None:
     told = [f"{one.counts[key]:,} {word}" for key, word in _COUNTS.items() if one.counts[key]]
     console.print(f"{counted(one.members, 'device')}: {', '.join(told)}")
     if one.failed:
-        rows = table("device", "state", "reason", "rollback", "message")
+        rows = Table("device", "state", "reason", "rollback", "message")
         for member in one.failed:
             rows.add_row(
                 *(plain(member.device), _state(member.state), plain(member.reason)),
@@ -91,7 +92,7 @@ def rollout(one: Report) -> None:
 def tags(found: Mapping[str, Sequence[str]]) -> None:
     """One line each."""
     console = Console(highlight=False)
-    rows = table("tag", ">devices", "which")
+    rows = Table("tag", ">devices", "which")
     for name, devices in sorted(found.items()):
         rows.add_row(plain(name), f"{len(devices):,}", plain(", ".join(devices)))
     console.print(rows if found else "no tags")
@@ -101,6 +102,7 @@ def device(one: Mapping[str, Any]) -> None:
     """All that is known of it."""
     console = Console(highlight=False)
     there = {True: "online", False: "offline", None: "unknown"}[one["online"]]
+    there = f"retired, {there}" if one["retired"] else there
     said = [there, one["status"] or "", f"version {one['version']}" if one["version"] else ""]
     console.print(f"{plain(one['device'])}: {plain(', '.join(filter(None, said)))}")
     heard = max((one[key] or 0 for key in ("presence_us", "heartbeat_us", "stored_us")), default=0)
@@ -130,6 +132,16 @@ def twin(one: Twin) -> None:
             written = msgspec.json.format(msgspec.json.encode(document), indent=2).decode()
             for line in written.splitlines():
                 console.print(plain(line))
+
+
+def desiring(found: Desiring) -> None:
+    """What is wanted: of one device in full."""
+    if len(found.twins) == 1:
+        twin(found.twins[0])
+    else:
+        print(f"{counted(len(found.twins), 'device')}: wanted, not published yet")
+    for name, why in found.left_out.items():
+        print(f"left out: {printable(name)}: {why}")
 
 
 def _why(one: Kept) -> str:

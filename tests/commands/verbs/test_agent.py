@@ -5,8 +5,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from agent.commands.verb import NoArgs
-from agent.commands.verbs.agent import AgentVerbs, UpdateArgs
+from agent.commands.verbs.agent import AgentVerbs, RollbackArgs, UpdateArgs
 from agent.updates.slots.update import Outcome
 
 ANEW = ["fetch agent.tar /stick", "update to agent.tar", "drop agent.tar"]
@@ -28,8 +27,8 @@ class Played:
         await drop(package)
         return OUTCOME
 
-    async def rollback(self, call: Any) -> Outcome:
-        self.asked.append("rollback")
+    async def rollback(self, call: Any, of: str) -> Outcome:
+        self.asked.append(f"rollback of {of}")
         return OUTCOME
 
     async def resume(self, call: Any) -> Outcome:
@@ -90,12 +89,12 @@ async def test_an_update_is_gone_on_with_where_it_had_begun(began: bool, asked: 
     assert played.asked == ANEW
 
 
-@pytest.mark.parametrize(("began", "asked"), [(False, ["rollback"]), (True, ["resume"])])
+@pytest.mark.parametrize(("began", "asked"), [(False, ["rollback of r-1"]), (True, ["resume"])])
 async def test_a_rollback_is_gone_on_with(began: bool, asked: list[str]) -> None:
     played = Played(began)
     _, rollback = made(played).verbs()
     assert rollback.resume
-    await rollback.resume(NoArgs(), Call())
+    await rollback.resume(RollbackArgs("r-1"), Call())
     assert played.asked == asked
 
 

@@ -33,10 +33,15 @@ class Desk:
     """Has verbs done."""
 
     def __init__(self, hands: Hands) -> None:
-        self._verbs = {one.name: one for one in ConfigVerbs(hands.versions).verbs()}
+        self.open: set[str] = set()
+        verbs = ConfigVerbs(hands.versions, self._is_open).verbs()
+        self.verbs = {one.name: one for one in verbs}
+
+    async def _is_open(self, id: str) -> bool:
+        return id in self.open
 
     async def run(self, name: str, order: Order, again: bool = False, **args: Any) -> Any:
-        verb = self._verbs[name]
+        verb = self.verbs[name]
         act = verb.resume if again else verb.run
         assert act
         return msgspec.to_builtins(await act(msgspec.convert(args, verb.args), order))
@@ -105,7 +110,7 @@ async def test_while_one_is_on_trial_another_is_told_so_at_once(site: Site) -> N
             desk.run("config.apply", order, patch=patch, confirm="manual", confirm_s=3600.0)
         )
         await eventually(lambda: order.told, "it is on trial")
-        assert not any(one.lane for one in ConfigVerbs(hands.versions).verbs()), "none is behind it"
+        assert not any(one.lane for one in desk.verbs.values()), "none is behind it"
         with pytest.raises(NotNow, match="version 2 is on trial"):
             await desk.run("config.apply", Order("second"), patch=other)
         would = await desk.run("config.apply", Order("dry"), patch=other, dry_run=True)
@@ -139,6 +144,55 @@ async def test_after_a_restart_it_is_gone_on_with_and_not_done_twice(site: Site)
             await Desk(hands).run("config.rollback", Order("new"), again=True, number=9)
         back = await Desk(hands).run("config.apply", Order("same"), again=True, patch=patch)
         assert back["state"] == "same"
+
+
+async def test_a_way_back_that_is_sent_to_many_is_of_the_version_that_one_order_brought(
+    site: Site,
+) -> None:
+    async with runs(site.begin(), site.clock) as hands:
+        desk, book = Desk(hands), hands.versions.shown
+
+        async def apply(id: str, level: str) -> str:
+            order = Order(id)
+            ends = asyncio.create_task(
+                desk.run("config.apply", order, patch={"log_level": level}, confirm="manual")
+            )
+            await eventually(lambda: order.told or ends.done(), "it is on trial")
+            if id == "bad":
+                site.clock.gone_s += 121.0  # nobody confirms it
+                with pytest.raises(HoldfastError, match="taken back"):
+                    await ends
+                return "taken back"
+            await desk.run("config.confirm", Order(f"{id}.ok"))
+            return str((await ends)["number"])
+
+        async def back(of: str) -> tuple[str, int]:
+            told = await desk.run("config.rollback", Order(f"{of}.back"), of=of)
+            assert told["number"] == book().live
+            return told["why"], told["number"]
+
+        assert await apply("good", "debug") == "2"
+        assert await apply("bad", "error") == "taken back"
+        assert book().live == 2
+        said = "nothing was done: no version that bad has chosen is live"
+        assert await back("bad") == (said, 2), "it took it back by itself"
+        assert (await back("never"))[1] == 2, "it never had it"
+        again = await desk.run("config.apply", Order("same"), document=_live(hands))
+        assert again["state"] == "same"
+        assert (await back("same"))[1] == 2, "it had that before"
+        desk.open.add("queued")
+        with pytest.raises(NotNow, match="queued has not ended here"):
+            await back("queued")
+        assert await apply("unloved", "warning") == "4"
+        desk.open.add("unloved")  # its result is still to be written
+        assert (await back("good"))[1] == 4, "another order was after it"
+        assert (await back("unloved"))[1] == 2
+        assert (await back("good"))[1] == 1, "to what was before it, not to what was gone back from"
+
+
+def _live(hands: Hands) -> str:
+    kept = hands.versions._kept
+    return kept.document(kept.book.live).decode()
 
 
 async def test_what_makes_no_sense_is_refused(site: Site) -> None:

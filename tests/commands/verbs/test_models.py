@@ -19,7 +19,7 @@ from tests.inference.catalog.repository import describe, install, linear, pair
 from tests.inference.domains.rig import FAULTY, marked, put, rules, until
 from tests.outside import ROOT
 from tests.updates.packs import files_of
-from tests.updates.site import begun, drop, first
+from tests.updates.site import Journal, begun, drop, first
 
 WATCHED = config.Probation(probation_s=600.0, deaths_max=0, calls_min=5)
 
@@ -176,6 +176,37 @@ async def test_a_version_in_use_is_not_removed_and_another_one_is(
         )
         assert (await site.ordered("model.rollback", "c-3", name="m"))["kind"][0] == NotNow.__name__
         assert await site.rig.version() == 1
+
+
+async def test_a_way_back_that_is_sent_to_many_is_of_the_version_that_one_order_brought(
+    tmp_path: Path,
+) -> None:
+    first(tmp_path, 1, 2)
+    early = Journal(tmp_path / "early.log", "early")
+    early.write({"step": '{"at":"fetching"}'})
+    async with begun(tmp_path) as site:
+        await site.rig.domains.load("m", 1)
+        done = await site.ordered("model.activate", "good", name="m", version=2)
+        assert done["state"] == "succeeded", done
+
+        async def back(of: str, **more: str) -> Any:
+            done = await site.ordered("model.rollback", f"{of}.back{len(told)}", of=of, **more)
+            told.append(done.get("result", {}).get("version"))
+            return done.get("message") or done["result"].get("why")
+
+        told: list[int | None] = []
+        assert (
+            await back("never") == "nothing was done: no version that never activated is known here"
+        )
+        assert "early has not ended here" in await back("early")
+        assert "activated a version of m, not of other" in await back("good", name="other")
+        assert await site.rig.version() == 2
+        assert await back("good") is None
+        assert await site.rig.version() == 1
+        assert await back("good") == "nothing was done: m/2 of good does not serve"
+        assert await site.rig.version() == 1
+        assert told == [None, None, None, 1, 1]
+        assert "expected name, or of" in (await site.ordered("model.rollback", "none"))["message"]
 
 
 async def test_a_version_that_kills_its_worker_is_taken_back(

@@ -41,6 +41,10 @@ WRONG = {
         *("rollout", "start", "x", "--device", "d"),
         *("--rollback", "y", "--rollback-on", "never"),
     ),
+    "a way back of something else": (
+        *("rollout", "start", "model.install", "--device", "d", "--id", "r-1"),
+        *("--rollback", "model.rollback", "--rollback-args", '{"of": "r-0"}'),
+    ),
     "a twin that is no object": ("twin", "set", "[]", "--device", "d"),
     "a twin that is too large": ("twin", "set", json.dumps({"x": "y" * 300_000}), "--device", "d"),
     "a tag that is none": ("tag", "add", "a/b", "d"),
@@ -141,6 +145,26 @@ async def test_all_commands_of_a_rollout_are_signed_where_it_is_begun(tmp_path: 
     }
     for device, id_, order in orders:
         assert (order.by, order.command.device, order.command.id) == (public, device, id_)
+
+
+async def test_a_rollback_is_of_what_the_rollout_brings_without_a_word(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/fleet.db"
+    given = ("--rollback-args", '{"why": "it is bad"}')
+    backs = {
+        "config.rollback": ("r-1", given, {"why": "it is bad", "of": "r-1"}),
+        "agent.rollback": ("r-2", (), {"of": "r-2"}),
+        "sync.resume": ("r-3", (), {}),
+    }
+    for name, (id_, options, _) in backs.items():
+        some = ("--device", "d", "--id", id_, "--rollback", name, *options)
+        done = await fleet("rollout", "start", "x", *some, "--database", url)
+        assert done.returncode == 0, done.stderr
+    async with base.open(url) as database, database.begin() as one:
+        rows = await one.fetch("SELECT payload FROM commands WHERE id LIKE '%.back'")
+    found = [commands.decode(payload.encode()).command for (payload,) in rows]
+    assert {one.name: one.args for one in found} == {
+        name: args for name, (_, _, args) in backs.items()
+    }
 
 
 def test_the_command_itself_ends_with_its_exit_code(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import stat
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,13 @@ from typer.testing import CliRunner
 
 from agent import config_file
 from agent.cli import provision
+from agent.cli.client import Client
 from agent.errors import HoldfastError
 from fleet import bundle_cli, identity_cli
 from tests.fleet.identity.office import Office, ShippedBroker
 from tests.fleet.process import IngestProcess
 from tests.outside import Device, holdfast, running, until
+from tests.updates.bed import TARGET, Shop
 
 NAME = "device-under-test"
 
@@ -47,12 +50,12 @@ def stick(tmp_path: Path) -> Path:
     return found
 
 
-def enrolled(folder: Path, device: Device, stick: Path, url: str) -> str:
+def enrolled(folder: Path, device: Device, stick: Path, url: str, *more: str) -> str:
     """A device whose office has written its enrolment onto the stick; the office's key."""
     device_says(device, "request", "--out", str(stick / "a.csr"))
     key = ("--key-file", str(folder / "fleet.key"))
     issued = ("--csr", str(stick / "a.csr"), "--out", str(stick), "--broker", url)
-    office_says(folder, "issue", NAME, *issued, *key)
+    office_says(folder, "issue", NAME, *issued, *key, *more)
     return office_says(folder, "key", *key).strip()
 
 
@@ -65,7 +68,11 @@ def test_a_device_is_enrolled_by_stick_and_delivers(tmp_path: Path, stick: Path)
     with running(device):
         pass  # it has lived, and is down: the next start is a record
     before = config_file.load(device.config)
-    key = enrolled(tmp_path, device, stick, broker.url)
+    shop = Shop(tmp_path / "shop")
+    shop.now_s = time.time()
+    shop.add()
+    shop.publish()
+    key = enrolled(tmp_path, device, stick, broker.url, "--tuf-root", str(shop.root_file))
     file = str(stick / f"{NAME}.enrolment")
     assert "nobody has said that this is the office" in device_says(device, "install", file)
     told = device_says(device, "install", file, "--by", key)
@@ -75,6 +82,7 @@ def test_a_device_is_enrolled_by_stick_and_delivers(tmp_path: Path, stick: Path)
     assert holdfast("provision", "install", file, "--by", key, "--write", *config).returncode == 0
     found = config_file.load(device.config)
     assert (found.link.broker_url, found.bundle.fleet_keys) == (broker.url, [key])
+    assert found.updates.urls == ["mqtt:"]
     pair = Path(found.link.cert_file or "")
     assert (stat.S_IMODE(pair.stat().st_mode), stat.S_IMODE(pair.parent.stat().st_mode)) == (
         0o600,
@@ -88,6 +96,10 @@ def test_a_device_is_enrolled_by_stick_and_delivers(tmp_path: Path, stick: Path)
     )
     with running(broker, ingest, device):
         until(lambda: device.ledger("watchdog")["delivered"], "a record is stored and acknowledged")
+        order = {"name": "updates.check", "args": {"source": f"file://{shop.served}"}}
+        told = Client(device.socket).post("/api/v1/commands?wait_s=30", order)
+        assert told["state"] == "succeeded", told
+        assert [one["target"] for one in told["result"]["offers"]] == [TARGET]
         names = {one["name"] for one in device.status()["conditions"]}
         assert not names & {"broker_refused", "link_certificate", "link_down"}, names
 

@@ -1,0 +1,92 @@
+"""A device that is out of the fleet: no selection has it, and no rollout waits for it."""
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from agent.protocol.presence import Presence
+from fleet.control import book, known
+from tests.fleet.control.rig import ControlProcess, asked, document, fleet, happens
+from tests.outside import Mosquitto, running
+from tests.sim.commanded import Commanded, Crew
+
+
+async def test_a_rollout_ends_without_the_one_that_was_scrapped(tmp_path: Path, url: str) -> None:
+    broker = Mosquitto(tmp_path)
+    control = ControlProcess(tmp_path, broker.url, url)
+    where = ("--database", url)
+    with running(broker, control):
+        async with Crew([Commanded("press-1", broker.url)]) as crew:
+            await fleet("tag", "add", "hall", "press-1", "scrap", *where)
+
+            async def there() -> bool:
+                found = (await document("devices", *where))["devices"]
+                return any(one["online"] for one in found)
+
+            await happens(there, "the device is there")
+            gone = {
+                "scrap": Presence(
+                    device="scrap", version="1", epoch="e", ack_from="ingest", online=False
+                )
+            }
+            await asked(url, lambda one: known.presences(one, gone, 1))
+            await fleet("rollout", "start", "x", "--tag", "hall", "--id", "r-1", *where)
+
+            async def state(of: str = "r-1") -> Any:
+                return (await document("rollout", "show", of, *where))["state"]
+
+            async def half() -> bool:
+                told = await document("rollout", "show", "r-1", *where)
+                return bool(told["counts"]["good"] and told["away"] == ["scrap"])
+
+            await happens(half, "the other one has it")
+            assert await state() == "running", "it waits"
+            done = await fleet("devices", "retire", "scrap", *where)
+            assert (done.returncode, done.stdout) == (0, "retired: scrap\n"), done.stderr
+
+            async def over() -> bool:
+                return await state() == "finished"
+
+            await happens(over, "it waits no more")
+            assert (await document("rollout", "show", "r-1", *where))["counts"]["missed"] == 1
+            assert crew.effects == {("press-1", "r-1"): 1}
+
+
+async def test_no_selection_has_it_until_it_is_reinstated(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/fleet.db"
+    where = ("--database", url)
+    await fleet("tag", "add", "hall", "d1", "d2", *where)
+    await fleet("send", "x", "--device", "d2", "--id", "open", *where)
+    await fleet("send", "y", "--device", "d2", "--id", "stick", "--out", str(tmp_path), *where)
+    assert (await fleet("devices", "retire", "d3", *where)).returncode == 1, "a slip of the hand"
+    assert (await document("devices", "retire", "d2", *where)) == {"retired": ["d2"]}
+    assert (await fleet("devices", "retire", "d2", *where)).returncode == 0, "it is"
+
+    async def meant(*which: str) -> list[str]:
+        told = await document("send", "x", *which, *where)
+        return [one["device"] for one in told["commands"]]
+
+    assert await meant("--all") == await meant("--tag", "hall") == ["d1"]
+    told = await document("twin", "set", "{}", "--all", *where)
+    assert [one["device"] for one in told["twins"]] == ["d1"]
+    for command in (("send", "x"), ("twin", "set", "{}"), ("rollout", "start", "x")):
+        done = await fleet(*command, "--device", "d1", "--device", "d2", *where)
+        assert (done.returncode, "retired: d2" in done.stderr) == (1, True), command
+    kept = await asked(url, lambda one: book.found(one, devices=["d2"]))
+    assert {(one.id, one.state, one.message) for one in kept} == {
+        ("open", "withdrawn", "the device was retired"),
+        ("stick", "withdrawn", "the device was retired"),
+    }
+    listed = {
+        one["device"]: one["retired"] for one in (await document("devices", *where))["devices"]
+    }
+    assert listed == {"d1": False, "d2": True}
+    shown = (await fleet("devices", *where)).stdout
+    assert ("1 retired" in shown, "retired" in (await fleet("status", "d2", *where)).stdout) == (
+        True,
+        True,
+    )
+    await fleet("devices", "reinstate", "d2", *where)
+    assert await meant("--all") == ["d1", "d2"]
+    assert msgspec.json.encode(await document("devices", *where)).count(b"true") == 0
