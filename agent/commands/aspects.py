@@ -89,7 +89,8 @@ class ConfigAspect:
 
 def models(serving: Look) -> Aspect:
     """By name, the version that is to serve: 4, or {"version": 4, "target": "models/speech-4.tar"}
-    where it may have to be fetched first. Of a model that is not named nothing is wanted."""
+    where it may have to be fetched first. Of a model that is not named nothing is wanted. Each is
+    ordered and tried by itself."""
 
     def wrong(wanted: Any, actual: Any) -> dict[str, Served]:
         _form("models", wanted, dict[ModelName, int | Served])
@@ -105,7 +106,10 @@ def models(serving: Look) -> Aspect:
             return "model.install", {"target": one.target, "activate": True}
         return "model.activate", {"name": name, "version": one.version}
 
-    return Aspect("models", _told(serving), lambda *both: bool(wrong(*both)), command)
+    return Aspect(
+        *("models", _told(serving), lambda *both: bool(wrong(*both)), command),
+        parts=lambda wanted: {name: {name: one} for name, one in wanted.items()},
+    )
 
 
 def agent(running: Callable[[], Awaitable[Any]]) -> Aspect:

@@ -12,29 +12,31 @@ Rules where cloud and device differ:
 4. What a command could not bring about is tried TRIES_MAX times for one version, and is reported
    with the cause; the cloud says something newer, or somebody mends it on the device. What cannot
    be done as things stand (`not_now`) is tried on, STEPS_MAX times at most.
+5. While its command has not ended, it is not there yet, whatever is seen of it: it may be on trial,
+   and be taken back.
 """
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
-from msgspec import Struct
 
 from agent import VERSION
 from agent.changes import Changes
 from agent.clock import Clock
+from agent.commands.courses import Course, Tries, whole
 from agent.commands.trust import Refused
-from agent.errors import HoldfastError, RequestError, StoreError
+from agent.errors import HoldfastError, NotThere, RequestError, StoreError
 from agent.protocol.commands import Command, Door, Order, Result
 from agent.protocol.twin import AspectShown, Desired, Reported, Standing, Wanted
 
 log = logging.getLogger("twin")
 LOOK_S = 10.0  # what is changed on the device is seen so soon
 TRIES_MAX = 3  # of one order
-STEPS_MAX = 100  # orders for an aspect of one version: it may take several, one after the other
+STEPS_MAX = 100  # orders for a part of one version: it may take several, one after the other
 RETRY_S = (60.0, 600.0)  # before the second try, and each later one
 
 
@@ -44,6 +46,7 @@ class Aspect(NamedTuple):
     `actual` is how it is (JSON). `differs` says of what is wanted and what is whether something is
     to be done, and raises RequestError for what nobody can want. `command` is what is to be ordered
     then: a name and its args. `volatile`: a restart of the agent undoes it, and nobody has.
+    `parts` is what is wanted in pieces of the same form, by name, that do not wait for each other.
     """
 
     name: str
@@ -51,6 +54,7 @@ class Aspect(NamedTuple):
     differs: Callable[[Any, Any], bool]
     command: Callable[[Any, Any], tuple[str, dict[str, Any]]]
     volatile: bool = False
+    parts: Callable[[Any], Mapping[str, Any]] = lambda wanted: {"": wanted}
 
 
 class Kept(Protocol):
@@ -66,22 +70,7 @@ class Desk(Protocol):
     listeners: list[Callable[[Result], None]]
 
     async def order(self, order: Order, door: Door) -> Result: ...  # noqa: D102
-
-
-class _Try(Struct):
-    """How far an aspect is with a version of what is wanted.
-
-    `said` is what was ordered last, `count` how often in a row; `step` counts all its orders.
-    """
-
-    version: int = -1
-    said: str = ""
-    count: int = 0
-    step: int = 0
-    command: str = ""
-    ended: bool = False
-    cause: str = ""
-    converged: bool = False
+    async def result(self, name: str) -> Result: ...  # noqa: D102
 
 
 class Twin:
@@ -106,8 +95,8 @@ class Twin:
         self._believed = believed
         self._clock = clock
         self._desired, self._by = Desired(version=0), ""  # and who signed it
-        self._tries: dict[str, _Try] = {}
-        self._due: dict[str, float] = {}  # monotonic: when the next try of an aspect may be
+        self._courses: dict[str, Course] = {}  # by aspect
+        self._due: dict[tuple[str, str], float] = {}  # monotonic: when a part may be tried next
         self._look = asyncio.Event()
         desk.listeners.append(self._listen)
 
@@ -159,82 +148,117 @@ class Twin:
             wanted = msgspec.json.decode(body, type=Wanted)
             self._desired, self._by = wanted.desired, wanted.by
         if body := await self._kept.get("tries"):
-            self._tries = msgspec.json.decode(body, type=dict[str, _Try])
-            for name, one in self._tries.items():
+            self._courses = msgspec.json.decode(body, type=dict[str, Course])
+            for name, course in self._courses.items():
                 if name in self._aspects and self._aspects[name].volatile:
-                    one.converged, one.ended = False, True
+                    course.undone()
         if body := await self._kept.get("reported"):
             self.reported = msgspec.json.decode(body, type=Reported)
         else:
             self.reported = self.shown()
 
     async def _converge(self) -> None:
-        before = msgspec.json.encode(self._tries)
+        before = msgspec.json.encode(self._courses)
         shown = {name: await self._step(one) for name, one in self._aspects.items()}
         for name in self._desired.state:
             if name not in self._aspects:
                 known = ", ".join(self._aspects)
                 shown[name] = AspectShown(standing="unknown", cause=f"there are {known}")
-        if msgspec.json.encode(self._tries) != before:
-            await self._kept.put("tries", msgspec.json.encode(self._tries))
+        if msgspec.json.encode(self._courses) != before:
+            await self._kept.put("tries", msgspec.json.encode(self._courses))
         await self._report(shown)
 
     async def _step(self, aspect: Aspect) -> AspectShown:
         """Do what is to be done for an aspect now; how it stands."""
+        course = self._course(aspect.name)
+        under_way = await self._under_way(course)  # first: what has ended is not on trial any more
         try:
             actual = await aspect.actual()
         except HoldfastError as error:
             return AspectShown(standing="failed", cause=str(error))
         if aspect.name not in self._desired.state:
             return AspectShown(actual=actual)
-        wanted, version = self._desired.state[aspect.name], self._desired.version
-        one = self._tries.setdefault(aspect.name, _Try())
-        if one.version != version:
-            one = self._tries[aspect.name] = _Try(version)
+        wanted = self._desired.state[aspect.name]
         try:
-            differs = aspect.differs(wanted, actual)
+            aspect.differs(wanted, actual)
         except RequestError as error:
             return AspectShown(actual=actual, standing="failed", cause=str(error))
-        if not differs:
-            one.converged, one.cause = True, ""
-            return AspectShown(actual=actual, standing="converged")
+        parts = {
+            name: course.parts[name].shown("converging")
+            if name in under_way
+            else await self._bring(aspect, course, name, one, actual)
+            for name, one in aspect.parts(wanted).items()
+        }
+        return whole(actual, parts)
+
+    def _course(self, name: str) -> Course:
+        """How far an aspect is with the version that is wanted now."""
+        course = self._courses.get(name, Course())
+        if name in self._desired.state and course.version != self._desired.version:
+            course = self._courses[name] = course.anew(self._desired.version)
+        return course
+
+    async def _under_way(self, course: Course) -> set[str]:
+        """The parts for which a command is under way; of those that have ended it is noted."""
+        found = set()
+        for name, one in course.parts.items():
+            with suppress(NotThere):  # it was never accepted, and is not under way
+                if one.open:
+                    result = await self._desk.result(one.command)
+                    if result.ended:
+                        one.end(result)
+                    else:
+                        found.add(name)
+        return found
+
+    async def _bring(
+        self, aspect: Aspect, course: Course, part: str, wanted: Any, actual: Any
+    ) -> AspectShown:
+        """Do what is to be done for a part for which no command is under way; how it stands."""
+        one = course.parts.setdefault(part, Tries())
+        if not aspect.differs(wanted, actual):
+            one.converged, one.ended, one.cause = True, True, ""
+            return AspectShown(standing="converged")
         if one.converged and aspect.name not in self._desired.enforce:
-            return AspectShown(actual=actual, standing="conflict", cause="changed on the device")
-        standing = await self._order(aspect, one, aspect.command(wanted, actual))
-        return AspectShown(actual=actual, standing=standing, command=one.command, cause=one.cause)
+            return AspectShown(standing="conflict", cause="changed on the device")
+        command = aspect.command(wanted, actual)
+        standing = await self._order((aspect.name, part), course, one, command)
+        return one.shown(standing)
 
     async def _order(
-        self, aspect: Aspect, one: _Try, command: tuple[str, dict[str, Any]]
+        self,
+        key: tuple[str, str],
+        course: Course,
+        one: Tries,
+        command: tuple[str, dict[str, Any]],
     ) -> Standing:
         """See to it that a command is under way, or was tried often enough."""
         name, args = command
         said = msgspec.json.encode(command, order="deterministic").decode()
         if one.said != said or one.converged:  # the next step on the way, or it is enforced
             one.said, one.count, one.ended, one.converged = said, 0, True, False
-            self._due[aspect.name] = 0.0
-        if one.ended and one.step < STEPS_MAX and self._is_due(aspect, one):
-            one.count, one.step, one.ended = one.count + 1, one.step + 1, False
-            one.command = f"twin.{one.version}.{aspect.name}.{one.step}"
+            self._due[key] = 0.0
+        if one.ended and one.steps < STEPS_MAX and self._is_due(key, one):
+            one.count, one.steps, one.ended = one.count + 1, one.steps + 1, False
+            course.step += 1
+            one.command = f"twin.{course.version}.{key[0]}.{course.step}"
         if one.ended:
             return "failed"
         order = Order(Command(id=one.command, name=name, args=args, issuer="twin"), self._by)
         result = await self._desk.order(order, "twin")
         if not result.ended:
             return "converging"
-        one.ended = True
-        if result.reason == "not_now":  # nothing has failed: another order is first, or a limit
-            one.count = 1
-        one.cause = result.message or f"{result.id}: {result.state}, and it is not as wanted"
+        one.end(result)
         return "failed"
 
-    def _is_due(self, aspect: Aspect, one: _Try) -> bool:
-        """Whether it is time to try an aspect once more."""
+    def _is_due(self, key: tuple[str, str], one: Tries) -> bool:
+        """Whether it is time to try a part once more."""
         if one.count >= TRIES_MAX:
             return False
         now, after_s = self._clock.monotonic(), RETRY_S[min(one.count, len(RETRY_S)) - 1]
-        if now < self._due.setdefault(aspect.name, now + after_s):
+        if now < self._due.setdefault(key, now + after_s):
             return False
-        del self._due[aspect.name]
+        del self._due[key]
         return True
 
     async def _report(self, state: dict[str, AspectShown]) -> None:

@@ -88,7 +88,7 @@ class CommandParts:
             *(self._may_want, core.clock),
         )
         topics = Topics(core.settings.link.topic_prefix, core.device)
-        link.join(Orders(self.desk, core.store.journal, topics))
+        link.join(Orders(self.desk, core.store.journal, topics, link.pace, core.clock))
         link.join(Twins(self.twin, topics, core.conditions))
 
     async def run(self) -> None:

@@ -13,7 +13,7 @@ Recovery: `accept` returns after the commit. A command that has begun and not en
 
 import sqlite3
 from collections.abc import Callable, Collection
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from msgspec import Struct
 
@@ -27,9 +27,13 @@ from agent.store.journalrows import COLUMNS, STREAM, End, Entry, New, Refusal
 
 __all__ = ["End", "Entry", "IdTaken", "Journal", "JournalFull", "Limits", "New", "Refusal"]
 T = TypeVar("T")
+_UNTOLD = "ended_ns IS NOT NULL AND NOT told"
+Untold = Literal["all", "asked", "replies"]
+_ONLY = {"all": "", "asked": " AND door = 'mqtt'", "replies": " AND reply IS NOT NULL"}
 REFUSALS_MAX = 1000
 FORGOTTEN_MAX = 100  # in one commit
 LOCAL, LOCAL_SHARE = ("http", "bundle"), 0.1  # of the commands, kept free for these doors
+VERSIONED = "twin"  # the door whose signed documents say how new they are by their version
 
 
 class JournalFull(StoreFull):
@@ -72,7 +76,8 @@ class Journal:
         def operation(connection: sqlite3.Connection, stamp: Stamp, now_ns: int) -> Entry | None:
             if rows.find(connection, new.id):
                 return None
-            horizon_us = rows.horizon_us(connection, new.by) if new.by else None
+            dated = new.by and new.door != VERSIONED
+            horizon_us = rows.horizon_us(connection, new.by) if dated else None
             if horizon_us is not None and (new.issued_us is None or new.issued_us <= horizon_us):
                 raise Forgotten
             self._make_room(connection, new.door)
@@ -216,14 +221,32 @@ class Journal:
         await self._database.write(operation)
 
     async def untold(
-        self, count: int, after: int = 0, after_refusal: int = 0
+        self, count: int, after: int = 0, after_refusal: int = 0, of: Untold = "all"
     ) -> tuple[list[Entry], list[Refusal]]:
-        """Results that nobody has, behind these numbers, the oldest first."""
-        where = "ended_ns IS NOT NULL AND NOT told AND number > ? ORDER BY number"
+        """Results that nobody has, behind these numbers, the oldest first. Of all; or those alone
+        that are `asked` for over the link, or with `replies` that are wanted at a place of their
+        own, and were not told there yet."""
+        only = _ONLY[of]
+        where = f"{_UNTOLD}{only} AND number > ? ORDER BY number"
         return await self._database.read(
             lambda c: (
                 _all(c, where, (after, count)),
-                rows.refusals(c, f"NOT told AND number > {after_refusal}", count),
+                rows.refusals(c, f"NOT told{only} AND number > {after_refusal}", count),
+            )
+        )
+
+    async def untold_of(
+        self, numbers: Collection[int], refusals: Collection[int] = ()
+    ) -> tuple[list[Entry], list[Refusal]]:
+        """Of these the results that nobody has, the oldest first."""
+        if not numbers and not refusals:
+            return [], []
+        commands, refused = (", ".join(map(str, those)) for those in (numbers, refusals))
+        where = f"{_UNTOLD} AND number IN ({commands}) ORDER BY number"
+        return await self._database.read(
+            lambda c: (
+                _all(c, where, (len(numbers),)),
+                rows.refusals(c, f"NOT told AND number IN ({refused})", len(refusals)),
             )
         )
 

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,17 @@ from agent.commands import twin as module
 from agent.commands.trust import Refused, known
 from agent.commands.twin import Aspect, Twin
 from agent.commands.verb import Call, again
+from agent.commands.verbs.models import Activate
 from agent.errors import HoldfastError, NotNow, RequestError
+from agent.protocol.commands import Command
+from agent.protocol.commands import decode as order_of
+from agent.protocol.commands import sign as signed_order
 from agent.protocol.signing import Key
 from agent.protocol.twin import AspectShown, Desired, Wanted, decode, sign
+from agent.store.journal import Limits
 from agent.updates.slots.shown import Running
 from tests.commands.rig import Rig, rig
+from tests.commands.test_desk import Trusted
 from tests.sync.rig import eventually
 
 
@@ -36,12 +43,17 @@ class House:
         self.wall = "white"
         self.painted: list[str] = []
         self.fault: HoldfastError | None = None
+        self.trial: asyncio.Event | None = None  # so long it is on trial, and then taken back
 
     async def paint(self, args: Colour, _: Call) -> Any:
         if self.fault:
             raise self.fault
-        self.wall = args.colour
+        before, self.wall = self.wall, args.colour
         self.painted.append(args.colour)
+        if self.trial:
+            await self.trial.wait()
+            self.wall = before
+            raise HoldfastError("taken back: the link was not back")
         return {}
 
     def aspect(self, *, volatile: bool = False) -> Aspect:
@@ -280,3 +292,135 @@ async def test_what_a_restart_undoes_is_no_conflict(tmp_path: Path) -> None:
     async with twinned(tmp_path, house, volatile=True) as (twin, _):
         await eventually(lambda: house.wall == "red", "it is painted again")
         await eventually(lambda: standing(twin) == "converged", "and told")
+
+
+def seen(twin: Twin) -> AspectShown:
+    """How the wall was told to be last."""
+    return twin.shown().state.get("wall", AspectShown())
+
+
+async def told(twin: Twin, said: list[AspectShown]) -> None:
+    """Each thing that is reported of the wall, for ever."""
+    number = twin.changes.number
+    while True:
+        if shown := twin.shown().state.get("wall"):
+            said.append(shown)
+        number = await twin.changes.after(number)
+
+
+@pytest.mark.parametrize("enforce", [[], ["wall"]])
+async def test_what_is_on_trial_is_not_there_yet_and_what_was_taken_back_has_failed(
+    tmp_path: Path, enforce: list[str]
+) -> None:
+    house, said = House(), list[AspectShown]()
+    house.trial = asyncio.Event()
+    async with twinned(tmp_path, house) as (twin, one):
+        watching = asyncio.create_task(told(twin, said))
+        await twin.want(Wanted(Desired(version=1, state={"wall": "red"}, enforce=enforce)))
+        await eventually(lambda: seen(twin).actual == "red", "it is on trial")
+        assert standing(twin) == "converging"
+        house.trial.set()
+        last = f"twin.1.wall.{module.TRIES_MAX}"
+        await eventually(
+            lambda: standing(twin) == "failed" and twin.shown().state["wall"].command == last,
+            "it is tried as often as may be",
+        )
+        watching.cancel()
+        await asyncio.wait([watching])
+        assert len(await one.store.journal.page(None, 10)) == module.TRIES_MAX == 3
+        assert house.painted == ["red"] * 3
+    assert {shown.standing for shown in said} == {None, "converging", "failed"}
+    assert {shown.cause for shown in said if shown.standing == "failed"} == {
+        "taken back: the link was not back"
+    }
+
+
+async def test_between_two_tries_there_is_a_pause_though_it_is_enforced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "RETRY_S", (3600.0, 3600.0))
+    house = House()
+    house.trial = asyncio.Event()
+    async with twinned(tmp_path, house) as (twin, _):
+        await twin.want(Wanted(Desired(version=1, state={"wall": "red"}, enforce=["wall"])))
+        await eventually(lambda: seen(twin).actual == "red", "it is on trial")
+        house.trial.set()
+        await eventually(lambda: standing(twin) == "failed", "it was taken back")
+        house.wall = "black"
+        await eventually(lambda: seen(twin).actual == "black", "it is looked at again")
+        assert (house.painted, standing(twin)) == (["red"], "failed")
+
+
+async def test_a_newer_document_waits_for_what_the_former_one_has_on_trial(tmp_path: Path) -> None:
+    house = House()
+    house.trial = asyncio.Event()
+    async with twinned(tmp_path, house) as (twin, _):
+        await twin.want(Wanted(Desired(version=1, state={"wall": "red"})))
+        await eventually(lambda: house.wall == "red", "it is on trial")
+        await twin.want(Wanted(Desired(version=2, state={"wall": "red"})))
+        await eventually(lambda: standing(twin, 2) == "converging", "it is not there yet")
+        trial, house.trial = house.trial, None
+        trial.set()
+        await eventually(lambda: standing(twin, 2) == "converged", "ordered anew")
+        assert (house.wall, house.painted) == ("red", ["red", "red"])
+
+
+async def test_a_signed_document_is_brought_about_when_signed_commands_are_forgotten(
+    tmp_path: Path,
+) -> None:
+    house, key = House(), Key.kept(tmp_path / "k")
+    now = datetime.now(UTC)
+    plain = Command(
+        id="a", name="write", device="dev", issued=now, expires=now + timedelta(hours=1)
+    )
+    command = order_of(signed_order(plain, key))
+    more: dict[str, Any] = {"clock": Trusted(), "limits": Limits(100, 0.0), "keys": [key.public]}
+    async with twinned(tmp_path, house, signed="grave", **more) as (twin, one):
+        await one.desk.order(command, "mqtt")
+        await one.ended("a")
+        assert await one.store.journal.forget_old() == 1
+        wanted = Desired(version=1, state={"wall": "red"}, device="dev")
+        await twin.want(decode(sign(wanted, key)))
+        await eventually(lambda: standing(twin) == "converged", "it is red")
+        assert (await one.desk.order(command, "mqtt")).reason == "too_old"  # no replay comes of it
+
+
+async def test_a_model_that_cannot_be_keeps_no_other_back(tmp_path: Path) -> None:
+    serving, asked = {"a": 1, "b": 1}, list[str]()
+
+    async def activate(args: Activate, _: Call) -> Any:
+        asked.append(args.name)
+        if args.name == "a":
+            raise NotNow("golden outputs differ")
+        serving[args.name] = args.version or 0
+
+    async with rig(tmp_path) as one:
+        verb = again("model.activate", "Activate.", Activate, activate)
+        one.desk.catalogue._verbs["model.activate"] = verb
+        aspect = aspects.models(lambda: dict(serving))
+        twin = Twin("dev", [aspect], one.store.twin, one.desk, lambda _: None, Clock())
+        running = asyncio.create_task(twin.run())
+        await twin.want(Wanted(Desired(version=1, state={"models": {"a": 2, "b": 2}})))
+        await eventually(lambda: asked.count("a") == 3 and serving["b"] == 2, "each is tried")
+        await eventually(lambda: twin.shown().state["models"].standing == "failed", "and told")
+        await eventually(lambda: twin.shown().state["models"].actual == {"a": 1, "b": 2}, "as is")
+        assert twin.shown().state["models"].cause == "a: golden outputs differ"
+        serving["b"] = 1  # somebody has the last word on one of them
+        both = "a: golden outputs differ; b: changed on the device"
+        await eventually(lambda: twin.shown().state["models"].cause == both, "a conflict beside it")
+        assert asked.count("b") == 1
+        running.cancel()
+        await asyncio.wait([running])
+
+
+async def test_what_each_restart_undoes_is_done_anew_after_each(tmp_path: Path) -> None:
+    house = House()
+    starts = module.TRIES_MAX + 2
+    for n in range(starts):
+        async with twinned(tmp_path, house, volatile=True) as (twin, _):
+            if not n:
+                await twin.want(Wanted(Desired(version=1, state={"wall": "red"})))
+            await eventually(lambda n=n: len(house.painted) == n + 1, "it is painted again")
+            await eventually(lambda: standing(twin) == "converged", "and told")
+        house.wall = "white"
+    assert house.painted == ["red"] * starts

@@ -62,7 +62,7 @@ class Rig:
             config.Link,
         )
         epoch = lambda: self.store.epoch  # noqa: E731
-        pace = Pace(self.settings, self.clock)
+        pace = self.pace = Pace(self.settings, self.clock)
         self.uplink = Uplink(
             *(self.settings, "dev", self.store.outbox, self.conditions, self.clock),
             *(pace, Progress(self.clock)),

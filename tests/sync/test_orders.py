@@ -13,6 +13,7 @@ from agent.commands.desk import Desk
 from agent.commands.trust import Rules
 from agent.errors import StoreError
 from agent.known_time import KnownTime
+from agent.protocol.commands import Command, Order
 from agent.protocol.topics import Topics
 from agent.sync.orders import Orders
 from tests.commands.rig import Effects
@@ -28,15 +29,28 @@ def controller(broker: Mosquitto) -> Any:
     found.stop()
 
 
+class Doors(Effects):
+    """The effects, and the desk for the other doors."""
+
+    desk: Desk
+
+    async def order(self, id: str, name: str = "write") -> None:
+        """By HTTP; returns once it has ended."""
+        said = await self.desk.order(Order(Command(id=id, name=name)), "http")
+        assert said.ended or (await self.desk.ended(id, 20)).ended
+
+
 @asynccontextmanager
-async def commanded(rig: Rig, folder: Path) -> AsyncIterator[Effects]:
+async def commanded(rig: Rig, folder: Path) -> AsyncIterator["Doors"]:
     """The link runs over the open store, with a desk."""
-    effects = Effects(folder / "effects")
+    effects = Doors(folder / "effects")
     desk = Desk(
         *(rig.store.journal, Catalogue(effects.verbs()), Rules("dev", "never", ())),
         *(KnownTime(folder / "known-time.json", rig.clock), rig.clock),
     )
-    rig.link.join(Orders(desk, rig.store.journal, Topics("holdfast/v1", "dev")))
+    topics = Topics("holdfast/v1", "dev")
+    rig.link.join(Orders(desk, rig.store.journal, topics, rig.pace, rig.clock))
+    effects.desk = desk
     running = asyncio.create_task(desk.run())
     async with live(rig):
         await eventually(lambda: rig.link.connected_since is not None, "the link is up")

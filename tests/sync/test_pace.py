@@ -247,6 +247,18 @@ def test_a_pause_holds_everything_back_for_its_time(seconds: float | None) -> No
     assert pace.wait_s(1, live=False) == 0
 
 
+def test_what_is_owed_waits_for_the_rate_alone_and_is_counted() -> None:
+    clock = at(2026, 5, 1, 8)
+    pace = paced(clock, BERLIN, rate_bytes_per_s_max=2048, quota_bytes_per_day=MIB)
+    pace.order(Orders(math.inf))
+    pace.spent(MIB)
+    assert pace.quota.reached == "all"
+    assert pace.wait_s(1000, live=True, owed=True) > 0, "the rate has a debt"
+    clock.pass_s(600)
+    assert pace.wait_s(1000, live=True) == LOOK_S
+    assert pace.wait_s(1000, live=True, owed=True) == 0
+
+
 def test_an_order_about_the_rate_stands_above_the_hours_and_now_above_it() -> None:
     clock = at(2026, 5, 1, 23)
     pace = paced(clock, BERLIN, rate_bytes_per_s_max=5000, hours=[NIGHT], quota_bytes_per_day=MIB)

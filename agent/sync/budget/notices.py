@@ -47,7 +47,8 @@ class Notices:
             "in place of the configured rates",
             "`holdfast sync limit off` ends it",
         )
-        held_back = {"backlog": "only live records are", "all": "nothing but heartbeats is"}
+        all_ = "nothing but heartbeats and answers to orders is"
+        held_back = {"backlog": "only live records are", "all": all_}
         self._hold(
             "quota_reached",
             quota.reached

@@ -5,7 +5,8 @@ Whose rate holds, the first of: `sync now` for its time, an operator's limit, th
 count. Over any time no more goes than the rate allows, its burst (bucket.py) and one message.
 
 Nothing goes while an operator has it paused, nor above the quota (quota.py). What lives goes before
-what does not, and does not wait for it.
+what does not, and does not wait for it. The answer to an order that came over the link is owed: it
+waits for the rate alone, and is counted.
 
 A message counts as its payload and OVERHEAD_BYTES. Presence and heartbeats count, but take no turn.
 Heartbeats come each `link.heartbeat_s`, or as seldom as it takes for them to use no more than
@@ -116,11 +117,14 @@ class Pace:
             return Rate(hours.rate_bytes_per_s_max, "hours")
         return Rate(self._settings.rate_bytes_per_s_max, "settings")
 
-    async def take(self, size_bytes: int, *, live: bool) -> None:
-        """Wait until a message of so many bytes may go; it counts as sent from then on."""
+    async def take(self, size_bytes: int, *, live: bool, owed: bool = False) -> None:
+        """Wait until a message of so many bytes may go; it counts as sent from then on.
+
+        `owed`: neither a pause nor the quota holds it back.
+        """
         self._live_waiting += live
         try:
-            while wait_s := self.wait_s(size_bytes, live=live):
+            while wait_s := self.wait_s(size_bytes, live=live, owed=owed):
                 await self._wait(wait_s)
             self.spent(size_bytes)
         finally:
@@ -128,9 +132,10 @@ class Pace:
             if live and not self._live_waiting:
                 self._wake()  # the others' turn
 
-    def wait_s(self, size_bytes: int, *, live: bool) -> float:
+    def wait_s(self, size_bytes: int, *, live: bool, owed: bool = False) -> float:
         """Seconds until it is worth asking again for such a message; 0: it may go."""
-        if not self.allows(live=live) or (self._live_waiting and not live):
+        allowed = self.allows(live=live) or owed
+        if not allowed or (self._live_waiting and not live):
             return LOOK_S
         wait_s = self._bucket.wait_s(size_bytes + OVERHEAD_BYTES, self._clock.monotonic())
         return min(wait_s, LOOK_S)
