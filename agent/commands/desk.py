@@ -1,6 +1,6 @@
 """Where orders come in, whichever door they came by, and are carried out: each id once.
 
-    a door -> trust.py -> the journal's commit (the order is accepted, and may be acknowledged)
+    a door -> admission.py -> the journal's commit (the order is accepted, and may be acknowledged)
            -> its lane -> the verb's handler -> the journal's commit (the end, and its record)
 
 Those of one lane run one after the other, in the order in which they were accepted. After a crash
@@ -9,45 +9,24 @@ verb can, and is told as interrupted where it cannot.
 """
 
 import asyncio
-import hashlib
 import logging
 from collections.abc import Callable, Collection
 from contextlib import suppress
 
-import msgspec
-
 from agent.changes import Changes
 from agent.clock import Clock
-from agent.commands import shown, trust
+from agent.commands import shown
+from agent.commands.admission import LISTED, Admission
 from agent.commands.catalogue import Catalogue
 from agent.commands.runs import Runs
 from agent.commands.trust import Refused, Rules
-from agent.errors import NotNow, NotThere, RequestError, StoreError
+from agent.errors import NotNow, NotThere, StoreError
 from agent.known_time import KnownTime
-from agent.protocol.commands import (
-    COMMAND_BYTES_MAX,
-    Command,
-    Door,
-    Order,
-    Result,
-    Unread,
-    too_deep,
-)
-from agent.store.journal import (
-    Entry,
-    Forgotten,
-    IdTaken,
-    Journal,
-    JournalFull,
-    New,
-    Refusal,
-)
-from agent.words import quoted
+from agent.protocol.commands import Command, Door, Order, Result, Unread
+from agent.store.journal import Entry, Journal, Refusal
 
 log = logging.getLogger("commands")
 FORGET_S = 600.0
-LISTED = "`holdfast commands ls` lists them"
-FROM_AFAR: tuple[Door, ...] = ("mqtt", "twin", "plant")  # and nobody has looked who it was
 
 
 class Desk:
@@ -64,7 +43,7 @@ class Desk:
         self.changes = Changes()
         self.rules = rules
         self._journal = journal
-        self._known = known
+        self._admission = Admission(journal, catalogue, rules, known)
         self._parting = False
         self.listeners: list[Callable[[Result], None]] = []
         self._runs = Runs(journal, catalogue, rules.device, clock, self._tell)
@@ -84,7 +63,7 @@ class Desk:
         beside it, for the door. Accepted or refused, it is in the store when this returns.
         """
         try:
-            entry, fresh = await self._accept(order, door, scopes, reply)
+            entry, fresh = await self._admission.admit(order, door, scopes, reply)
         except Refused as refused:
             return await self.refuse(order, door, refused, reply)
         if fresh:
@@ -98,90 +77,7 @@ class Desk:
 
     def takes_from_plant(self, name: str) -> bool:
         """Whether those may order this."""
-        try:
-            trust.trusted(self.catalogue.verb(name), self.rules)
-        except Refused:
-            return False
-        return True
-
-    async def _accept(
-        self, order: Order, door: Door, scopes: Collection[str] | None, reply: bytes | None
-    ) -> tuple[Entry, bool]:
-        """Raises Refused, StoreError."""
-        command = order.command
-        trust.addressed(order, self.rules)
-        if wrong := too_deep(command.args):
-            raise Refused("bad_args", wrong, "say it with fewer levels")
-        verb = None
-        with suppress(NotThere):
-            verb = self.catalogue.verb(command.name)
-        if door == "plant":
-            trust.trusted(verb, self.rules)
-        elif door in FROM_AFAR:
-            trust.believed(order, verb, self.rules, bound=door == "mqtt")
-        digest = _digest(order)
-        if known := await self._journal.get(command.id):  # also one that is over by now
-            if known.digest != digest:
-                raise _taken(command.id, known.name)
-            return known, False
-        try:
-            verb = verb or self.catalogue.verb(command.name)
-            if not verb.about:
-                trust.allowed(verb, scopes)
-            args = self.catalogue.args(verb, command.args)
-            trust.may_ask(verb, args, scopes, near=door not in FROM_AFAR)
-            encoded = _encoded(command)
-        except NotThere as error:
-            raise Refused("unknown_command", str(error), error.hint) from error
-        except RequestError as error:
-            raise Refused("bad_args", str(error), error.hint) from error
-        if verb.about:
-            await self._may_touch(verb.about(args), order, door, scopes)
-        time = self._known
-        left_s = trust.expires_in_s(order, time.least_s(), exact=time.sure)
-        new = New(
-            id=command.id,
-            digest=digest,
-            name=command.name,
-            args=encoded,
-            door=door,
-            issuer=command.issuer,
-            by=order.by,
-            issued_us=_us(command.issued),
-            expires_us=_us(command.expires),
-            expires_in_s=left_s,
-            reply=reply,
-        )
-        try:
-            return await self._journal.accept(new)
-        except IdTaken as error:
-            raise _taken(command.id, str(error)) from error
-        except Forgotten as error:
-            raise Refused(
-                "too_old",
-                "it was issued before commands that this device has forgotten, and may have been "
-                "carried out then",
-                "give it a new id and order it again, if it was not",
-            ) from error
-        except JournalFull as error:
-            raise Refused("full", str(error), error.hint) from error
-
-    async def _may_touch(
-        self, name: str, order: Order, door: Door, scopes: Collection[str] | None
-    ) -> None:
-        """Whoever gave this order might have ordered that command too. Raises Refused, StoreError.
-
-        There must be one: of a later one nobody could say who may.
-        """
-        entry = await self._journal.get(name)
-        if entry is None:
-            raise Refused("not_now", f"there is no command {quoted(name)}", LISTED)
-        if door in FROM_AFAR:
-            verb = None
-            with suppress(NotThere):
-                verb = self.catalogue.verb(entry.name)
-            trust.believed(order, verb, self.rules, bound=door == "mqtt")
-        trust.holds(entry.name, self.scope(entry.name), scopes)
+        return self._admission.takes_from_plant(name)
 
     async def cancel(self, name: str, who: str) -> Result:
         """End a command that has not begun; its result. Raises NotThere, NotNow, StoreError."""
@@ -255,10 +151,7 @@ class Desk:
 
     def scope(self, name: str) -> str:
         """Who may order a command; one that is not known any more was for an administrator."""
-        try:
-            return self.catalogue.verb(name).scope
-        except NotThere:
-            return "admin"
+        return self._admission.scope(name)
 
     async def run(self) -> None:
         """Go on with what was begun before, and carry out what comes, for ever."""
@@ -277,32 +170,3 @@ class Desk:
         for listener in self.listeners:
             listener(result)
         self.changes.tell()
-
-
-def _encoded(command: Command) -> bytes:
-    """Its args. Raises RequestError."""
-    args = msgspec.json.encode(command.args)
-    if len(args) > COMMAND_BYTES_MAX:
-        raise RequestError(
-            f"args of {len(args)} bytes; expected {COMMAND_BYTES_MAX} at most", "send less"
-        )
-    return args
-
-
-def _digest(order: Order) -> bytes:
-    """What tells two commands of one id apart."""
-    command = order.command
-    said = msgspec.json.encode([command.name, command.args], order="deterministic")
-    return hashlib.sha256(said).digest()
-
-
-def _taken(name: str, other: str) -> Refused:
-    return Refused(
-        "id_taken",
-        f"{name!r} is the id of another command ({other})",
-        "give each command an id of its own",
-    )
-
-
-def _us(instant: object) -> int | None:
-    return None if instant is None else int(instant.timestamp() * 1e6)  # type: ignore[attr-defined]
