@@ -4,6 +4,7 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -111,17 +112,22 @@ def test_another_configuration_is_begun_on_and_one_that_does_not_start_is_taken_
     unit: Unit,
 ) -> None:
     pid, door = unit.pid(), "/api/v1/config"
-    order = {"patch": {"jobs": {"jobs_max": 7}}, "confirm_s": 3600}
-    Checked(unit.socket).post(f"{door}/apply", order)
+    _order(unit, "config.apply", patch={"jobs": {"jobs_max": 7}}, confirm_s=3600)
     until(lambda: unit.another(pid), "another one is up", LONG_S)
     assert Checked(unit.socket).get(door)["in_force"] == 2
-    Checked(unit.socket).post(f"{door}/confirm")
+    assert _order(unit, "config.confirm")["state"] == "succeeded"
     pid = unit.pid()
-    Checked(unit.socket).post(f"{door}/apply", {"patch": {"api": {"group": "no-such-group"}}})
+    _order(unit, "config.apply", patch={"api": {"group": "no-such-group"}})
     until(lambda: unit.another(pid), "another one is up", LONG_S)
     found = Checked(unit.socket).get(door)
     assert (found["in_force"], found["taken_back"]["number"]) == (2, 3)
     assert unit.native.shown(SERVICE, "NRestarts") == {"NRestarts": "3"}
+
+
+def _order(unit: Unit, name: str, **args: Any) -> dict[str, Any]:
+    """Its result so far: the agent may end of it."""
+    order = {"name": name, "args": args}
+    return Checked(unit.socket).post("/api/v1/commands?wait_s=10", order)
 
 
 def test_what_never_comes_to_be_an_agent_is_not_started_so_often_that_systemd_reboots(
