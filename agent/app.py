@@ -165,13 +165,7 @@ class App:
                     # Waited for here, not in a task of the group: a task that ends the group while
                     # it is being left spoils all later timeouts under Python 3.11.2 (Debian 12).
                     await self._stop.wait()
-                    log.info("stopping: what is unfinished is kept")
-                    self.watchdog.systemd.stopping()
-                    await self.starts.ends(self._ended, self._why)
-                    # While everything still works: who has asked gets his answer.
-                    inference.guests.part()
-                    self.commands.desk.part()
-                    await doors.server.close()
+                    await self._part()
                     raise Stopped
             except* Stopped:
                 pass  # it was asked to
@@ -181,6 +175,15 @@ class App:
             self.watchdog.close()
         log.info("stopped")
         return self._status
+
+    async def _part(self) -> None:
+        """It ends; while everything still works, who has asked gets his answer."""
+        log.info("stopping: what is unfinished is kept")
+        self.watchdog.systemd.stopping()
+        await self.starts.ends(self._ended, self._why)
+        self.inference.guests.part()
+        self.commands.desk.part()
+        await self.doors.server.close()
 
     def _loops(self) -> list[Callable[[], Coroutine[Any, Any, None]]]:
         store, inference, link = self.store, self.inference, self.link

@@ -127,7 +127,7 @@ class Server:
             await self._certificate.look()
             await self._port.listen({loopback(where.host)})
             await self._expose()
-        except BaseException:
+        except BaseException:  # a cancellation too: no door stays open
             await self.close()
             raise
         return self

@@ -81,7 +81,7 @@ async def on_socket(door: Door, path: Path, group: str | None) -> asyncio.Server
             made.bind(str(path))
             _give(path, group)  # before anybody can connect: it does not listen yet
             return await asyncio.get_running_loop().create_unix_server(door, sock=made)
-        except BaseException:
+        except BaseException:  # a cancellation too: nothing of it stays in the folder
             made.close()
             path.unlink(missing_ok=True)
             raise
