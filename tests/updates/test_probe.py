@@ -87,3 +87,15 @@ def test_the_self_test_is_called_by_the_name_that_stays() -> None:
     assert done.returncode == 0, done.stderr
     expected = f'{{"version":"{VERSION}","schema":{len(schema.steps())},"opens_from":'
     assert done.stdout.startswith(expected)
+
+
+def test_a_version_whose_workers_cannot_begin_does_not_pass(tmp_path: Path) -> None:
+    tmp_path.joinpath("onnxruntime.py").write_text("raise ImportError('built for another board')")
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "agent.selftest", str(ROOT / "config" / "default.yaml")],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"},
+    )
+    assert done.returncode == 1
+    assert "built for another board" in done.stderr
