@@ -15,7 +15,7 @@ from agent.commands.desk import Desk
 from agent.commands.trust import Rules
 from agent.commands.verb import Call, NoArgs, Verb, again
 from agent.commands.verbs.commands import CommandVerbs
-from agent.errors import NotNow
+from agent.errors import NotNow, StoreFull
 from agent.known_time import KnownTime
 from agent.protocol.commands import Command, Door, Order, Result
 from agent.store.journal import Journal, Limits
@@ -93,6 +93,17 @@ class Rig:
         by = more.pop("by", "")
         command = Command(id=id, name=name, **more)
         return await self.desk.order(Order(command, by), door, scopes=scopes)
+
+    def takes_no_record(self) -> None:
+        """From now on the store has no room for what grows it."""
+        write = self.store._database.write
+
+        async def full(operation: Any, *, grows: Any = (), alone: bool = False) -> Any:
+            if grows:
+                raise StoreFull("no room")
+            return await write(operation, alone=alone)
+
+        self.store._database.write = full  # type: ignore[method-assign]
 
     async def ended(self, id: str = "one") -> Result:
         """Its result, once it has ended."""

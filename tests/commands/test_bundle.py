@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from agent import config
-from agent.errors import BundleError, StoreFull
+from agent.errors import BundleError
 from agent.protocol import bundle, command_bundle
 from agent.protocol.commands import Command
 from agent.protocol.signing import Key
@@ -79,14 +79,7 @@ async def test_what_it_refuses_is_told_by_a_record_once(tmp_path: Path) -> None:
 
 async def test_a_store_without_room_for_the_record_keeps_the_refusal(tmp_path: Path) -> None:
     async with rig(tmp_path) as one:
-        write = one.store._database.write
-
-        async def full(operation: Any, *, grows: Any = (), alone: bool = False) -> Any:
-            if grows:
-                raise StoreFull("no room")
-            return await write(operation, alone=alone)
-
-        one.store._database.write = full  # type: ignore[method-assign]
+        one.takes_no_record()
         made = command_bundle.made(DEVICE, [Command(id="b", name="nosuch")], FLEET, CREATED)
         await bundles(one, tmp_path).take(made)
         assert [row.reason for row in await one.store.journal.refusals(10)] == ["unknown_command"]

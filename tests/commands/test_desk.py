@@ -10,7 +10,7 @@ import pytest
 
 from agent.clock import Clock
 from agent.commands.verb import Call, NoArgs, Verb
-from agent.errors import NotThere, StoreFull
+from agent.errors import NotThere
 from agent.protocol.commands import Command, Order, Unread
 from agent.protocol.signing import Key
 from agent.records import Stamp
@@ -268,14 +268,7 @@ async def test_a_full_journal_refuses_and_forgets_none_that_runs(tmp_path: Path)
 
 async def test_a_store_without_room_for_the_record_keeps_the_end(tmp_path: Path) -> None:
     async with rig(tmp_path) as one:
-        write = one.store._database.write
-
-        async def full(operation: Any, *, grows: Any = (), alone: bool = False) -> Any:
-            if grows:
-                raise StoreFull("no room")
-            return await write(operation, alone=alone)
-
-        one.store._database.write = full  # type: ignore[method-assign]
+        one.takes_no_record()
         await one.order("write")
         assert (await one.ended()).state == "succeeded"
         assert "commands" not in await one.store.ledger.balances()
