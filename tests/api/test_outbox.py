@@ -75,7 +75,10 @@ async def test_what_is_read(desk: Desk) -> None:
     page = await desk.get("outbox/a?from=5&count=2")
     assert [r["seq"] for r in page["records"]] == [5, 7]
     assert (page["dropped"], page["next"]) == ([[6, 6, "operator"]], 8)
-    assert await desk.get(f"outbox/a?from=5&count=2&epoch={epoch}") == page
+    same = await desk.get(f"outbox/a?from=5&count=2&epoch={epoch}")
+    for one in (*page["records"], *same["records"]):
+        assert one.pop("age_s") >= 0
+    assert same == page
     dead = await desk.get("outbox/x.raw?dead=true")
     assert [r["cause"] for r in dead["records"]] == ["it was too loud"]
     assert (await desk.get("outbox/a/5"))["body"] == {"n": 1}

@@ -88,6 +88,15 @@ while True:
     line.send(b"WATCHDOG=1")
     time.sleep(1)
 """
+# The agent as it is, but that none of its workers begins: only its trial can tell.
+MUTE = """
+import sys
+from agent.cli import run
+from agent.inference.domains import zygote
+
+zygote.ZYGOTE = (sys.executable, "-c", "")
+sys.exit(run.main(sys.argv[sys.argv.index("--config") + 1]))
+"""
 # The agent as it is, to whom somebody gives an order once it runs.
 ORDERED = """
 import sys
@@ -122,11 +131,12 @@ class Slotted(Unit):
         start_s: int = 200,
         watch_s: int = 3600,
         orders: str = "",
+        **settings: object,
     ) -> None:
         """`orders`: instead, the agent in slot a switches to the other one itself."""
         opt = folder / "opt"
         super().__init__(folder, opt / "venv" / "bin" / "holdfast")
-        self.settings["watchdog"] = {"root_socket": "/run/holdfast-root.sock"}
+        self.settings |= {"watchdog": {"root_socket": "/run/holdfast-root.sock"}, **settings}
         self.config.write_bytes(msgspec.yaml.encode(self.settings))
         prepare(folder)
         self.slots = Slots(opt, "a")
@@ -246,3 +256,16 @@ def test_a_version_that_runs_and_is_never_confirmed_is_left(tmp_path: Path) -> N
         told = until(lambda: made.conditions().get("agent_went_back"), "it says so", LONG_S)
         assert "it was not confirmed within 5 s" in told
         assert made.of_slot() == "a"
+
+
+def test_a_version_whose_models_do_not_run_goes_back_by_itself(tmp_path: Path) -> None:
+    """It starts, answers and is fed by all that must move; its time is the shortest there is."""
+    settings = {"domains": {"audio": {"models": ["speech"]}}, "updates": {"confirm_s": 60.0}}
+    made = Slotted(tmp_path, MUTE, **settings)
+    with booted(made.native, SERVICE, SOCKET):
+        until(lambda: "agent_on_trial" in made.conditions(), "it began, on trial", LONG_S)
+        until(lambda: made.slots.linked == "a", "the former version is linked", 2 * LONG_S)
+        told = until(lambda: made.conditions().get("agent_went_back"), "it says so", LONG_S)
+        assert "domain_down audio" in told
+        assert made.of_slot() == "a"
+        until(lambda: "domain_down" not in made.conditions(), "its models run", LONG_S)

@@ -137,8 +137,8 @@ def test_device_and_ingest_are_killed_in_the_middle_of_a_put(tmp_path: Path) -> 
 
 def test_what_has_no_blob_does_not_wait_for_a_put(tmp_path: Path) -> None:
     objects = Apart()
+    objects.hold(1)  # before there is a device, which makes records from its start
     with putting(tmp_path, objects, records=60, ack_timeout_s=60) as (site, cloud):
-        objects.hold(1)
         site.makes_all()
         site.until(objects.store.holding.is_set, "a PUT is held")
         made = site.last_seqs()
