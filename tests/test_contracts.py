@@ -35,6 +35,14 @@ def test_an_agent_loads_what_few_need_only_when_it_is_needed() -> None:
     }
 
 
+def test_an_agent_reads_no_authorities_as_it_starts_and_finds_them_later() -> None:
+    counted = "context.get_ca_certs() != []"
+    there = f"import ssl; context = ssl.create_default_context(); print({counted})"
+    made = "import aiohttp.connector; context = aiohttp.connector._SSL_CONTEXT_VERIFIED"
+    done = run(sys.executable, "-c", f"import agent.cli.run; {made}; print({counted}); {there}")
+    assert done.stdout.split() == ["False", "True"], done.stderr
+
+
 def test_the_agent_loads_nothing_of_the_command_line() -> None:
     assert not loaded_by("agent.cli.run") & {"typer", "click", "rich", "pydantic"}
 

@@ -7,13 +7,25 @@ signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the agent takes signals, C
 signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
 signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # where it is ignored, no child can be waited for
 
+import gc
+
+gc.disable()  # what is loaded stays: nothing to look for until all of it is there
+
 import os
 import sys
 from pathlib import Path
 from typing import NoReturn
 
+from agent.cli.without_authorities import aiohttp_is_loaded
+
+aiohttp_is_loaded()
+
 from agent import app, logs
 from agent.errors import HoldfastError
+
+gc.collect()
+gc.freeze()  # nor does any later round, which holds up the loop, go through it again
+gc.enable()
 
 
 def main(path: str) -> int:

@@ -50,7 +50,7 @@ class HttpSource:
 
     async def __aenter__(self) -> Self:
         try:
-            trusted = await apart(self._context) if self._url.scheme == "https" else True
+            trusted = await apart(self._context)  # of http, too: it may be sent on to https
         except (OSError, ValueError) as error:
             raise Away(
                 f"{self.name}: link.ca_file, link.cert_file or link.key_file: {error}",

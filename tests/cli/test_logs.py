@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.outside import DEADLINE_S, HOLDFAST, ROOT, Device, holdfast, running, until
+from tests.outside import DEADLINE_S, HOLDFAST, ROOT, Checked, Device, holdfast, running, until
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +38,8 @@ def test_follow_until_the_agent_ends(tmp_path: Path) -> None:
         )
         try:
             until(lambda: "on device" in out.read_text(), "the lines before are shown")
+            Checked(device.socket).post("/api/v1/sync/pause")
+            until(lambda: "ordered: pause" in out.read_text(), "it follows")
             assert device.stop() == 0
             assert follow.wait(DEADLINE_S) == 3
         finally:

@@ -45,7 +45,7 @@ SEED = int(os.environ.get("HOLDFAST_SEED", "1"))
 SHRINK = os.environ.get("HOLDFAST_SHRINK") == "1"
 PARTS = 60 if LONG else 1
 PROFILE = settings(
-    max_examples=100 if LONG else 50,
+    max_examples=100 if LONG else 25,
     stateful_step_count=40,
     database=None,  # one way to replay, the seed: examples of a folder would not be everywhere
     derandomize=False,  # that would take the seed from the test's text: no other could be tried

@@ -4,6 +4,7 @@ import ssl
 from pathlib import Path
 
 import pytest
+from aiohttp import web
 
 from agent.known_time import KnownTime
 from agent.updates.fetched import NotFetched
@@ -85,3 +86,24 @@ async def test_certificate_out_of_its_time(tmp_path: Path, true: bool) -> None:
         said = await check(authority.file)
         assert ("expired" in said) if true else said == server.url
         assert "certificate" in await check(stranger.file)
+
+
+async def test_a_mirror_that_sends_on_to_https(tmp_path: Path) -> None:
+    """It is judged there by the same authorities, and by the same time."""
+    shop = published(tmp_path)
+    authority = Authority(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*authority.issue("server", first_day=-9, last_day=-2))
+    async with serving(shop.served, context) as server, serving(tmp_path / "empty") as mirror:
+
+        async def elsewhere(request: web.Request) -> web.Response:
+            return web.Response(status=302, headers={"Location": server.url + request.path[1:]})
+
+        mirror.odd[""] = elsewhere
+        device = content(
+            *(tmp_path / "device", shop, mirror.url),
+            clock=FakeClock(true=False),
+            link={"broker_url": "mqtts://127.0.0.1", "ca_file": str(authority.file)},
+        )
+        assert Path((await device.fetch(TARGET, silent)).path).read_bytes() == CONTENT
+        assert server.asked
