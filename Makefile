@@ -3,9 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 CONFIG ?= config/default.yaml
-# Most tests wait for something outside: files of tests run beside each other, one more than there
-# are processors, in the order of tests/conftest.py.
-BESIDE ?= --numprocesses $$(expr $$(nproc) + 1) --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+# Most tests wait for something outside: files of tests run beside each other, two for each
+# processor, in the order of tests/conftest.py.
+BESIDE ?= --numprocesses $$(expr 2 \* $$(nproc)) --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help setup run test lint nightly appliance-test bench clean
