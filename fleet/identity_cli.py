@@ -10,6 +10,7 @@ import typer
 
 from agent import whole_file
 from agent.errors import HoldfastError, RequestError
+from agent.protocol import signing
 from agent.words import printable
 from fleet.bundle_cli import KeyFile
 from fleet.options import FLEET_KEY, Json
@@ -88,12 +89,18 @@ def issue(
     A device's key never leaves it: --csr is needed there. With --broker also NAME.enrolment, which
     `holdfast provision install` takes.
     """
+    unused = {"--prefix": prefix, "--command-key": command_keys, "--tuf-root": tuf_root}
+    if not broker and (said := [option for option, value in unused.items() if value]):
+        raise RequestError(
+            f"{', '.join(said)} without --broker: only NAME.enrolment has room for it",
+            "say --broker mqtts://HOST[:PORT], too",
+        )
+    trusted = [signing.public_key(one) for one in command_keys]
+    root = _root(tuf_root) if tuf_root else ""
     authority = _authority(folder)
     files = _issue(authority, name, _role(role), csr, host, days, out, again=False)
     if broker:
-        files.append(
-            _enrolment(authority, name, out, key_file, broker, prefix, command_keys, tuf_root)
-        )
+        files.append(_enrolment(authority, name, out, key_file, broker, prefix, trusted, root))
     _written(files, as_json=as_json)
 
 
@@ -172,6 +179,12 @@ def _role(text: str) -> "Role":
     return found
 
 
+def _root(file: Path) -> str:
+    from fleet.updates.roots import root_text
+
+    return root_text(file)
+
+
 def _issue(
     authority: "Authority",
     name: str,
@@ -215,12 +228,12 @@ def _enrolment(
     broker: str | None = None,
     prefix: str | None = None,
     command_keys: Sequence[str] = (),
-    tuf_root: Path | None = None,
+    tuf_root: str = "",
 ) -> str:
     """The one signed file for a device; its name."""
     import msgspec
 
-    from agent.protocol import enrolment, signing
+    from agent.protocol import enrolment
 
     key, path = signing.Key.kept(key_file), out / f"{name}.enrolment"
     try:
@@ -232,8 +245,8 @@ def _enrolment(
             topic_prefix=prefix,
             issued=datetime.now(UTC),
             fleet_keys=[key.public],
-            command_keys=[signing.public_key(one) for one in command_keys],
-            tuf_root=tuf_root.read_text("utf-8") if tuf_root else "",
+            command_keys=list(command_keys),
+            tuf_root=tuf_root,
         )
         made = msgspec.convert(msgspec.to_builtins(made), enrolment.Enrolment)  # checked
         whole_file.replace(path, enrolment.sign(made, key))

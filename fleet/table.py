@@ -1,4 +1,8 @@
-"""Tables for people. rich's own takes some milliseconds a row, and a fleet has ten thousand."""
+"""Tables for people. rich's own takes some milliseconds a row, and a fleet has ten thousand.
+
+What does not fit, though all columns that may be folded are, makes its lines longer than the
+terminal is wide: nothing is left out.
+"""
 
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
@@ -10,7 +14,7 @@ from rich.style import Style
 from rich.text import Text
 
 GAP = 2
-WIDTH_MIN = 4  # of a column that is folded
+WIDTH_MIN = 4  # of a column that is folded; and never narrower than its name
 _HEAD = Style(bold=True)
 
 
@@ -27,6 +31,10 @@ class Table:
         """A cell for each column, in rich's markup."""
         self._rows.append(cells)
 
+    def __bool__(self) -> bool:
+        """Whether it has a row."""
+        return bool(self._rows)
+
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Segment]:
         """As rich asks for it."""
         widths = self._widths(options.max_width)
@@ -39,11 +47,13 @@ class Table:
         """Of each column; while all is too wide, the widest that may be folded gives way."""
         columns = list(zip(self._names, *self._rows, strict=True))
         widths = [max(map(_width, column)) for column in columns]
+        least = [max(WIDTH_MIN, _width(name)) for name in self._names]
         surplus = sum(widths) + GAP * (len(widths) - 1) - most
         while surplus > 0:
-            at = max(range(len(widths)), key=lambda at: self._folds[at] * widths[at])
-            if not self._folds[at] or widths[at] <= WIDTH_MIN:
+            could = [at for at, folds in enumerate(self._folds) if folds and widths[at] > least[at]]
+            if not could:
                 break
+            at = max(could, key=widths.__getitem__)
             widths[at], surplus = widths[at] - 1, surplus - 1
         return widths
 
@@ -58,6 +68,11 @@ class Table:
                 plain = "" if right else rest
             plain += " " * GAP
         yield Segment(f"{plain.rstrip()}\n")
+
+
+def show(console: Console, rows: Table, none: str = "") -> None:
+    """The table, whole; one without a row as `none`, where that is said."""
+    console.print(rows if rows or not none else none, crop=False)
 
 
 def _folded(

@@ -8,7 +8,7 @@ from rich.markup import escape
 
 from agent.words import counted, printable
 from fleet.store.gaps import Conflict, Report
-from fleet.table import Table
+from fleet.table import Table, show
 
 _HEARD = ("presence_us", "heartbeat_us", "stored_us")
 _PRESENCE = {True: "[green]online[/]", False: "[red]offline[/]", None: "[dim]unknown[/]"}
@@ -33,7 +33,7 @@ def devices(found: list[dict[str, Any]]) -> None:
             *(f"{one[key]:,}" if one[key] else "" for key in ("gaps", "unfinished", "open")),
             plain(" ".join(one["tags"])),
         )
-    console.print(rows)
+    show(console, rows)
 
 
 def gaps(found: Report) -> None:
@@ -52,7 +52,7 @@ def gaps(found: Report) -> None:
                 *(str(one.first), str(one.last)),
                 *(f"{one.last - one.first + 1:,}", age(one.since_us)),
             )
-        console.print(rows)
+        show(console, rows)
         if found.gaps_total > len(found.gaps):
             console.print(f"… and {found.gaps_total - len(found.gaps):,} more: see --device")
     if found.differences:
@@ -63,7 +63,7 @@ def gaps(found: Report) -> None:
             told = (each.produced, each.delivered, each.held, each.dropped, each.unexplained)
             counts = (f"{n:,}" for n in (*told, each.stored, each.lost))
             rows.add_row(*map(plain, (each.device, each.epoch, each.stream)), *counts)
-        console.print(rows)
+        show(console, rows)
     if found.conflicts:
         _conflicts(console, found.conflicts)
 
@@ -81,7 +81,7 @@ def _conflicts(console: Console, found: list[Conflict]) -> None:
             *(str(one.first), str(one.last)),
             *(f"{one.batches:,}", age(one.since_us), age(one.last_us)),
         )
-    console.print(rows)
+    show(console, rows)
 
 
 def plain(text: str) -> str:

@@ -28,7 +28,7 @@ ORDER BY m.place LIMIT $3
 """
 _RELEASE = """
 UPDATE commands SET state = 'waiting', due_us = $2, given_us = $2, changed_us = $2
-WHERE id = $1 AND device = ANY($3)
+WHERE id = $1 AND device = ANY($3) AND state = 'planned'
 """
 _HOLD = """
 UPDATE commands SET state = 'planned', due_us = NULL, changed_us = $2

@@ -28,6 +28,11 @@ async def alone(transaction: Transaction) -> None:
     await transaction.fetch(f"{_READ} FOR UPDATE")
 
 
+async def beside(transaction: Transaction) -> None:
+    """Until this transaction ends, nobody is `alone`; the controller goes on."""
+    await transaction.fetch(f"{_READ} FOR SHARE")
+
+
 class LeaseLost(HoldfastError):
     """Another controller acts now."""
 

@@ -7,6 +7,7 @@ them stays.
 from collections.abc import Iterable
 
 from agent.errors import NotNow
+from fleet.control.lease import alone, beside
 from fleet.store.database import Transaction
 
 NAMED_MAX = 10  # in a message
@@ -23,6 +24,7 @@ _WHICH = "SELECT device FROM retired WHERE device = ANY($1) ORDER BY device"
 
 async def retire(transaction: Transaction, devices: Iterable[str], now_us: int) -> None:
     """They are out; of what they were ordered, no word is waited for any more."""
+    await alone(transaction)
     named = sorted(set(devices))
     await transaction.many(_RETIRE, [(device, now_us) for device in named])
     await transaction.execute(_LET_GO, named, now_us)
@@ -34,7 +36,8 @@ async def reinstate(transaction: Transaction, devices: Iterable[str]) -> None:
 
 
 async def check(transaction: Transaction, devices: Iterable[str]) -> None:
-    """Raises NotNow where one of these is out."""
+    """Raises NotNow where one of these is out; until this transaction ends, none is retired."""
+    await beside(transaction)
     found = [row[0] for row in await transaction.fetch(_WHICH, sorted(set(devices)))]
     if found:
         more = f" and {len(found) - NAMED_MAX:,} more" if len(found) > NAMED_MAX else ""

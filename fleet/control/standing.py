@@ -29,7 +29,7 @@ WHERE c.id = $1 AND c.rollout = $1 AND c.state = ANY($3) AND b.state = 'planned'
 _UNDONE_LATE = """
 SELECT b.device FROM commands c JOIN commands b ON b.device = c.device AND b.id = $2
 JOIN members m ON m.rollout = $1 AND m.device = c.device
-WHERE c.id = $1 AND c.rollout = $1 AND c.state IN ('accepted', 'running')
+WHERE c.id = $1 AND c.rollout = $1 AND c.state = 'succeeded'
 AND m.late_us IS NOT NULL AND b.state = 'planned'
 """
 
@@ -96,8 +96,13 @@ async def standing(transaction: Transaction, rollout: Rollout) -> Standing:
 
 
 async def undone(transaction: Transaction, id_: str, *, everybody: bool = False) -> list[str]:
-    """Whom the way back is to be sent: those that failed, or everybody who has it."""
+    """Whom the way back is to be sent: those that failed or were late, or everybody who has it.
+
+    Nobody whose command has not ended: a device that is still at it refuses, and an id has one
+    effect, so that word would be its last. It is sent once the command has ended.
+    """
     states = ["failed", "interrupted", *(["succeeded"] if everybody else [])]
-    rows = await transaction.fetch(_UNDONE, id_, back_id(id_), states)
-    late = await transaction.fetch(_UNDONE_LATE, id_, back_id(id_))
-    return [row[0] for row in (*rows, *late)]
+    rows = list(await transaction.fetch(_UNDONE, id_, back_id(id_), states))
+    if not everybody:
+        rows += await transaction.fetch(_UNDONE_LATE, id_, back_id(id_))
+    return [row[0] for row in rows]

@@ -89,10 +89,10 @@ async def desire(
     known, wanted = await _read(transaction, sorted(set(devices)), " FOR UPDATE"), list[Twin]()
     rows, left_out = list[Row](), dict[str, str]()
     for device, was in known.items():
+        made = _made(was, wish)
         if why := _pinned(was, signed=key is not None):
             left_out[device] = why
             continue
-        made = _made(was, wish)
         payload = twin.sign(made, key) if key else msgspec.json.encode(made)
         try:
             twin.decode(payload)
@@ -124,8 +124,10 @@ def _pinned(was: Twin, *, signed: bool) -> str:
     """Why no document that is given here would count on a device; empty: one would.
 
     A version may be anything that a device says, or that somebody wrote to an open broker. What is
-    signed takes the place of what is not, whatever its version.
+    signed takes the place of what is not, whatever its version, and never the other way.
     """
+    if was.by and not signed:
+        return "what is wanted of it is signed, and it passes over what is not: say --sign, too"
     said = was.reported.desired_version if was.reported else 0
     if signed or said <= max(was.version, BELIEVED_MAX):
         return ""

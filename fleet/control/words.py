@@ -10,7 +10,10 @@
                device was retired, whatever it had said
 
 A device's word stands above the controller's: what was lapsed or withdrawn becomes what the device
-says it is. Its first final word stands; a later one that differs changes nothing.
+says it is. Of a retired device only a last word does so: nobody waits for it. Its first final word
+stands; a later one that differs changes nothing. But for `refused`: a refusal takes nobody's id, so
+an order that goes both ways may be refused at the broker for want of a signature, and be taken from
+the stick, whose bundle is signed. Then the end of what was done stands; nothing else follows it.
 """
 
 from agent.protocol.commands import ENDED, Result
@@ -19,12 +22,15 @@ OURS_ENDED = ("lapsed", "withdrawn")
 BAD = ("failed", "interrupted", "refused")
 MISSED = ("expired", *OURS_ENDED)
 ALL = ("planned", "waiting", "carried", "sent", "accepted", "running", *ENDED, *OURS_ENDED)
+_DONE = ("succeeded", "failed", "interrupted")  # it was begun
 _RANK = {"accepted": 1, "running": 2}
 
 
-def is_news(state: str, result: Result) -> bool:
+def is_news(state: str, result: Result, *, is_retired: bool = False) -> bool:
     """Whether a device's word says more than what is known; repeats and stragglers do not."""
-    if state in ENDED:
+    if state == "refused" and result.state in _DONE:
+        return True  # another door took it
+    if state in ENDED or (is_retired and not result.ended):
         return False
     if result.ended:
         return True

@@ -2,15 +2,18 @@
 
 import io
 
+import pytest
 from rich.console import Console
 
-from fleet.table import Table
+from fleet import view
+from fleet.store.gaps import Difference, Report
+from fleet.table import Table, show
 
 
 def drawn(table: Table, width: int = 80, *, colours: bool = False) -> list[str]:
     file = io.StringIO()
     kind = {"force_terminal": True, "color_system": "standard"} if colours else {}
-    Console(file=file, width=width, highlight=False, **kind).print(table)  # type: ignore[arg-type]
+    show(Console(file=file, width=width, highlight=False, **kind), table)  # type: ignore[arg-type]
     return [line.rstrip() for line in file.getvalue().splitlines()]
 
 
@@ -36,6 +39,29 @@ def test_what_is_too_wide_is_folded_and_numbers_never_are() -> None:
     table = Table("device", ">records")
     table.add_row("[b]x[/b]" + "y" * 40, "1")
     assert [len(line) for line in drawn(table, 20)][1:] == [20, 11, 11, 8]
+
+
+def test_what_does_not_fit_though_it_is_folded_makes_the_lines_longer() -> None:
+    table = Table("device", ">stored", ">unexplained")
+    table.add_row("press-7", "123,456,789", "1,000")
+    assert drawn(table, 20) == [
+        "device       stored  unexplained",
+        "press-  123,456,789        1,000",
+        "7",
+    ]
+
+
+def test_the_ledgers_that_do_not_fit_are_shown_to_their_last_column(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    counts = {"produced": 12_345_678, "delivered": 12_000_001, "held": 5, "dropped": 7}
+    one = Difference("press-7", "e" * 26, "results", **counts, told=12_345_678, stored=11_000_002)
+    view.gaps(Report([], 0, [one]))
+    _, head, row, *_ = capsys.readouterr().out.splitlines()
+    assert head.split()[-3:] == ["unexplained", "stored", "lost"]
+    told = row.split()[-3:]
+    assert told == [f"{each:,}" for each in (one.unexplained, one.stored, one.lost)]
 
 
 def test_markup_is_a_colour_and_what_is_escaped_is_none() -> None:

@@ -45,11 +45,24 @@ def devices(
     from fleet.control.cli import asked
 
     if context.invoked_subcommand:
+        _none_before(context)
         return
     found = asyncio.run(_both(database))
     if tag:
         found = [one for one in found if set(tag) <= set(one["tags"])]
     asked.show({"devices": found}) if as_json else view.devices(found)
+
+
+def _none_before(context: typer.Context) -> None:
+    """Options before a subcommand would be those of the list, and dropped: they are refused."""
+    typed = [
+        one.opts[0]
+        for one in context.command.params
+        if (source := context.get_parameter_source(one.name or "")) and source.name == "COMMANDLINE"
+    ]
+    if typed:
+        name = context.invoked_subcommand
+        context.fail(f"{', '.join(typed)} before `{name}`: say it behind, `devices {name} ...`")
 
 
 @devices_app.command()
@@ -61,12 +74,7 @@ def retire(named: Retired, database: Database = SQLITE, as_json: Json = False) -
     from fleet.control import retired
     from fleet.control.cli import asked
 
-    missing = set(named) - {one["device"] for one in asyncio.run(_both(database))}
-    if missing:
-        raise NotThere(
-            f"{', '.join(sorted(missing))}: nothing is known of a device of that name",
-            "`holdfast-fleet devices` lists those that are known",
-        )
+    _check_known(named, database)
     asked.asked(database, lambda one: retired.retire(one, named, asked.now_us()))
     _said(named, "retired", as_json)
 
@@ -77,8 +85,19 @@ def reinstate(named: Retired, database: Database = SQLITE, as_json: Json = False
     from fleet.control import retired
     from fleet.control.cli import asked
 
+    _check_known(named, database)
     asked.asked(database, lambda one: retired.reinstate(one, named))
     _said(named, "reinstated", as_json)
+
+
+def _check_known(named: list[str], url: str) -> None:
+    """Raises NotThere: a name is a slip of the hand."""
+    missing = set(named) - {one["device"] for one in asyncio.run(_both(url))}
+    if missing:
+        raise NotThere(
+            f"{', '.join(sorted(missing))}: nothing is known of a device of that name",
+            "`holdfast-fleet devices` lists those that are known",
+        )
 
 
 def _said(named: list[str], what: str, as_json: bool) -> None:

@@ -1,7 +1,7 @@
 """`holdfast-fleet rollout`: a command to many devices, in steps.
 
-Exit codes of `show`: 10 devices failed; with --wait also 11 it goes on still, 12 it is paused, 13
-it was aborted.
+Exit codes of `show`: 10 devices, or their ways back, failed; with --wait also 11 it goes on still,
+12 it is paused, 13 it was aborted.
 """
 
 import asyncio
@@ -160,7 +160,7 @@ def show(
     database: Database = SQLITE,
     as_json: Json = False,
 ) -> None:
-    """Where one stands, and which devices failed, with their reasons."""
+    """Where one stands, and which devices or ways back failed, with their reasons."""
     from fleet.control import base
     from fleet.control.cli import asked, view
     from fleet.control.orders import duration_s
@@ -177,7 +177,7 @@ def show(
     codes = {"running": NO_WORD, "paused": PAUSED, "aborted": ABORTED}
     if wait and found.state in codes:
         raise typer.Exit(codes[found.state])
-    if found.failed:
+    if found.failed or (found.back and found.back.failed):
         raise typer.Exit(NOT_ALL)
 
 

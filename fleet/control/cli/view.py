@@ -9,9 +9,9 @@ from rich.console import Console
 
 from agent.words import counted, printable
 from fleet.control.book import Kept
-from fleet.control.reports import Report
+from fleet.control.reports import Report, WayBack
 from fleet.control.twins import Desiring, Twin
-from fleet.table import Table
+from fleet.table import Table, show
 from fleet.view import age, plain
 
 _COLOURS = {
@@ -41,7 +41,7 @@ def commands(found: Sequence[Kept]) -> None:
             *(str(one.sends), age(one.changed_us)),
             plain(_why(one)),
         )
-    console.print(rows if found else "no commands")
+    show(console, rows, "no commands")
 
 
 def event(one: Kept) -> None:
@@ -67,11 +67,11 @@ def rollouts(found: Sequence[Report]) -> None:
             *(f"{one.members:,}", f"{done:,}", f"{counts['bad']:,}", age(one.made_us)),
             plain(one.cause),
         )
-    console.print(rows if found else "no rollouts")
+    show(console, rows, "no rollouts")
 
 
 def rollout(one: Report) -> None:
-    """Where it stands, and who failed."""
+    """Where it stands, who failed, and whom the way back has not taken back."""
     console = Console(highlight=False)
     cause = f": {plain(one.cause)}" if one.cause else ""
     console.print(f"{plain(one.id)}  {plain(one.name)}  {_state(one.state)}{cause}")
@@ -86,7 +86,21 @@ def rollout(one: Report) -> None:
                 *(plain(member.device), _state(member.state), plain(member.reason)),
                 *(plain(member.back), plain(member.message)),
             )
-        console.print(rows)
+        show(console, rows)
+    if one.back is not None and any(one.back.counts.values()):
+        _way_back(console, one.back)
+
+
+def _way_back(console: Console, one: WayBack) -> None:
+    """Counted, with those that it has not taken back."""
+    told = [f"{number:,} {word}" for word, number in one.counts.items() if number]
+    console.print(f"way back, {plain(one.name)}: {', '.join(told)}")
+    rows = Table("device", "rollback", "reason", "message")
+    for each in (*one.failed, *one.open):
+        reason = plain(each.reason)
+        rows.add_row(plain(each.device), _state(each.state), reason, plain(each.message))
+    if one.failed or one.open:
+        show(console, rows)
 
 
 def tags(found: Mapping[str, Sequence[str]]) -> None:
@@ -95,7 +109,7 @@ def tags(found: Mapping[str, Sequence[str]]) -> None:
     rows = Table("tag", ">devices", "which")
     for name, devices in sorted(found.items()):
         rows.add_row(plain(name), f"{len(devices):,}", plain(", ".join(devices)))
-    console.print(rows if found else "no tags")
+    show(console, rows, "no tags")
 
 
 def device(one: Mapping[str, Any]) -> None:
@@ -138,7 +152,7 @@ def desiring(found: Desiring) -> None:
     """What is wanted: of one device in full."""
     if len(found.twins) == 1:
         twin(found.twins[0])
-    else:
+    elif found.twins:
         print(f"{counted(len(found.twins), 'device')}: wanted, not published yet")
     for name, why in found.left_out.items():
         print(f"left out: {printable(name)}: {why}")

@@ -13,9 +13,10 @@ from agent.protocol.commands import Result
 from agent.protocol.signing import Key
 from agent.records import Record, RecordType, Stamp
 from fleet.control import book
+from fleet.control.carrying import hearing
 from fleet.stick.ends import ends
-from tests.fleet.control.rig import asked, document, fleet
-from tests.outside import Device, as_json, holdfast, running, until
+from tests.fleet.control.rig import ControlProcess, asked, document, fleet, happens
+from tests.outside import Device, Mosquitto, as_json, holdfast, running, until
 
 NAME = "device-under-test"
 
@@ -105,6 +106,57 @@ async def test_what_goes_by_stick_is_not_published_unless_asked(tmp_path: Path, 
     assert states == {"o-1": "carried", "o-2": "waiting", "o-3": "lapsed"}
     late = Result(id="o-3", name="x", device="d", state="succeeded")
     assert (await asked(url, lambda one: book.heard(one, [late], later_us, later_us)))[0] == 1
+
+
+async def test_what_the_broker_lacked_a_signature_for_is_done_from_the_stick(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broker, url = Mosquitto(tmp_path), f"sqlite:///{tmp_path}/fleet.db"
+    control, office = ControlProcess(tmp_path, broker.url, url), ("--database", url)
+    key, stick = tmp_path / "fleet.key", tmp_path / "stick"
+    own = {"key_file": str(tmp_path / "device.key"), "fleet_keys": [Key.kept(key).public]}
+    link = {"broker_url": broker.url, "ack_from": "ingest"}
+    rules = {"signed": "grave", "keys": [Key.kept(tmp_path / "other.key").public]}
+    device = Device(tmp_path, {"bundle": own, "link": link, "commands": rules})
+    monkeypatch.setenv("HOLDFAST_FLEET_KEY", str(key))
+
+    async def ends_as(*wanted: str) -> None:
+        async def so() -> bool:
+            (one,) = (await document("commands", *office))["commands"]
+            return (one["state"], one["reason"]) == wanted
+
+        await happens(so, f"it is {wanted}")
+
+    with running(broker, control, device):
+        both = ("--device", NAME, "--out", str(stick), "--publish", *office)
+        nothing = ("config.rollback", "--args", '{"of": "nobody"}')
+        assert (await fleet("send", *nothing, *both)).returncode == 0
+        await ends_as("refused", "not_signed")
+        on(device, "bundle", "import", str(stick))
+        await ends_as("succeeded", "")
+
+
+async def test_after_a_refusal_only_the_end_of_what_was_done_is_news(
+    tmp_path: Path, url: str
+) -> None:
+    where = ("--fleet-key", str(tmp_path / "fleet.key"), "--out", str(tmp_path), "--publish")
+    done = await fleet("send", "x", "--device", "d", "--id", "o-1", *where, "--database", url)
+    assert done.returncode == 0, done.stderr
+
+    async def hears(state: str, reason: str = "") -> tuple[str, str]:
+        told = {"id": "o-1", "name": "x", "device": "d", "state": state, "reason": reason}
+        async with hearing(url, lambda: 1) as hear:
+            await hear([msgspec.convert(told, Result)])
+        (one,) = await asked(url, book.found)
+        return one.state, one.reason
+
+    refused = ("refused", "not_signed")
+    assert await hears(*refused) == refused
+    for later in ("accepted", "running", "expired"):
+        assert await hears(later) == refused
+    assert await hears("failed", "timeout") == ("failed", "timeout")
+    for later in ("refused", "succeeded"):
+        assert await hears(later) == ("failed", "timeout")
 
 
 async def test_a_device_has_only_so_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -167,6 +167,26 @@ async def test_a_rollback_is_of_what_the_rollout_brings_without_a_word(tmp_path:
     }
 
 
+async def test_a_device_that_is_retired_or_reinstated_is_a_known_one_of_that_database(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"sqlite:///{tmp_path}/fleet.db"
+    where = ("--database", url)
+    await fleet("tag", "add", "hall", "d1", *where)
+    monkeypatch.chdir(tmp_path)
+    there = set(tmp_path.iterdir())
+    for name in ("retire", "reinstate"):
+        done = await fleet("devices", name, "nosuch", *where)
+        assert (done.returncode, "nosuch: nothing is known" in done.stderr) == (1, True), name
+        done = await fleet("devices", *where, "--json", name, "d1")
+        assert done.returncode == 2, f"else another database is asked: {done.stdout}"
+        assert f"--database, --json before `{name}`" in " ".join(done.stderr.split())
+    assert set(tmp_path.iterdir()) == there, "nothing was made"
+    monkeypatch.setenv("HOLDFAST_FLEET_DATABASE", url)
+    for name in ("retire", "reinstate"):
+        assert (await fleet("devices", name, "d1")).returncode == 0, "as the environment says"
+
+
 def test_the_command_itself_ends_with_its_exit_code(tmp_path: Path) -> None:
     where = ("--database", f"sqlite:///{tmp_path}/none.db")
     done = subprocess.run(

@@ -1,12 +1,22 @@
 """A device that is out of the fleet: no selection has it, and no rollout waits for it."""
 
+import asyncio
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import pytest
 
+from agent.clock import Clock
+from agent.protocol.commands import Result
 from agent.protocol.presence import Presence
-from fleet.control import book, known
+from fleet.control import base, book, driving, known, retired, rollouts
+from fleet.control.lease import Lease
+from fleet.control.orders import Wish, made
+from fleet.control.plan import Plan
+from fleet.store.database import Database, Transaction
+from tests.fleet.cluster import Cluster
 from tests.fleet.control.rig import ControlProcess, asked, document, fleet, happens
 from tests.outside import Mosquitto, running
 from tests.sim.commanded import Commanded, Crew
@@ -90,3 +100,91 @@ async def test_no_selection_has_it_until_it_is_reinstated(tmp_path: Path) -> Non
     await fleet("devices", "reinstate", "d2", *where)
     assert await meant("--all") == ["d1", "d2"]
     assert msgspec.json.encode(await document("devices", *where)).count(b"true") == 0
+
+
+async def test_the_word_of_a_retired_device_opens_nothing_again(url: str) -> None:
+    where = ("--database", url)
+    await fleet("tag", "add", "hall", "d1", "d2", *where)
+    await fleet("rollout", "start", "x", "--tag", "hall", "--id", "r-1", *where)
+
+    async def say(device: str, state: str, now_us: int = 10**15) -> dict[str, Any]:
+        told = {"id": "r-1", "name": "x", "device": device, "state": state}
+
+        async def hear(one: Transaction) -> None:
+            await book.heard(one, [msgspec.convert(told, Result)], now_us, now_us)
+            await driving.drive(one, "r-1", now_us)
+
+        await asked(url, hear)
+        found: dict[str, Any] = await document("rollout", "show", "r-1", *where)
+        return found
+
+    await say("d1", "succeeded")
+    assert (await say("d2", "running"))["counts"]["in_flight"] == 1
+    await fleet("devices", "retire", "d2", *where)
+    told = await say("d2", "running")
+    assert (told["state"], told["counts"]["missed"]) == ("finished", 1), "nobody waits for it"
+    (kept,) = await asked(url, lambda one: book.found(one, devices=["d2"]))
+    assert (kept.state, kept.message) == ("withdrawn", "the device was retired")
+    assert await asked(url, lambda one: book.due(one, 2 * 10**15, 10)) == []
+    listed = (await document("devices", *where))["devices"]
+    assert {one["device"]: one["open"] for one in listed} == {"d1": 0, "d2": 0}
+    assert (await say("d2", "succeeded"))["counts"]["good"] == 2, "its last word stands"
+
+
+Work = Callable[[Transaction], Awaitable[Any]]
+
+
+async def beside(database: Database, first: Work, second: Work) -> None:
+    """Do both: the second begins while the first is not committed, and waits for it."""
+
+    async def follow() -> None:
+        async with database.begin() as one:
+            await second(one)
+
+    async def waits() -> bool:
+        async with database.begin() as one:
+            return bool(await one.fetch("SELECT 1 FROM pg_locks WHERE NOT granted"))
+
+    async with database.begin() as one:
+        await first(one)
+        following = asyncio.create_task(follow())
+        try:
+            await happens(waits, "the second waits for the first")
+        except AssertionError:
+            following.cancel()
+            raise
+    await following
+
+
+@pytest.mark.parametrize("what", ["an order", "a rollout's turn"])
+async def test_who_is_retired_meanwhile_has_nothing_open(cluster: Cluster, what: str) -> None:
+    """PostgreSQL alone does two things at a time."""
+    now_us = 1_000
+    (order,) = made(Wish(name="x", id="r-1"), ["d"], 1.0)
+    async with base.open(cluster.new()) as database:
+        assert await Lease(database, Clock(), "it", 10.0).tend()
+
+        async def retire(one: Transaction) -> None:
+            await retired.retire(one, ["d"], now_us)
+
+        async def turn(one: Transaction) -> None:
+            await driving.drive(one, "r-1", now_us)
+
+        async def give(one: Transaction) -> None:
+            await book.add(one, [order], now_us)
+
+        if what == "an order":
+            await beside(database, give, retire)
+        else:
+            away = Presence(device="d", version="1", epoch="e", ack_from="ingest", online=False)
+            async with database.begin() as one:
+                await known.presences(one, {"d": away}, now_us)
+                planned = Plan(name="x", bounds=[1])
+                await rollouts.start(one, "r-1", planned, [order], [], now_us)
+            here = msgspec.structs.replace(away, online=True)
+            async with database.begin() as one:
+                await known.presences(one, {"d": here}, now_us)
+            await beside(database, retire, turn)
+        async with database.begin() as one:
+            (kept,) = await book.found(one)
+        assert (kept.state, kept.ended_us) == ("withdrawn", now_us)

@@ -10,13 +10,16 @@ from agent.errors import NotNow, NotThere
 from agent.protocol.commands import Result
 from agent.protocol.presence import Presence
 from fleet.control import base, book, driving, known, plan, rollouts, standing
+from fleet.control.cli import view
 from fleet.control.orders import Wish, made
 from fleet.control.plan import Plan
 from fleet.control.reports import Report, report
 from fleet.store.database import Database, Transaction
+from tests.fleet.control.rig import fleet
 
 S = 1_000_000
 ID = "r-1"
+BACK = standing.back_id(ID)
 
 
 class Hall:
@@ -278,3 +281,72 @@ async def test_an_id_is_given_once(url: str) -> None:
         with pytest.raises(NotNow, match="has a command r-1 already"):
             async with database.begin() as one:
                 await add(one)
+
+
+async def test_the_way_back_waits_for_the_end_of_what_it_takes_back(url: str) -> None:
+    """A device that is still at it would refuse it, and an id has one effect."""
+    async with base.open(url) as database:
+        hall = Hall(database, 4)
+        await hall.start(counts="4", back="model.rollback", back_on="failed", failures_max=1.0)
+        good, works, fails, lasts = hall.members
+        await hall.say("succeeded", good)
+        await hall.say("accepted", works, fails, lasts)
+        await hall.go(61)
+        assert await hall.states(BACK) == ["planned"] * 4
+        back = (await hall.report()).back
+        assert back and back.counts == {"succeeded": 0, "failed": 0, "open": 3}
+        said = {(one.device, one.state, one.message) for one in back.open}
+        why = "r-1 has not ended there: it is accepted"
+        assert said == {(name, "planned", why) for name in (works, fails, lasts)}
+        await hall.say("succeeded", works)
+        await hall.say("failed", fails)
+        assert await hall.states(BACK) == ["planned", "sent", "sent", "planned"]
+        await hall.say("succeeded", works, fails, id_=BACK)
+        back = (await hall.report()).back
+        assert back and back.counts == {"succeeded": 2, "failed": 0, "open": 1}
+        assert [one.device for one in back.open] == [lasts]
+
+
+async def test_whom_the_way_back_did_not_take_back_is_named(
+    url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with base.open(url) as database:
+        hall = Hall(database, 4)
+        await hall.start(counts="4", back="model.rollback", back_on="abort")
+        back = (await hall.report()).back
+        assert back and not any(back.counts.values())
+        safe, good, works, mute = hall.members
+        await hall.say("succeeded", safe, good)
+        await hall.say("running", works)
+        async with database.begin() as one:
+            await rollouts.abort(one, ID, "it smells", hall.now_us)
+        await hall.go(0)
+        assert await hall.states(BACK) == ["sent", "sent", "planned", "planned"]
+        async with database.begin() as one:
+            said = [_result(safe, BACK, "failed", "not_now"), _result(good, BACK, "succeeded")]
+            await book.heard(one, said, hall.now_us, 0)
+        told = await hall.report()
+        assert told.failed == [], "the command itself has failed nowhere"
+        assert told.back and told.back.name == "model.rollback"
+        assert told.back.counts == {"succeeded": 1, "failed": 1, "open": 1}
+        (failed,), (still,) = told.back.failed, told.back.open
+        assert (failed.device, failed.state, failed.reason) == (safe, "failed", "not_now")
+        assert (still.device, still.state) == (works, "planned")
+        view.rollout(told)
+        shown = capsys.readouterr().out
+        assert "way back, model.rollback: 1 succeeded, 1 failed, 1 open\n" in shown
+        assert [line.split()[:3] for line in shown.splitlines()[-2:]] == [
+            [safe, "failed", "not_now"],
+            [works, "planned", "r-1"],
+        ]
+        done = await fleet("rollout", "show", ID, "--database", url)
+        assert done.returncode == 10, "a way back has failed"
+        await hall.say("succeeded", works)
+        assert await hall.states(BACK) == ["failed", "succeeded", "sent", "planned"]
+        async with database.begin() as one:
+            await book.lapse(one, hall.now_us + 2 * 86_400 * S)
+        back = (await hall.report()).back
+        assert back and {one.device: one.state for one in back.failed} == {
+            **{safe: "failed", works: "lapsed"}
+        }, "who was never to be taken back is not named"
+        assert mute

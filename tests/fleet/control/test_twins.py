@@ -98,3 +98,23 @@ async def test_all_are_asked_for_at_once(url: str) -> None:
             read = twin.decode(due[-1][2].encode())
             assert (read.by, read.desired.state) == (key.public, {"log_level": "debug"})
     assert calls[0] == calls[1]
+
+
+async def test_what_is_not_signed_takes_the_place_of_nothing_that_is(tmp_path: Path) -> None:
+    """The device would pass over it, for ever."""
+    url = f"sqlite:///{tmp_path}/fleet.db"
+    where = ("--database", url)
+    sign = ("--sign", str(tmp_path / "key"))
+    Key.kept(tmp_path / "key")
+    await fleet("twin", "set", '{"log_level": "debug"}', "--device", "d", *sign, *where)
+    info = ("twin", "set", '{"log_level": "info"}', "--device", "d")
+    for more in ((), ("--merge",)):
+        done = await fleet(*info, *more, *where)
+        assert done.returncode == 10, done.stdout
+        assert "left out: d: what is wanted of it is signed" in done.stdout
+        assert ("--sign" in done.stdout, "published" in done.stdout) == (True, False)
+    told = await document(*info, "--device", "other", *where)
+    assert [one["device"] for one in told["twins"]] == ["other"], "the others get theirs"
+    assert (await document("twin", "get", "d", *where))["version"] == 1
+    assert (await fleet(*info, *sign, *where)).returncode == 0
+    assert (await document("twin", "get", "d", *where))["version"] == 2

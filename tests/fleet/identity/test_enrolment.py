@@ -104,6 +104,37 @@ def test_a_device_is_enrolled_by_stick_and_delivers(tmp_path: Path, stick: Path)
         assert not names & {"broker_refused", "link_certificate", "link_down"}, names
 
 
+def test_what_an_enrolment_cannot_say_is_told_before_anything_is_issued(
+    tmp_path: Path, stick: Path
+) -> None:
+    office_says(tmp_path, "init")
+    device_says(Device(tmp_path, {}), "request", "--out", str(stick / "a.csr"))
+    shop = Shop(tmp_path / "shop")
+    shop.add()
+    shop.publish()
+    root = json.loads(shop.root_file.read_text())
+    root["signed"]["version"] = 2  # signed by nobody
+    forged = tmp_path / "forged.json"
+    forged.write_text(json.dumps(root))
+    to = ("--broker", "mqtts://broker.example")
+    other = ("--key-file", str(tmp_path / "other.key"))
+    by = office_says(tmp_path, "key", *other).strip()
+    for more, wrong in (
+        (("--tuf-root", str(shop.root_file)), "--tuf-root without --broker"),
+        (("--command-key", by, "--prefix", "a"), "--prefix, --command-key without --broker"),
+        ((*to, "--tuf-root", str(shop.root_file.parent / "timestamp.json")), "timestamp metadata"),
+        ((*to, "--tuf-root", str(stick / "a.csr")), "expected the root of a repository of"),
+        ((*to, "--tuf-root", str(forged)), "expected the root of a repository of updates"),
+        ((*to, "--tuf-root", "/nowhere"), "No such file"),
+        ((*to, "--command-key", "hf1pub:x"), "is no public key"),
+    ):
+        issued = ("--csr", str(stick / "a.csr"), "--out", str(tmp_path / "out"))
+        told = office_says(tmp_path, "issue", NAME, *issued, *more)
+        assert wrong in told, told
+        assert NAME not in office_says(tmp_path, "ls")
+    assert not (tmp_path / "out").exists()
+
+
 def test_an_enrolment_is_taken_for_this_device_and_its_key_alone(
     tmp_path: Path, stick: Path
 ) -> None:
