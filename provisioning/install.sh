@@ -74,17 +74,31 @@ make_user() {
     fi
 }
 
-# The slot that does not run.
+# A process of that slot, of this system: its Python is named by its path. Empty: there is none.
+runs_from() { # SLOT
+    for one in /proc/[0-9]*; do
+        line=
+        { IFS= read -r line < "$one/cmdline"; } 2> /dev/null || true # no end of line is in it
+        case $line in
+            "$opt/slots/$1/"*) [ ! "$one/root$opt/slots/$1" -ef "$opt/slots/$1" ] || echo "${one#/proc/}" ;;
+        esac
+    done
+}
+
+# The slot that is not linked. What still runs there was installed before what is linked now, which
+# has not been started: to make another one in its place would take from it what it has yet to load.
 choose_slot() {
     case $(readlink "$opt/venv" || true) in
         slots/a) slot=b ;;
         *) slot=a ;;
     esac
     place=$opt/slots/$slot
+    running=$(runs_from "$slot")
+    [ -z "$running" ] || fail "what runs is from $place (process$(printf ' %s' $running)), and a newer version is
+  installed and not started yet: start that first (systemctl restart $names), or end what runs"
 }
 
 make_venv() {
-    choose_slot
     echo "Python environment $place"
     "$PYTHON" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' ||
         fail "$PYTHON is not Python >= 3.11 with venv: apt-get install python3 python3-venv"
@@ -177,6 +191,7 @@ enable_units() {
 
 do_install() {
     echo "installing $title${root:+ into $root}${dry:+ (dry run: nothing is done)}"
+    choose_slot
     copy "$here/systemd/$user.sysusers" "$sysusers" 644
     make_user
     make_venv

@@ -194,6 +194,39 @@ esac
 """
 
 
+def test_what_still_runs_is_not_removed(tmp_path: Path) -> None:
+    """Installed, and not started yet; then installed once more: its slot is the one beside."""
+    root, made = image(tmp_path / "an image"), wheels(tmp_path / "wheels", "first")
+    python = tmp_path / "python"
+    python.write_text(PLAYED)
+    python.chmod(0o755)
+    words = ("--root", str(root), "--wheels", str(made))
+    assert install(*words, python=python).returncode == 0
+    slot = root / "opt/holdfast/slots/a"
+    (slot / "bin/python").unlink()
+    (slot / "bin/python").symlink_to(sys.executable)
+    runs = [slot / "bin/python", "-c", "print('runs', flush=True); input()"]
+    with subprocess.Popen(runs, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin
+        assert process.stdout
+        assert process.stdout.readline()
+        done = install(*words, python=python)
+        assert done.returncode == 0, "it goes into the other one"
+        before = files(root)
+        for more in ([], ["--dry-run"]):
+            done = install(*words, *more, python=python)
+            assert done.returncode == 1, done.stdout
+            assert f"what runs is from {slot} (process {process.pid})" in done.stderr
+            assert "systemctl restart" in done.stderr
+        assert files(root) == before
+        assert str((root / "opt/holdfast/venv").readlink()) == "slots/b", "it can be started"
+        process.stdin.close()
+        assert process.wait(DEADLINE_S) != 0
+    done = install(*words, python=python)
+    assert done.returncode == 0, done.stderr
+    assert str((root / "opt/holdfast/venv").readlink()) == "slots/a"
+
+
 def test_an_environment_as_it_once_was_becomes_a_link(tmp_path: Path) -> None:
     root, made = image(tmp_path / "image"), wheels(tmp_path / "wheels", "new")
     python = tmp_path / "python"

@@ -53,13 +53,15 @@ class SlotParts:
         return await apart(lambda: running(VERSION, self._slots, self._kept.now))
 
     def _now(self) -> Before:
-        return Before(self._link.link.connected_since is not None, tuple(sorted(self._wrong())))
+        up = self._link.link.connected_since is not None
+        return Before.of(self._core.conditions.all(), link_up=up)
 
     def _lacks(self, before: Before) -> str:
-        """What is worse than before."""
+        """What is worse than before; this version's own list says what speaks against it."""
         if not self._watchdog.watchdog.fed:
             return "not all that must move does"
-        if worse := self._wrong() - {*before.wrong}:
+        held = [one for one in self._core.conditions.all() if counting(one)]
+        if worse := [f"{one.name} {one.subject}" for one in held if not before.had(one)]:
             return f"it is not well: {', '.join(sorted(worse))}"
         return self._link_lacks() if before.link_up else ""
 
@@ -71,8 +73,3 @@ class SlotParts:
         if self._core.clock.monotonic() - since_s < 2 * LOOK_S:
             return "the link was up before, and has begun anew just now"
         return ""
-
-    def _wrong(self) -> set[str]:
-        """What speaks against a version, of the agent as of the configuration."""
-        held = self._core.conditions.all()
-        return {f"{one.name} {one.subject}" for one in held if counting(one)}

@@ -239,6 +239,7 @@ class Models:
         choice, trial = self._domains.chosen(name), self._probation.watched(name)
         needed = {fresh, self._domains.version(name), self._domains.former(name)}
         needed |= {choice.version, choice.previous} if choice else set()
+        needed |= {self._probation.former(name)}
         needed |= {trial.version, trial.former} if trial else set()
         surplus = max(0, len(versions) - self._settings.versions_max)
         gone = list[int]()

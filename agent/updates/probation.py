@@ -3,15 +3,16 @@
     activate ──► activating ──► watched ──► passed
                      │             ├──────► taking_back ──► taken_back, or kept where that cannot be
                      │             └──────► overtaken: somebody had another version serve
-                     └ refused: it never served, and nothing is kept of it
+                     └ refused: it never served, and what was known before it is known again
 
 It is watched here, not by the command that waits for it: that may be gone after a crash.
 
-Limits  : one trial for each model; written at each change of its state, each death, each KEEP_S.
+Limits  : one trial for each model, and what stays where that comes to nothing; written at each
+          change of its state, each death, each KEEP_S.
 Recovery: `restore`, before the domains run: a trial goes on where it was, KEEP_S too long at most.
-          A version under which the agent ended unasked more than CRASHES_MAX times does not begin
-          again: the former one does. One whose activation ended the agent TRIES_MAX times is not
-          tried again.
+          A version under which the agent ended unasked more often than `verdict.again` allows does
+          not begin again: the former one does. One whose activation ended the agent TRIES_MAX times
+          is not tried again. What stays is in the trial itself, from its first note on.
 """
 
 import asyncio
@@ -34,7 +35,6 @@ log = logging.getLogger("domain")
 KEEP_S = 30.0
 TOLD_S = 5.0
 TRIES_MAX = 3
-CRASHES_MAX = 2
 Told = Callable[[float, str], Awaitable[None]]
 
 
@@ -60,7 +60,7 @@ class Probation:
             if trial.state == "activating" and choice and choice.version == trial.version:
                 trial = replace(trial, state="watched")  # it was done, and not written down
             if trial.state == "watched":
-                trial = _again(replace(trial, crashes=trial.crashes + crashed))
+                trial = verdict.again(replace(trial, crashes=trial.crashes + crashed))
             if trial.state == "taking_back" and trial.former is not None:
                 trial = self._taken_back_at_start(trial, trial.former)
             if trial != known:
@@ -91,8 +91,13 @@ class Probation:
         return trial if trial and trial.state in ("watched", "taking_back") else None
 
     def brought(self, command: str) -> Trial | None:
-        """Which version a command activated; None where it did not, or another one has since."""
-        return next((one for one in self._trials.all() if one.command == command), None)
+        """Which version a command activated; None where it did not, or others have since."""
+        return self._trials.of_command(command)
+
+    def former(self, name: str) -> int | None:
+        """What served before the version that serves, where a command brought that."""
+        trial = self._trials.bringing(name, self._domains.version(name))
+        return trial.former if trial else None
 
     def activating(self, name: str) -> bool:
         """Whether a version of a model is just about to serve."""
@@ -108,6 +113,8 @@ class Probation:
             if known.state != "activating":
                 return
             trial = known
+        elif stays := self._trials.bringing(name, trial.former):
+            trial = replace(trial, stays=replace(stays, stays=None))
         self._leave(name)
         if trial.tries >= TRIES_MAX:
             await self._drop(name)
@@ -153,17 +160,20 @@ class Probation:
     async def take_back(self, name: str, why: str) -> Trial | None:
         """Somebody ordered it: the former version of a model on probation serves, if that can be.
 
-        The trial says whether it does; None: there was none.
+        The trial says whether it does; None: there was none. While no process may be started, the
+        domain is to begin with it; HoldfastError where that cannot be: it is on probation still.
         """
         trial = self.watched(name)
         if trial is None:
             return None
+        if self._parts.hold.holds and trial.former is not None:
+            await self._domains.return_to(name, trial.former)
         self._leave(name)
         ordered = replace(trial, state="taking_back", why=why, ordered=True)
         return await self._take_back(ordered)
 
     async def forget(self, name: str, version: int) -> None:
-        """A version is gone, and with it what there was to say of it."""
+        """A version is gone, and with it what there was to say of it; not what stays."""
         trial = self._trials.of(name)
         if trial and trial.version == version and trial.ended:
             self._conditions.clear("model_taken_back", name)
@@ -217,7 +227,7 @@ class Probation:
         await self._note(trial)
         name, former = trial.name, trial.former
         if former is None:
-            return await self._end(_kept(trial))
+            return await self._end(verdict.kept(trial))
         try:
             await self._domains.return_to(name, former)
         except HoldfastError as error:
@@ -271,6 +281,16 @@ class Probation:
         except OSError as error:
             log.warning("%s: that its probation is over is not noted: %s", name, error)
         self._changes.tell()
+        if stays := self._trials.of(name):
+            self._stay(stays)
+
+    def _stay(self, trial: Trial) -> None:
+        """It is the last one again: watched still, if it was."""
+        if not trial.ended:
+            trial = replace(trial, state="watched")
+            self._trials.know(trial)
+            self._begin(trial)
+        self._tell(trial)
 
     def _tell(self, trial: Trial) -> None:
         """As conditions."""
@@ -289,16 +309,3 @@ class Probation:
                 *("model_taken_back", name, "warning", f"{label}: {trial.why}; {did}"),
                 f"mend it and publish it as another version, or have it go: model.remove {label}",
             )
-
-
-def _again(trial: Trial) -> Trial:
-    """On probation still, unless the agent does not live with it."""
-    if trial.crashes <= CRASHES_MAX:
-        return trial
-    why = f"the agent ended unasked {trial.crashes} times while it was on probation"
-    trial = replace(trial, state="taking_back", why=why)
-    return _kept(trial) if trial.former is None else trial
-
-
-def _kept(trial: Trial) -> Trial:
-    return replace(trial, state="kept", why=f"{trial.why}; and no version served before it")

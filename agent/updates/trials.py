@@ -1,8 +1,9 @@
 """Versions on probation, over restarts: what is known of each, and what became of it.
 
-Limits  : one small file, an entry for each model that a command ever activated: the last one.
+Limits  : one small file, an entry for each model that a command ever activated: the last one, and
+          in it (`stays`) the one whose version served before it.
 Format  : JSON, {"MODEL": Trial}, replaced as a whole and fsynced: a crash leaves what was known
-          before, or what is known now.
+          before, or what is known now. A file of the time before `stays` is read as one without.
 Recovery: without the file, or with one that cannot be read (it is said), none is on probation: the
           version that was chosen serves, unwatched. A command whose trial is gone begins it again.
 """
@@ -42,6 +43,8 @@ class Trial(Struct, frozen=True, kw_only=True):
     `left_s` is running time. `kept`: it breached its bounds, and nothing could take its place;
     `overtaken`: somebody had another version serve meanwhile. `tries`: how often its activation was
     begun; `ordered`: an operator ended it; `crashes`: how often the agent ended unasked meanwhile.
+    `stays`: the trial of `former`, where a command brought that: it is the last one again where
+    this one comes to nothing, and a way back can be of it still.
     """
 
     command: str
@@ -58,6 +61,7 @@ class Trial(Struct, frozen=True, kw_only=True):
     deaths: Count = 0
     tries: Count = 0
     crashes: Count = 0
+    stays: "Trial | None" = None
 
     @property
     def ended(self) -> bool:
@@ -90,9 +94,23 @@ class Trials:
         self._held = {**self._held, trial.name: trial}
 
     def drop(self, name: str) -> None:
-        """There is nothing to know. Raises OSError."""
+        """The last one came to nothing: what stays is the last one. Raises OSError."""
+        known = self._held.get(name)
         self._held = {key: one for key, one in self._held.items() if key != name}
+        if known and known.stays:
+            self._held[name] = known.stays
         self._write()
+
+    def bringing(self, name: str, version: int | None) -> Trial | None:
+        """The one that brought this version of a model: the last one, or what stays of it."""
+        known = self._held.get(name)
+        found = (known, known.stays) if known else ()
+        return next((one for one in found if one and one.version == version), None)
+
+    def of_command(self, command: str) -> Trial | None:
+        """The one of a command, as far as it is known still."""
+        found = [one for known in self.all() for one in (known, known.stays) if one]
+        return next((one for one in found if one.command == command), None)
 
     def _write(self) -> None:
         content = msgspec.json.format(msgspec.json.encode(self._held)) + b"\n"

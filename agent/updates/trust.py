@@ -1,7 +1,8 @@
 """The agent's side of a check: it runs the process that judges, and brings it what it asks for.
 
 Limits  : one file of the metadata lies in the folder at a time, no larger than the check allows;
-          the whole has `check_s_max`; one check at a time.
+          the whole has `check_s_max`; one check at a time. Of what the process says beyond its
+          answers, WORDS_BYTES_MAX are kept, of a line LINE_BYTES_MAX.
 Recovery: a process that dies says nothing, and nothing is believed. `checker.py` keeps what was.
 """
 
@@ -36,6 +37,7 @@ COMMAND = (sys.executable, "-P", "-m", "agent.updates.checker")
 TRIES_MAX = 3  # of a file of the metadata: another source may answer
 END_S = 2.0  # to end by itself
 WORDS_BYTES_MAX = 4096  # of what a process says that dies
+PIECE_BYTES = 1 << 16
 _SAID: msgspec.json.Decoder[Said] = msgspec.json.Decoder(Said)
 
 
@@ -177,7 +179,7 @@ async def _copy(source: Source, want: Want, here: Path) -> None:
 async def _died(process: asyncio.subprocess.Process) -> NotFetched:
     """Of a process that said nothing, or nothing that makes sense."""
     status, said = await _ended(process)
-    words = said[-WORDS_BYTES_MAX:].decode(errors="replace").strip()
+    words = said.decode(errors="replace").strip()
     last = words.rpartition("\n")[2][-200:]
     return NotFetched(
         "failed",
@@ -187,19 +189,29 @@ async def _died(process: asyncio.subprocess.Process) -> NotFetched:
 
 
 async def _ended(process: asyncio.subprocess.Process) -> tuple[int, bytes]:
-    """Its exit status, and what it said on stderr.
+    """Its exit status, and the end of what it said on stderr.
 
     It ends where nobody brings it any more, or is killed: in this order, since asyncio loses the
     status of one that is killed when it has just ended by itself. Its pipes are read to their end,
-    or asyncio would still have them when the loop is closed.
+    or asyncio would still have them when the loop is closed; what it goes on to say is not kept.
     """
-    assert process.stdin
+    assert process.stdin and process.stdout and process.stderr
     process.stdin.close()
+    said = bytearray()
     try:
         async with asyncio.timeout(END_S):
-            _, said = await process.communicate()
+            await asyncio.gather(_drain(process.stdout), _drain(process.stderr, said))
+            return await process.wait(), bytes(said)
     except TimeoutError:
         with contextlib.suppress(ProcessLookupError):
             process.kill()
-        _, said = await process.communicate()
-    return await process.wait(), said
+        await asyncio.gather(_drain(process.stdout), _drain(process.stderr, said))
+        return await process.wait(), bytes(said)
+
+
+async def _drain(stream: asyncio.StreamReader, end: bytearray | None = None) -> None:
+    """Read it up, and keep the last WORDS_BYTES_MAX of it in `end`."""
+    while data := await stream.read(PIECE_BYTES):
+        if end is not None:
+            end += data
+            del end[:-WORDS_BYTES_MAX]

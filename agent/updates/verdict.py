@@ -2,6 +2,8 @@
 
 import math
 
+from msgspec.structs import replace
+
 from agent.config import Probation as Rules
 from agent.inference.domains.domain import Domain
 from agent.inference.domains.figures import Figures
@@ -10,6 +12,7 @@ from agent.updates.trials import Seen, Trial
 # What becomes of calls that says something of the version: not `busy`, not `withdrawn`.
 FAILED = ("refused", "failed", "late", "lost")
 P95 = 0.95
+CRASHES_MAX = 2
 UNREST_MS = 5.0  # what a busy machine adds to any call
 
 
@@ -31,6 +34,20 @@ def p95_ms(figures: Figures, name: str, since_s: float, calls_min: int) -> float
     if len(took_s) < calls_min:
         return None
     return round(took_s[math.ceil(P95 * len(took_s)) - 1] * 1000, 3)
+
+
+def again(trial: Trial) -> Trial:
+    """On probation still, unless the agent ended unasked more than CRASHES_MAX times meanwhile."""
+    if trial.crashes <= CRASHES_MAX:
+        return trial
+    why = f"the agent ended unasked {trial.crashes} times while it was on probation"
+    trial = replace(trial, state="taking_back", why=why)
+    return kept(trial) if trial.former is None else trial
+
+
+def kept(trial: Trial) -> Trial:
+    """It is not good, and there is nothing to go back to."""
+    return replace(trial, state="kept", why=f"{trial.why}; and no version served before it")
 
 
 def breach(trial: Trial, rules: Rules) -> str:

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from agent.inference.domains.choices import Choices
-from agent.updates.probation import CRASHES_MAX
 from agent.updates.trials import Trial, Trials
+from agent.updates.verdict import CRASHES_MAX
 from tests.inference.domains.rig import put
 from tests.outside import ROOT, Device, running, until
 

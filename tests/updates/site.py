@@ -153,10 +153,18 @@ def first(folder: Path, *versions: int) -> None:
 
 @asynccontextmanager
 async def begun(
-    folder: Path, *, crashed: bool = False, wait: bool = True, domains: Any = None, **more: Any
+    folder: Path,
+    *,
+    crashed: bool = False,
+    wait: bool = True,
+    held: str = "",
+    domains: Any = None,
+    **more: Any,
 ) -> AsyncIterator[Site]:
-    """An agent, as far as its models go."""
+    """An agent, as far as its models go. `held`: why no process may be started."""
     site = Site(folder, models_of(folder, **more), **(domains or {}))
+    if held:
+        site.rig.hold.set(held, "lift it")
     site.probation.restore(crashed=crashed)
     async with site.rig.zygote, site.rig.domains:
         loops = [site.rig.domains.run(), site.probation.run()]

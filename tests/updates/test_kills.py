@@ -14,7 +14,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from msgspec.structs import replace
 
+from agent.updates.trials import Trial, Trials
+from bench.models import not_numbers
 from tests.inference.catalog.repository import install, linear
 from tests.inference.domains.rig import FAULTY, marked, put
 from tests.outside import DEADLINE_S, ROOT
@@ -121,6 +124,20 @@ def a_removal(folder: Path) -> Case:
     return Case("model.remove", {"name": "m", "version": 1}, states, 2, {"m/2"}, points)
 
 
+def a_refusal(folder: Path) -> Case:
+    """r-1 activated version 2, which passed; then another one is not admitted."""
+    first(folder, 1, 2)
+    install(folder / "models", not_numbers(), version=3)
+    (folder / "models.json").write_text('{"m": {"version": 2, "previous": 1}}')
+    known = Trial(command="r-1", name="m", version=2, former=1, probation_s=1.0, left_s=0.0)
+    Trials(folder / "trials.json").note(replace(known, state="passed"))
+    points = [
+        *("replace trials.json activating", "replace trials.json passed", "note failed"),
+    ]
+    there = {"m/1", "m/2", "m/3"}
+    return Case("model.activate", {"name": "m"}, ["activating", "failed"], 2, there, points)
+
+
 CASES = [a_good_version, a_version_that_kills_its_worker, a_rollback, a_removal]
 
 
@@ -149,6 +166,18 @@ def test_killed_at_no_or_one_point_it_has_one_effect(
         if not point:
             assert (folder / "points").read_text().splitlines() == case.points
         judge(folder, case, code, f"at {point}")
+
+
+def test_killed_at_each_point_of_what_came_to_nothing_the_way_back_before_it_is_known(
+    tmp_path: Path, agents: Agents
+) -> None:
+    case = a_refusal(tmp_path)
+    for point in case.points:
+        assert agents.run(tmp_path, case, point) == -signal.SIGKILL, point
+    judge(tmp_path, case, agents.run(tmp_path, case), "at each point")
+    (tmp_path / "c-1.log").unlink()
+    back = case._replace(verb="model.rollback", args={"of": "r-1"})
+    assert agents.run(tmp_path, back) == 101, "version 1 serves"
 
 
 def judge(folder: Path, case: Case, code: int, where: str) -> None:

@@ -10,8 +10,9 @@ from msgspec.structs import replace
 from agent import config
 from agent.inference.domains.choices import Choices
 from agent.updates import verdict
-from agent.updates.probation import CRASHES_MAX, TRIES_MAX
+from agent.updates.probation import TRIES_MAX
 from agent.updates.trials import Seen, Trial, Trials
+from agent.updates.verdict import CRASHES_MAX
 from bench.models import loop
 from tests.inference.catalog.repository import describe, install
 from tests.inference.domains.rig import put, rules, until

@@ -5,7 +5,9 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
+import msgspec
 import pytest
 
 from agent.clock import Clock
@@ -14,6 +16,7 @@ from agent.protocol import signing
 from agent.updates.slots.record import Kept
 from agent.updates.slots.update import Outcome, Updating
 from tests.updates.rig import (
+    KEY,
     NEW,
     OLD,
     Call,
@@ -49,8 +52,8 @@ def played(folder: Path, faults: Faults = NONE, kill_at: int = -1) -> Play:
     return Play(device, updates(package(folder / "made")), faults, Points(kill_at))
 
 
-def updates(path: Path) -> Ordered:
-    found = fetched(path)
+def updates(path: Path, number: str = NEW) -> Ordered:
+    found = fetched(path, number)
 
     async def order(updating: Updating, call: Call) -> Outcome:
         return await updating.update(found, call, dropped)
@@ -92,6 +95,68 @@ def test_a_way_back_that_is_sent_to_many_is_of_what_one_order_brought(
     result = back.until_quiet()
     assert (result["state"], play.device.runs) == ("succeeded", runs)
     assert (len(back.starts) > 1) == (before != runs), "nothing is started for nothing"
+
+
+def tried_since(folder: Path, faults: Faults, key: signing.Key, kill_at: int = -1) -> Play:
+    """Another update than the one that brought NEW, which comes to nothing."""
+    first = played(folder)
+    first.until_quiet()
+    path = package(folder / "next", "1.2", key)
+    return Play(first.device, updates(path, "1.2"), faults, Points(kill_at), "roll-2")
+
+
+def taken_back(play: Play) -> dict[str, Any]:
+    back = Play(play.device, rolls_back_of("roll-1"), NONE, Points(), "roll-1.back")
+    return back.until_quiet()
+
+
+def test_what_a_command_brought_is_known_after_another_was_refused(tmp_path: Path) -> None:
+    """Root does not take it: what was before is in the other slot still. Killed anywhere in it."""
+    before = children()
+    foreign = signing.Key(bytes(32))
+    whole = tried_since(tmp_path / "whole", NONE, foreign)
+    assert whole.until_quiet()["state"] == "failed"
+    count = whole.points.count
+    assert count >= 5
+    for number in range(0, count, 1 if LONG else 4):
+        play = tried_since(tmp_path / str(number), NONE, foreign, number)
+        assert play.until_quiet()["state"] == "failed", number
+        assert taken_back(play) == {"state": "succeeded", "version": OLD, "former": NEW}, number
+        assert play.device.runs == OLD
+        reap(before)
+    assert taken_back(whole)["state"] == "succeeded"
+    assert whole.device.runs == OLD
+    again = Play(whole.device, rolls_back_of("roll-1"), NONE, Points(), "once more")
+    assert again.until_quiet() == {"state": "succeeded", "version": OLD, "former": OLD}
+
+
+@pytest.mark.parametrize(
+    ("faults", "told"),
+    [
+        (Faults(refuses="switch"), "before roll-1, version 1.0 ran: the other slot has 1.2"),
+        (Faults(ill=True), "no version to go back to"),
+    ],
+)
+def test_it_goes_back_to_no_other_version_than_the_one_before(
+    tmp_path: Path, faults: Faults, told: str
+) -> None:
+    play = tried_since(tmp_path, faults, KEY)
+    assert play.until_quiet()["state"] == "failed"
+    back = taken_back(play)
+    assert (back["state"], play.device.runs) == ("failed", NEW)
+    assert told in back["message"]
+
+
+def test_a_record_of_the_time_before_is_read(tmp_path: Path) -> None:
+    play = played(tmp_path)
+    play.until_quiet()
+    path = play.device.state / "update.json"
+    record = msgspec.json.decode(path.read_bytes())
+    del record["stays"]
+    record["before"] = {"link_up": False, "critical": []}
+    path.write_bytes(msgspec.json.encode(record))
+    assert taken_back(play)["state"] == "succeeded"
+    assert play.device.runs == OLD
 
 
 def states(play: Play) -> list[str]:

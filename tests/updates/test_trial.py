@@ -6,6 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 
 from agent.clock import Clock
@@ -17,6 +18,7 @@ from agent.updates.slots import trial
 from agent.updates.slots.record import Before, Kept
 from agent.updates.slots.shown import Running, running
 from agent.updates.slots.trial import Trial
+from agent.versions import judge
 from tests.outside import DEADLINE_S
 from tests.updates.rig import NEW, OLD, Device, Faults, Points, Root, version
 
@@ -134,32 +136,88 @@ async def test_a_version_that_went_back_is_told_with_its_reason(rig: Rig) -> Non
     assert "it is ill" in back.why
 
 
-def test_it_is_compared_with_how_it_was(tmp_path: Path) -> None:
-    clock = Clock()
-    conditions = Conditions(clock)
-    core = SimpleNamespace(
-        conditions=conditions,
-        clock=clock,
-        settings=SimpleNamespace(updates=SimpleNamespace(confirm_s=60.0)),
-        beside=lambda name: tmp_path / name,
-    )
-    inner = SimpleNamespace(connected_since=None, state=lambda: {"down_cause": "no answer"})
-    link, watched = SimpleNamespace(link=inner), SimpleNamespace(fed=False)
-    watchdog = SimpleNamespace(root=None, watchdog=watched)
-    parts = SlotParts(  # type: ignore[arg-type]
-        tmp_path / "config.yaml", core, link, watchdog, lambda _: None
-    )
+class Compared:
+    """What compares, with a link that has been up for long."""
+
+    def __init__(self, folder: Path) -> None:
+        self.clock = Clock()
+        self.conditions = Conditions(self.clock)
+        self.link = SimpleNamespace(
+            connected_since=self.clock.monotonic() - 60.0, state=lambda: {"down_cause": "no answer"}
+        )
+        self.watchdog = SimpleNamespace(fed=True)
+        core = SimpleNamespace(
+            conditions=self.conditions,
+            clock=self.clock,
+            settings=SimpleNamespace(updates=SimpleNamespace(confirm_s=60.0)),
+            beside=lambda name: folder / name,
+        )
+        self.parts = SlotParts(
+            folder / "config.yaml",
+            core,  # type: ignore[arg-type]
+            SimpleNamespace(link=self.link),  # type: ignore[arg-type]
+            SimpleNamespace(root=None, watchdog=self.watchdog),  # type: ignore[arg-type]
+            lambda _: None,
+        )
+
+
+@pytest.fixture
+def compared(tmp_path: Path) -> Compared:
+    return Compared(tmp_path)
+
+
+def test_it_is_compared_with_how_it_was(compared: Compared) -> None:
+    parts, conditions, inner = compared.parts, compared.conditions, compared.link
+    inner.connected_since, compared.watchdog.fed = None, False
     assert "must move" in parts._lacks(Before())
-    watched.fed = True
+    compared.watchdog.fed = True
     assert parts._lacks(Before()) == ""
     assert "no answer" in parts._lacks(Before(link_up=True))
-    inner.connected_since = clock.monotonic()
+    inner.connected_since = compared.clock.monotonic()
     assert "just now" in parts._lacks(Before(link_up=True)), "it may have come and gone unseen"
-    inner.connected_since = clock.monotonic() - 60.0
+    inner.connected_since = compared.clock.monotonic() - 60.0
     assert parts._lacks(Before(link_up=True)) == ""
     conditions.hold("flash_wearing", "vda", "warning", "it is old", "replace it")
     assert parts._lacks(Before()) == "", "no version has made it so"
     conditions.hold("domain_down", "gate", "warning", "it died", "look")
     assert "domain_down gate" in parts._lacks(Before())
-    assert parts._now() == Before(link_up=True, wrong=("domain_down gate",))
-    assert parts._lacks(parts._now()) == "", "it was so before"
+    before = parts._now()
+    assert before.link_up
+    assert parts._lacks(before) == "", "it was so before"
+    conditions.hold("domain_down", "gate", "critical", "it rests", "look")
+    assert "domain_down gate" in parts._lacks(before), "it became worse"
+    assert parts._lacks(parts._now()) == ""
+
+
+def test_only_the_version_on_trial_says_what_speaks_against_it(
+    compared: Compared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the former one would not have minded held as well: no update would pass there, ever."""
+    parts, conditions = compared.parts, compared.conditions
+    conditions.hold("flash_wearing", "vda", "warning", "it is old", "replace it")
+    before = msgspec.json.decode(msgspec.json.encode(parts._now()), type=Before)
+    monkeypatch.setattr(judge, "CAUSED", judge.CAUSED | {"flash_wearing"})
+    assert parts._lacks(before) == ""
+    conditions.hold("flash_wearing", "vdb", "warning", "it is old", "replace it")
+    assert parts._lacks(before) == "it is not well: flash_wearing vdb"
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        b'{"link_up": true, "critical": ["domain_down gate", "safe_mode agent"]}',
+        b'{"link_up": true, "wrong": ["domain_down gate", "safe_mode agent"]}',
+        b'{"link_up": true, "wrong": ["domain_down gate", "safe_mode agent"], '
+        b'"critical": ["safe_mode agent"], "what comes later": 1}',
+    ],
+)
+def test_what_other_versions_wrote_of_the_time_before_is_understood(
+    compared: Compared, before: bytes
+) -> None:
+    parts, conditions = compared.parts, compared.conditions
+    conditions.hold("safe_mode", "agent", "critical", "too many restarts", "resume")
+    conditions.hold("domain_down", "gate", "warning", "it died", "look")
+    known = msgspec.json.decode(before, type=Before)
+    assert parts._lacks(known) == ""
+    conditions.hold("store_damaged", "store", "critical", "a page", "look")
+    assert parts._lacks(known) == "it is not well: store_damaged store"

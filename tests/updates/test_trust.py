@@ -4,13 +4,18 @@ import asyncio
 import json
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from agent.updates.checking import LINE_BYTES_MAX
 from agent.updates.fetched import NotFetched
+from tests.outside import DEADLINE_S
 from tests.updates.bed import DAY_S, NOW_S, FakeClock, Shop, believe, content
+
+FLOOD_BYTES = 6 * LINE_BYTES_MAX
 
 
 def published(folder: Path) -> Shop:
@@ -68,6 +73,26 @@ async def test_dead_checker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(NotFetched, match="ended with status -9") as refused:
         await content(tmp_path / "device", shop, f"file://{shop.served}").check()
     assert refused.value.reason == "failed"
+
+
+async def test_a_checker_that_says_too_much_is_heard_to_its_end_and_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It judges what strangers wrote: what it makes of that costs the agent no memory."""
+    shop = published(tmp_path)
+    flood = f"head -c {FLOOD_BYTES} /dev/zero"
+    says = f"echo no answer; {flood}; {flood} >&2; echo >&2; echo last words >&2; exit 7"
+    monkeypatch.setattr("agent.updates.trust.COMMAND", ("/bin/sh", "-c", says))
+    monkeypatch.setattr("agent.updates.trust.END_S", DEADLINE_S)
+    device = content(tmp_path / "device", shop, f"file://{shop.served}")
+    tracemalloc.start()
+    try:
+        with pytest.raises(NotFetched, match="ended with status 7 last words"):
+            await device.check()
+        _, most_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most_bytes < FLOOD_BYTES, "asyncio reads 2 * LINE_BYTES_MAX ahead, of either"
 
 
 def test_tuf_stays_out(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ class Renewed(Domains):
     async def settled(self, name: str) -> None:
         """Until it is known which version serves, where that is about to be."""
         domain = self.serving(name)
-        if domain and not domain.models:
+        if domain and not domain.models and not self._hold.holds:
             with suppress(TimeoutError):
                 async with asyncio.timeout(domain.settings.start_timeout_s):
                     await domain.tried.wait()
@@ -59,14 +59,26 @@ class Renewed(Domains):
         return True
 
     async def return_to(self, name: str, version: int) -> None:
-        """Have a version serve again: at once, while its processes stand by.
+        """Have a version serve again: at once, while its processes stand by; while none may be
+        started, as soon as they may.
 
         Raises NotThere, NotNow, ModelError.
         """
+        if self._hold.holds and self.version(name) is None:
+            await self._begin_with(name, version)
+            if self._hold.holds:
+                return
         if self.former(name) == version:
             await self.roll_back(name)
         if self.version(name) != version:  # another order came between
             await self.load(name, version)
+
+    async def _begin_with(self, name: str, version: int) -> None:
+        async with self._turn:
+            settings, choice = self._with(name).settings, self.chosen(name)
+            await asyncio.to_thread(self._versions.asked, name, version, settings)
+            former = choice.version if choice else None
+            await self._note(partial(self._choices.choose, name, version, former), name)
 
     async def stay(self, name: str) -> None:
         """Have what serves now serve after a restart too, though a newer version may lie there.

@@ -8,7 +8,9 @@
     back        it has not, and the former version is linked again
 
 Limits  : one small file; the last LOG_MAX states stand in it.
-Format  : JSON, Record, replaced as a whole and fsynced, before the step that it names is begun.
+Format  : JSON, Record, replaced as a whole and fsynced, before the step that it names is begun. The
+          version before or after this one reads it, too: what it does not know it passes over,
+          what is not there has its default.
 Recovery: which version runs is root's files alone to say (agent/host/slots/layout.py); `settled`
           brings this one up to them. Without it, or where it cannot be read, the version that
           runs is the one that is linked, and one on trial is judged by its health alone.
@@ -16,8 +18,9 @@ Recovery: which version runs is root's files alone to say (agent/host/slots/layo
 
 import asyncio
 import logging
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import msgspec
 from msgspec import Meta, Struct
@@ -26,6 +29,7 @@ from msgspec.structs import replace
 from agent import plain_file, whole_file
 from agent.clock import Clock
 from agent.errors import HoldfastError
+from agent.health.conditions import Condition
 from agent.host.slots.layout import Ended, Slots
 
 log = logging.getLogger("update")
@@ -45,15 +49,47 @@ class Entry(Struct, frozen=True):
     at_us: int
 
 
-class Before(Struct, frozen=True):
-    """How it was before the switch: what the new version is not to make worse."""
+class Before(Struct, frozen=True, omit_defaults=True):
+    """How it was before the switch: what the new version is not to make worse.
+
+    `wrong`: all conditions that held, `NAME SUBJECT` each: which of them speak against a version,
+    the one that is on trial knows, not the one that wrote this. `critical`: those of them that were
+    (None: an older version wrote this, and `wrong` as it saw it).
+    """
 
     link_up: bool = False
     wrong: tuple[str, ...] = ()
+    critical: tuple[str, ...] | None = None
+
+    @classmethod
+    def of(cls, conditions: Iterable[Condition], *, link_up: bool) -> Self:
+        """As it is now."""
+        held = sorted((f"{one.name} {one.subject}", one.severity) for one in conditions)
+        critical = tuple(name for name, severity in held if severity == "critical")
+        return cls(link_up, tuple(name for name, _ in held), critical)
+
+    def had(self, one: Condition) -> bool:
+        """Whether it held, and was as bad."""
+        name, critical = f"{one.name} {one.subject}", self.critical or ()
+        if one.severity == "critical" and self.critical is not None:
+            return name in critical
+        return name in self.wrong or name in critical
+
+
+class Brought(Struct, frozen=True):
+    """What the command `id` had built, or gone back to, and which version ran until then."""
+
+    id: str
+    version: str
+    former: str
+    slot: str
 
 
 class Record(Struct, frozen=True, kw_only=True):
-    """An update. `id` is the command's; `mark` is of the trial before this one, if there was."""
+    """An update. `id` is the command's; `mark` is of the trial before this one, if there was.
+
+    `stays`: what runs where this one comes to nothing, if a command brought it.
+    """
 
     state: State = "idle"
     id: str = ""
@@ -65,6 +101,13 @@ class Record(Struct, frozen=True, kw_only=True):
     before: Before = Before()
     mark: tuple[int, int] = (0, 0)
     log: Annotated[tuple[Entry, ...], Meta(max_length=LOG_MAX)] = ()
+    stays: Brought | None = None
+
+    @property
+    def brought(self) -> list[Brought]:
+        """What is known of the versions in the slots, the last one first."""
+        own = Brought(self.id, self.version, self.former, self.slot)
+        return [own, self.stays] if self.stays else [own]
 
 
 class Kept:
@@ -77,8 +120,9 @@ class Kept:
         self.now = _read(path)
 
     async def begin(self, record: Record, state: State) -> None:
-        """Another update begins, in this state. As `reach`."""
+        """Another update begins, in this state; what runs may stay. As `reach`."""
         async with self._writing:
+            record = replace(record, stays=_staying(self.now, record))
             await self._keep(_reached(record, state, "", self._clock))
 
     async def reach(self, state: State, why: str = "", **changes: Any) -> None:
@@ -109,6 +153,12 @@ def _reached(record: Record, state: State, why: str, clock: Clock) -> Record:
     why = why[:WHY_CHARS_MAX]
     entry = Entry(state, record.version, why, int(clock.wall() * 1e6))
     return replace(record, state=state, why=why, log=(*record.log, entry)[-LOG_MAX:])
+
+
+def _staying(known: Record, begun: Record) -> Brought | None:
+    """What is known of the version that the begun update is to replace, in the slot beside its."""
+    beside = [one for one in known.brought if one.slot not in ("", begun.slot)]
+    return next((one for one in beside if begun.former in ("", one.version)), None)
 
 
 def settled(record: Record, slots: Slots, version: str) -> tuple[State, str] | None:

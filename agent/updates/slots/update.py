@@ -20,7 +20,7 @@ from agent.host.root.forms import Order
 from agent.host.root.forms import Slots as SlotsOrder
 from agent.host.slots.layout import Slot, Slots
 from agent.updates.slots.probe import Answer
-from agent.updates.slots.record import Before, Kept, Record, State
+from agent.updates.slots.record import Before, Brought, Kept, Record, State
 
 LOOK_S = 0.5
 BUILD_S_MAX = 2100.0  # longer than the unit has
@@ -110,15 +110,22 @@ class Updating:
     async def rollback(self, call: Call, of: str = "") -> Outcome:
         """Have the version in the other slot run. As `update`.
 
-        `of`: nothing is done unless the version runs that this command has brought.
+        `of`: nothing is done unless the version runs that this command has brought; and it goes
+        back to the one before that, no other.
         """
-        if of and not self._runs_of(of):
+        brought = self._brought(of)
+        if of and brought is None:
             word = f"nothing was done: no version that {of} has brought runs"
             return Outcome(self._version, self._version, word)
         slots = self._free()
         former = slots.there(slots.other)
         if former is None:
             raise NotNow("the other slot has no version to go back to", "see agent.update")
+        if brought and brought.former != former.version:
+            raise NotNow(
+                f"before {of}, version {brought.former} ran: the other slot has {former.version}",
+                f"agent.rollback without `of` goes to {former.version}; or see agent.update",
+            )
         await self._asked(slots, former)
         await self._begin("built", call, slots, former)
         return await self._go_on(slots, call)
@@ -127,11 +134,11 @@ class Updating:
         """Whether this command's update is the one that the record is of."""
         return self._kept.now.id == call.id
 
-    def _runs_of(self, command: str) -> bool:
-        record, slots = self._kept.now, self._slots
-        if slots is None or (record.id, record.version) != (command, self._version):
-            return False
-        return slots.running == record.slot
+    def _brought(self, command: str) -> Brought | None:
+        """The version that runs, if this command has brought it."""
+        runs = (command, self._version, self._slots.running if self._slots else None)
+        found = self._kept.now.brought if command else []
+        return next((one for one in found if (one.id, one.version, one.slot) == runs), None)
 
     async def resume(self, call: Call) -> Outcome:
         """Go on after a crash, or a start: in whichever version. As `update`."""
