@@ -28,7 +28,8 @@ CAUSE = "kept on another disk while its own did not serve"
 # What a disk, its rights or its mount is to blame for, and not the configuration.
 OF_THE_DISK = {
     *(errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM),
-    *(errno.EIO, errno.EUCLEAN, errno.ENXIO, errno.ENODEV),
+    # The last two: ext4 and XFS of what they find damaged, EBADMSG by its checksum.
+    *(errno.EIO, errno.ENXIO, errno.ENODEV, errno.EUCLEAN, errno.EBADMSG),
 }
 
 

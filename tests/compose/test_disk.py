@@ -18,7 +18,7 @@ from agent.store.intake import New
 from agent.store.quarantine import PutAside
 from agent.store.store import Store
 from tests.outside import DEADLINE_S
-from tests.store.faults.disk import small
+from tests.store.faults.disk import program, small
 from tests.store.faults.test_disk_full import fill
 
 
@@ -185,6 +185,29 @@ async def test_a_disk_that_takes_no_writes_is_stood_in_for(field: Field, fault: 
         await back.bring_home()
         async with Store(back.settings, Clock()) as store:
             assert [one.saved for one in await saved(store)] == [1]
+
+
+@pytest.mark.parametrize("fault", ["the store's inode is gone", "its checksum is wrong"])
+async def test_a_damaged_filesystem_is_stood_in_for(field: Field, fault: str) -> None:
+    """As a disk leaves it that lost what it had said to be written."""
+    folder = Path(field.settings.path).parents[1]
+    with small("ext4", folder) as place:
+        field.settings = config.Store(path=str(place / "s.db"))
+        field.fstab.unlink()
+        await keep(field.settings, b'"before"')
+        subprocess.run(["umount", str(place)], check=True)
+        debugfs = program("debugfs", "e2fsprogs")
+        if fault == "its checksum is wrong":
+            how = "set_inode_field s.db checksum 1"
+        else:
+            how = "clri s.db"
+        image = folder / "image"
+        subprocess.run([debugfs, "-w", "-R", how, image], check=True, capture_output=True)
+        subprocess.run(["mount", "-o", "loop", image, place], check=True)
+        away = field.disk(mounted=True, state=field.state)
+        assert away.settings.path == str(field.state / "standby" / "s.db")
+        assert field.names() == {"store_disk_unusable"}
+        await keep(away.settings, b'"one"')
 
 
 async def test_what_has_no_room_at_home_leaves_the_disk_as_it_was(
