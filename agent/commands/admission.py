@@ -65,6 +65,7 @@ class Admission:
             expires_us=_us(command.expires),
             expires_in_s=left_s,
             reply=reply,
+            about=verb.about is not None,
         )
         return await self._kept(new)
 

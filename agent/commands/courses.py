@@ -13,6 +13,8 @@ from agent.protocol.commands import Result
 from agent.protocol.twin import AspectShown, Standing
 
 CAUSE_CHARS_MAX = 2000  # of all that is told of the parts of one aspect
+NOT_NOW = ("not_now", "full")  # nothing has failed: another order is first, or a limit
+DOUBLED_MAX = 10
 _RANKED: tuple[Standing, ...] = ("converging", "failed", "conflict", "converged")
 
 
@@ -20,13 +22,15 @@ class Tries(Struct):
     """How far a part is.
 
     `command` was ordered last, and `ended` by what is known. `said` is what it is to do, `count`
-    how often that was ordered in a row; `steps` counts all orders. `converged`: it was as wanted,
+    how often that was carried out in vain; `steps` counts all orders that were carried out.
+    `waits`: how often in a row it could not be done as things stand. `converged`: it was as wanted,
     with no order of ours under way, and nothing was ordered since.
     """
 
     said: str = ""
     count: int = 0
     steps: int = 0
+    waits: int = 0
     command: str = ""
     ended: bool = False
     cause: str = ""
@@ -44,22 +48,35 @@ class Tries(Struct):
     def end(self, result: Result) -> None:
         """What was ordered last has ended so."""
         self.ended = True
-        if result.reason == "not_now":  # nothing has failed: another order is first, or a limit
-            self.count = 1
+        if result.reason in NOT_NOW:
+            self.waits += 1
+        else:
+            self.count, self.steps, self.waits = self.count + 1, self.steps + 1, 0
         self.cause = result.message or f"{result.id}: {result.state}, and it is not as wanted"
+
+    def pause_s(self, least_s: float, most_s: float) -> float:
+        """Before it is ordered again: `least_s` after the first time in vain, `most_s` after each
+        later one; where it could not be done as things stand, twice as long each time."""
+        if self.waits:
+            return min(least_s * (1 << min(self.waits - 1, DOUBLED_MAX)), most_s)
+        return (0.0, least_s, most_s)[min(self.count, 2)]
 
 
 class Course(Struct):
-    """How far an aspect is with a version of what is wanted; `step` numbers its orders."""
+    """How far an aspect is with a document: its version, and who signed it ('': nobody).
+
+    `step` numbers the orders, on from one document to the next: two may have the same version.
+    """
 
     version: int = -1
+    by: str = ""
     step: int = 0
     parts: dict[str, Tries] = field(default_factory=dict)
 
-    def anew(self, version: int) -> "Course":
-        """With another version: of the former one only what is under way counts yet."""
+    def anew(self, version: int, by: str) -> "Course":
+        """With another document: of the former one only what is under way counts yet."""
         open_ = {name: Tries(command=one.command) for name, one in self.parts.items() if one.open}
-        return Course(version, parts=open_)
+        return Course(version, by, self.step, open_)
 
     def undone(self) -> None:
         """A restart of the agent has undone it: it is tried anew, under further numbers."""

@@ -60,7 +60,8 @@ class Desk:
         known of it, and it may come again.
 
         `scopes` are those of a local caller; None: the door is another guard's. `reply` is kept
-        beside it, for the door. Accepted or refused, it is in the store when this returns.
+        beside it, for the door, in place of what was there for a known id. Accepted or refused, it
+        is in the store when this returns.
         """
         try:
             entry, fresh = await self._admission.admit(order, door, scopes, reply)
@@ -68,6 +69,8 @@ class Desk:
             return await self.refuse(order, door, refused, reply)
         if fresh:
             self._tell(shown.result(entry, self.rules.device))
+        elif reply is not None:
+            await self._journal.wanted_at(entry.number, reply)
         self._runs.begin(entry)  # also where it was accepted without our knowing
         return shown.result(entry, self.rules.device)
 

@@ -9,9 +9,9 @@ Rules where cloud and device differ:
 2. A newer document wins over what was changed on the device before it came.
 3. What is changed on the device after it was converged on stays, and is reported as a conflict,
    until the cloud says something newer; but where the document says `enforce`, it is undone.
-4. What a command could not bring about is tried TRIES_MAX times for one version, and is reported
+4. What a command could not bring about is tried TRIES_MAX times for one document, and is reported
    with the cause; the cloud says something newer, or somebody mends it on the device. What cannot
-   be done as things stand (`not_now`) is tried on, STEPS_MAX times at most.
+   be done as things stand (`not_now`, `full`) is no such try, and is ordered again and again.
 5. While its command has not ended, it is not there yet, whatever is seen of it: it may be on trial,
    and be taken back.
 """
@@ -36,8 +36,8 @@ from agent.protocol.twin import AspectShown, Desired, Reported, Standing, Wanted
 log = logging.getLogger("twin")
 LOOK_S = 10.0  # what is changed on the device is seen so soon
 TRIES_MAX = 3  # of one order
-STEPS_MAX = 100  # orders for a part of one version: it may take several, one after the other
-RETRY_S = (60.0, 600.0)  # before the second try, and each later one
+STEPS_MAX = 100  # orders for a part of one document: it may take several, one after the other
+RETRY_S = (60.0, 600.0)  # the shortest and the longest pause (courses.py: pause_s)
 
 
 class Aspect(NamedTuple):
@@ -96,6 +96,7 @@ class Twin:
         self._clock = clock
         self._desired, self._by = Desired(version=0), ""  # and who signed it
         self._courses: dict[str, Course] = {}  # by aspect
+        self._known = b"{}"  # of them, to the store
         self._due: dict[tuple[str, str], float] = {}  # monotonic: when a part may be tried next
         self._look = asyncio.Event()
         desk.listeners.append(self._listen)
@@ -148,6 +149,7 @@ class Twin:
             wanted = msgspec.json.decode(body, type=Wanted)
             self._desired, self._by = wanted.desired, wanted.by
         if body := await self._kept.get("tries"):
+            self._known = body
             self._courses = msgspec.json.decode(body, type=dict[str, Course])
             for name, course in self._courses.items():
                 if name in self._aspects and self._aspects[name].volatile:
@@ -158,15 +160,19 @@ class Twin:
             self.reported = self.shown()
 
     async def _converge(self) -> None:
-        before = msgspec.json.encode(self._courses)
         shown = {name: await self._step(one) for name, one in self._aspects.items()}
         for name in self._desired.state:
             if name not in self._aspects:
                 known = ", ".join(self._aspects)
                 shown[name] = AspectShown(standing="unknown", cause=f"there are {known}")
-        if msgspec.json.encode(self._courses) != before:
-            await self._kept.put("tries", msgspec.json.encode(self._courses))
+        await self._keep()
         await self._report(shown)
+
+    async def _keep(self) -> None:
+        """Have the store know how far they are."""
+        if (body := msgspec.json.encode(self._courses)) != self._known:
+            await self._kept.put("tries", body)
+            self._known = body
 
     async def _step(self, aspect: Aspect) -> AspectShown:
         """Do what is to be done for an aspect now; how it stands."""
@@ -192,10 +198,10 @@ class Twin:
         return whole(actual, parts)
 
     def _course(self, name: str) -> Course:
-        """How far an aspect is with the version that is wanted now."""
-        course = self._courses.get(name, Course())
-        if name in self._desired.state and course.version != self._desired.version:
-            course = self._courses[name] = course.anew(self._desired.version)
+        """How far an aspect is with the document that counts now."""
+        course, document = self._courses.get(name, Course()), (self._desired.version, self._by)
+        if name in self._desired.state and (course.version, course.by) != document:
+            course = self._courses[name] = course.anew(*document)
         return course
 
     async def _under_way(self, course: Course) -> set[str]:
@@ -236,15 +242,16 @@ class Twin:
         name, args = command
         said = msgspec.json.encode(command, order="deterministic").decode()
         if one.said != said or one.converged:  # the next step on the way, or it is enforced
-            one.said, one.count, one.ended, one.converged = said, 0, True, False
-            self._due[key] = 0.0
+            one.said, one.count, one.waits, one.ended, one.converged = said, 0, 0, True, False
+            self._due.pop(key, None)
         if one.ended and one.steps < STEPS_MAX and self._is_due(key, one):
-            one.count, one.steps, one.ended = one.count + 1, one.steps + 1, False
+            one.ended = False
             course.step += 1
             one.command = f"twin.{course.version}.{key[0]}.{course.step}"
         if one.ended:
             return "failed"
-        order = Order(Command(id=one.command, name=name, args=args, issuer="twin"), self._by)
+        await self._keep()  # first: a number that was given to an order is no other's
+        order = Order(Command(id=one.command, name=name, args=args, issuer="twin"), course.by)
         result = await self._desk.order(order, "twin")
         if not result.ended:
             return "converging"
@@ -255,8 +262,8 @@ class Twin:
         """Whether it is time to try a part once more."""
         if one.count >= TRIES_MAX:
             return False
-        now, after_s = self._clock.monotonic(), RETRY_S[min(one.count, len(RETRY_S)) - 1]
-        if now < self._due.setdefault(key, now + after_s):
+        now = self._clock.monotonic()
+        if now < self._due.setdefault(key, now + one.pause_s(*RETRY_S)):
             return False
         del self._due[key]
         return True

@@ -28,11 +28,17 @@ from agent.store.journalrows import COLUMNS, STREAM, End, Entry, New, Refusal
 __all__ = ["End", "Entry", "IdTaken", "Journal", "JournalFull", "Limits", "New", "Refusal"]
 T = TypeVar("T")
 _UNTOLD = "ended_ns IS NOT NULL AND NOT told"
-Untold = Literal["all", "asked", "replies"]
-_ONLY = {"all": "", "asked": " AND door = 'mqtt'", "replies": " AND reply IS NOT NULL"}
+Untold = Literal["all", "replies", "asked", "others"]
+_ONLY: dict[Untold, str] = {
+    "all": "",
+    "replies": " AND reply IS NOT NULL",
+    "asked": " AND (door = 'mqtt' OR reply IS NOT NULL)",
+    "others": " AND door != 'mqtt' AND reply IS NULL",
+}
 REFUSALS_MAX = 1000
 FORGOTTEN_MAX = 100  # in one commit
-LOCAL, LOCAL_SHARE = ("http", "bundle"), 0.1  # of the commands, kept free for these doors
+LOCAL, LOCAL_SHARE = ("http", "bundle"), 0.1  # of the commands, kept free for these doors, and
+# for what is about a command: who filled the rest may take it back
 VERSIONED = "twin"  # the door whose signed documents say how new they are by their version
 
 
@@ -80,7 +86,7 @@ class Journal:
             horizon_us = rows.horizon_us(connection, new.by) if dated else None
             if horizon_us is not None and (new.issued_us is None or new.issued_us <= horizon_us):
                 raise Forgotten
-            self._make_room(connection, new.door)
+            self._make_room(connection, new)
             return rows.insert(connection, new, stamp, now_ns)
 
         if made := await self._write(operation):
@@ -92,12 +98,13 @@ class Journal:
             raise IdTaken(known.name)
         return known, False
 
-    def _make_room(self, connection: sqlite3.Connection, door: str) -> None:
+    def _make_room(self, connection: sqlite3.Connection, new: New) -> None:
         """Raises JournalFull. Who stands before the machine has room where others have none."""
         (waiting,) = connection.execute(
             "SELECT count(*) FROM commands WHERE ended_ns IS NULL"
         ).fetchone()
-        if door not in LOCAL and waiting >= self.limits.rows_max * (1 - LOCAL_SHARE):
+        kept_free = 0.0 if new.about or new.door in LOCAL else LOCAL_SHARE
+        if waiting >= self.limits.rows_max * (1 - kept_free):
             raise JournalFull(
                 f"{waiting} commands wait; the rest of commands.rows_max is for local doors",
                 "wait until some have ended",
@@ -210,12 +217,13 @@ class Journal:
         return kept
 
     async def told(self, numbers: Collection[int], refusals: Collection[int] = ()) -> None:
-        """Somebody has these results."""
+        """Somebody has these results; but one that is wanted elsewhere by now is to be told."""
 
         def operation(connection: sqlite3.Connection) -> None:
             for table, those in (("commands", numbers), ("command_refusals", refusals)):
                 connection.executemany(
-                    f"UPDATE {table} SET told = 1 WHERE number = ?", [(one,) for one in those]
+                    f"UPDATE {table} SET told = 1 WHERE number = ? AND reply IS NULL",
+                    [(one,) for one in those],
                 )
 
         await self._database.write(operation)
@@ -224,8 +232,8 @@ class Journal:
         self, count: int, after: int = 0, after_refusal: int = 0, of: Untold = "all"
     ) -> tuple[list[Entry], list[Refusal]]:
         """Results that nobody has, behind these numbers, the oldest first. Of all; or those alone
-        that are `asked` for over the link, or with `replies` that are wanted at a place of their
-        own, and were not told there yet."""
+        that are `asked` for over the link, or not (`others`); with `replies` those that are wanted
+        at a place of their own, and were not told there yet."""
         only = _ONLY[of]
         where = f"{_UNTOLD}{only} AND number > ? ORDER BY number"
         return await self._database.read(
@@ -250,12 +258,23 @@ class Journal:
             )
         )
 
-    async def answering(self, number: int, *, refusal: bool) -> None:
-        """Whoever wants the answer at a place of his own gets it now, and this once: what a broker
-        does not let us say there must not be said again and again."""
+    async def answering(self, number: int, reply: bytes, *, refusal: bool) -> None:
+        """Whoever wants the answer at this place of his own gets it now, and this once: what a
+        broker does not let us say there must not be said again and again."""
         table = "command_refusals" if refusal else "commands"
         await self._database.write(
-            lambda c: c.execute(f"UPDATE {table} SET reply = NULL WHERE number = ?", (number,))
+            lambda c: c.execute(
+                f"UPDATE {table} SET reply = NULL WHERE number = ? AND reply = ?", (number, reply)
+            )
+        )
+
+    async def wanted_at(self, number: int, reply: bytes) -> None:
+        """Whoever ordered it again wants the answer there, and not where it was wanted before. One
+        that has ended is told once more."""
+        await self._database.write(
+            lambda c: c.execute(
+                "UPDATE commands SET reply = ?, told = 0 WHERE number = ?", (reply, number)
+            )
         )
 
     async def open(self) -> list[Entry]:

@@ -59,7 +59,7 @@ class Entry(Struct, frozen=True, kw_only=True):
 
 class New(Struct, frozen=True, kw_only=True):
     """A command to be accepted. `expires_in_s` is None where it does not expire, or nobody knows
-    what time it is."""
+    what time it is. `about`: it is about another one, as to take it back."""
 
     id: str
     digest: bytes
@@ -72,6 +72,7 @@ class New(Struct, frozen=True, kw_only=True):
     expires_us: int | None = None
     expires_in_s: float | None = None
     reply: bytes | None = None
+    about: bool = False
 
 
 class Refusal(Struct, frozen=True, kw_only=True):

@@ -50,6 +50,6 @@ class Readers:
         now = self._clock.monotonic()
         if reads:
             self._due, self.again_s = (now if self.none else self._due), AGAIN_S
-        elif not self.none:
+        elif not self.none and self.left_s:  # what is due has more to tell
             self._due = now + self.again_s
         self.reads = reads

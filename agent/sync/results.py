@@ -1,8 +1,11 @@
 """What the link tells of commands: how far they are, and how they ended, until somebody has it.
 
-    asked   of orders that came over the link: at once, but for the rate (pace.py: owed)
-    others  of the other doors: behind those, as the backlog goes, by rate, hours, pause and quota
-    round   each time that readers.py says: all ends that nobody has yet, the oldest first
+    asked   of orders that came over the link the first word and the end: at once, but for the
+            rate (pace.py: owed)
+    others  ends of the other doors: behind those, as the backlog goes, by rate, hours, pause, quota
+    round   each time that readers.py says: all ends that nobody has yet, answers before others,
+            the oldest first; while others may not go, of answers alone
+    so far  how far any of them is: where somebody reads it, and when it may go
 
 Each end is told once as it comes, whether anybody reads it (the broker's PUBACK says) or not.
 
@@ -34,7 +37,7 @@ from agent.sync.readers import Readers
 TELL_MAX = 100
 OTHERS_MAX = 1000
 _BEHIND_ALL = 1 << 62  # no command has such a number
-_IN_A_ROUND: tuple[Untold, ...] = ("replies", "asked", "all")
+_ANSWERS: tuple[Untold, ...] = ("replies", "asked")
 
 End = Entry | Refusal
 
@@ -62,6 +65,7 @@ class Results:
         self._topic = topic
         self._pace = pace
         self._open: set[int] = set()  # ordered over the link, and not ended yet
+        self._unanswered: set[int] = set()  # of them, those of which nothing was told yet
         self._under_way: dict[int, Result] = {}  # to be told, the newest of each alone
         self._asked: dict[int, None] = {}  # numbers of ends that are to be told
         self._others: dict[int, None] = {}
@@ -69,6 +73,7 @@ class Results:
         self._after_refusal = 0
         self._refused_others: list[Refusal] = []
         self._readers = Readers(clock)
+        self._others_due = False  # in a round: one of answers alone was before it
         self._more = asyncio.Event()
         desk.listeners.append(self._listen)
 
@@ -77,6 +82,9 @@ class Results:
         place of his own for that, and may read there alone."""
         if not result.ended:
             self._open.add(result.number)
+            self._unanswered.add(result.number)
+        elif result.number and elsewhere:  # the journal has it to be told again, and there
+            self._asked[result.number] = None
         elif result.number:  # long ago: whoever orders it again is answered again
             self._under_way[result.number] = result
         if not elsewhere:
@@ -92,6 +100,7 @@ class Results:
             self._under_way.pop(result.number, None)
             asked = result.number in self._open
             self._open.discard(result.number)
+            self._unanswered.discard(result.number)
             (self._asked if asked else self._others)[result.number] = None
             if len(self._others) > OTHERS_MAX:
                 del self._others[next(iter(self._others))]
@@ -119,10 +128,11 @@ class Results:
         with suppress(StoreError):  # the parts that need the store say so
             await self._answer(connection)
             await self._tell_others(connection)
-            if not self._readers.left_s:
-                await self._round(connection)
+            if self._others_due or not self._readers.left_s:
+                self._others_due = False
+                await self._round(connection, (*_ANSWERS, "others"))
         waiting = self._under_way, self._asked, self._others, self._refused_others
-        if not (self._refused or any(waiting)):
+        if not (self._refused or self._others_due or any(waiting)):
             await self._more_within(self._readers.left_s)
 
     async def _more_within(self, seconds: float) -> None:
@@ -146,9 +156,11 @@ class Results:
         return waited
 
     async def _tell_how_far(self, connection: Connection, result: Result) -> None:
-        """What nobody asked for is told where somebody reads it, and it may go now."""
-        asked = result.ended or result.number in self._open
-        if asked or (not self._readers.none and self._pace.allows(live=True)):
+        """Whoever asked is owed the first word; what follows goes where somebody reads it, and
+        when it may."""
+        owed = result.ended or result.number in self._unanswered
+        self._unanswered.discard(result.number)
+        if owed or (not self._readers.none and self._pace.allows(live=True)):
             await self._publish(connection, self._topic, result, owed=True)
 
     async def _new(self) -> list[End]:
@@ -171,11 +183,11 @@ class Results:
             entries, _ = await self._journal.untold_of(_taken(self._others))
             await self._tell_in_turn(connection, [*entries, *refusals], each=True)
 
-    async def _round(self, connection: Connection) -> None:
+    async def _round(self, connection: Connection, whose: Sequence[Untold]) -> None:
         """Tell what nobody has: all that is wanted at a place of its own, and, as long as somebody
-        reads, the rest, answers first. Raises LinkError, StoreError."""
+        reads, the rest. Raises LinkError, StoreError."""
         self._readers.begin()
-        for of in _IN_A_ROUND:
+        for of in whose:
             after, after_refusal, each = 0, 0, of == "replies"
             while each or not self._readers.none:
                 entries, refusals = await self._journal.untold(TELL_MAX, after, after_refusal, of)
@@ -240,7 +252,7 @@ class Results:
         if end.reply:
             reply = msgspec.json.decode(end.reply, type=Reply)
             correlation = base64.b64decode(reply.correlation)
-            await self._journal.answering(end.number, refusal=isinstance(end, Refusal))
+            await self._journal.answering(end.number, end.reply, refusal=isinstance(end, Refusal))
             answer = self._publish(connection, reply.topic, result, correlation, owed=owed)
             said.append(await answer)
         return [*said, await self._publish(connection, self._topic, result, owed=owed)]
@@ -266,7 +278,7 @@ class Results:
         return answer
 
     async def _pay(self, connection: Connection, size_bytes: int, *, owed: bool) -> None:
-        """Wait until it may go. Whoever waits for an answer has it meanwhile."""
+        """Wait until it may go. Whoever waits for an answer has it meanwhile, an old one, too."""
         if owed:
             await self._pace.take(size_bytes, live=True, owed=True)
             return
@@ -274,6 +286,9 @@ class Results:
             self._more.clear()
             await self._more_within(wait_s)
             await self._answer(connection)
+            if not self._readers.left_s:  # answers are owed: they do not wait in here again
+                self._others_due = True
+                await self._round(connection, _ANSWERS)
         self._pace.spent(size_bytes)
 
     def _answered(self, connection: Connection, answer: "asyncio.Future[int]") -> None:
@@ -298,8 +313,8 @@ async def _is_had(connection: Connection, answers: "Sequence[asyncio.Future[int]
 
 
 def _is_asked(end: End) -> bool:
-    """Whether the order came over the link, where whoever gave it waits for the answer."""
-    return end.door == "mqtt"
+    """Whether somebody ordered it over the link, and waits for the answer there."""
+    return end.door == "mqtt" or end.reply is not None
 
 
 def _taken(numbers: dict[int, None]) -> list[int]:

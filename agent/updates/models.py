@@ -11,6 +11,9 @@ and begun again with that step it does what is left, once:
 Up to `placing` it begins anew: a version that lies in its place with the very content is the one
 that it put there.
 
+While no process may be started (safe mode) nothing is fetched for it. What was fetched, and could
+not be installed as things stand, stays for the next order.
+
 Limits  : `versions_max` of a model: the lowest that nobody needs go; VERSIONS_SHOWN_MAX in a list.
 Recovery: as above; repository.py and probation.py say what theirs is.
 """
@@ -82,7 +85,8 @@ class Models:
     ) -> Outcome:
         """Fetch a version, have it show what it must, put it in its place; and have it serve.
 
-        Raises HoldfastError: what is there serves on.
+        Raises NotNow where it could not show it now, and other HoldfastErrors: what is there
+        serves on.
         """
         step = step_of(order.step)
         if step.at in ("placed", "activating"):
@@ -165,13 +169,14 @@ class Models:
 
     async def _install(self, order: Order, origin: Origin, step: Step) -> Step:
         """It was this far when it was broken off; how far it is then: `placed`."""
+        self._domains.may_start()
         step = replace(step, at="fetching")
         await order.note(step.text())
         fetched, path, wanted = await self._fetched(origin, order)
         try:
             placed = await self._placed(order, path, wanted, step)
-        except HoldfastError:
-            await self._over(fetched)
+        except HoldfastError as error:
+            await self._over(None if isinstance(error, NotNow) else fetched)
             raise
         await self._over(fetched)
         return placed
@@ -198,7 +203,9 @@ class Models:
         if not origin.target:
             return None, self._dropped(origin.path), Wanted(origin.sha256)
         if self._content is None:
-            raise NotNow("nothing is fetched here: no repository is set up", "docs/updates.md")
+            raise RequestError(
+                "nothing is fetched here: no repository is set up", "docs/updates.md"
+            )
         found = await self._content.fetch(origin.target, order.tell, origin.source)
         if found.kind != "model" or not found.version.isdecimal():
             await self._content.drop(found)
@@ -225,7 +232,7 @@ class Models:
         return path
 
     async def _over(self, fetched: Fetched | None) -> None:
-        """What was fetched and unpacked for it goes."""
+        """What was unpacked for it goes, and what was `fetched`."""
         try:
             await asyncio.to_thread(self._repository.clear)
         except ModelError as error:

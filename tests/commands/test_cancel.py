@@ -8,6 +8,7 @@ import pytest
 from agent.commands.runs import AT_ONCE_MAX
 from agent.protocol.commands import Result
 from agent.protocol.signing import Key
+from agent.store.journal import Limits
 from tests.commands.rig import Rig, rig
 from tests.commands.test_desk import Trusted, signed
 
@@ -103,3 +104,18 @@ async def test_from_afar_what_must_be_signed_is_cancelled_by_a_signed_order_alon
         assert mild.state == "accepted"
         cancels = {"name": "commands.cancel", "args": {"id": "grave"}}
         assert (await signed(tmp_path, one, key, id="c", **cancels)).state == "accepted"
+
+
+async def test_who_filled_a_device_may_take_it_back(tmp_path: Path) -> None:
+    async with rig(tmp_path, limits=Limits(rows_max=20)) as one:
+        for n in range(18):
+            assert (await one.order("wait", f"w{n}", "mqtt")).state == "accepted"
+        await begun(one, "w0")
+        assert (await one.order("wait", "more", "mqtt")).reason == "full"
+        for n in range(1, 18):
+            await one.order("commands.cancel", f"c{n}", "mqtt", args={"id": f"w{n}"})
+            assert (await one.ended(f"c{n}")).state == "succeeded"
+        assert (await one.order("wait", "again", "mqtt")).state == "accepted"
+        one.effects.gate.set()
+        assert (await one.ended("again")).state == "succeeded"
+        assert one.effects.lines() == ["w0:x", "again:x"]

@@ -52,3 +52,12 @@ def test_an_order_or_a_connection_ends_a_long_pause() -> None:
     assert readers.left_s == 1
     readers.connected()
     assert (readers.left_s, readers.reads) == (0, None)
+
+
+def test_a_round_that_is_due_is_not_put_off() -> None:
+    readers = Readers(Bent(datetime(2026, 5, 1, tzinfo=UTC)))
+    readers.connected()
+    readers.heard(reads=False)  # of an answer, before the round could begin
+    assert readers.left_s == 0
+    readers.begin()
+    assert readers.left_s == 2 * AGAIN_S

@@ -9,12 +9,16 @@ from typing import Any
 import msgspec
 import pytest
 
+from agent.commands import runs
+from agent.commands.verb import Call, NoArgs, again
 from agent.protocol.commands import Result
 from agent.store.journal import End
 from agent.store.linkstate import Orders as Ordered
 from agent.sync import readers
 from agent.sync.budget.pace import OVERHEAD_BYTES
 from agent.sync.mqtt.connection import Connection
+from agent.sync.mqtt.reasons import NOBODY
+from tests.commands.rig import Effects
 from tests.outside import Mosquitto
 from tests.sync.controller import ROOT, Controller
 from tests.sync.rig import Rig, eventually
@@ -26,11 +30,19 @@ class Sent:
 
     def __init__(self) -> None:
         self.payloads: list[bytes] = []
+        self.answers: list[asyncio.Future[int]] = []  # the broker's word on each
+
+    def told(self) -> list[Result]:
+        return [msgspec.json.decode(one, type=Result) for one in self.payloads]
 
     def ends(self) -> Counter[str]:
         """How often the end of each command was told."""
-        told = (msgspec.json.decode(one, type=Result) for one in self.payloads)
-        return Counter(one.id for one in told if one.ended)
+        return Counter(one.id for one in self.told() if one.ended)
+
+    def unread(self) -> bool:
+        """Whether something was told, and nobody read any of it."""
+        over = len(self.answers) == len(self.payloads) and all(one.done() for one in self.answers)
+        return bool(over and self.answers) and {one.result() for one in self.answers} == {NOBODY}
 
 
 @pytest.fixture
@@ -41,7 +53,10 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> Sent:
     async def spied(self: Connection, topic: str, payload: bytes, **more: Any) -> Any:
         if topic == f"{ROOT}/result":
             found.payloads.append(payload)
-        return await publish(self, topic, payload, **more)
+        answer = await publish(self, topic, payload, **more)
+        if topic == f"{ROOT}/result":
+            found.answers.append(answer)
+        return answer
 
     monkeypatch.setattr(Connection, "publish", spied)
     return found
@@ -164,4 +179,116 @@ async def test_what_is_wanted_at_its_own_place_is_told_there_though_nobody_reads
         rig.configure(broker.url)
         async with commanded(rig, tmp_path):
             await eventually(lambda: all(reads.ends(f"w{n}") for n in range(3)), "told there")
+    reads.stop()
+
+
+async def test_old_answers_wait_for_no_pause_though_an_end_of_another_door_does(
+    tmp_path: Path, broker: Mosquitto, sent: Sent
+) -> None:
+    rig, old = Rig(tmp_path, broker.url), [f"old{n}" for n in range(3)]
+    gives = Controller(broker.port)  # and reads nothing
+    async with rig.store, commanded(rig, tmp_path) as doors:
+        rig.pace.order(Ordered(math.inf))
+        await doors.order("others")
+        for name in old:
+            gives.send({"id": name, "name": "write"})
+        await eventually(lambda: sent.ends().keys() == {*old} and sent.unread(), "told, to nobody")
+        reads = Controller(broker.port, f"{ROOT}/result")
+        reads.send({"id": "now", "name": "write"})
+        await eventually(lambda: reads.ends("now"), "its own order is answered")
+        await eventually(lambda: all(map(reads.ends, old)), "and the old ones are told")
+        assert not reads.ends("others")
+        rig.pace.order(Ordered())
+        await eventually(lambda: reads.ends("others"), "the pause is over")
+        await none_untold(rig)
+        assert sent.ends() == Counter({"others": 1, "now": 1, **dict.fromkeys(old, 2)})
+        reads.stop()
+    gives.stop()
+
+
+async def test_what_is_left_of_a_round_is_told_after_the_pause(
+    tmp_path: Path, broker: Mosquitto, sent: Sent
+) -> None:
+    rig = Rig(tmp_path, broker.url)
+    async with rig.store, commanded(rig, tmp_path) as doors:
+        await doors.order("before")
+        await eventually(sent.unread, "it is told, to nobody")
+        rig.pace.order(Ordered(math.inf))
+        await doors.order("others")
+        reads = Controller(broker.port, f"{ROOT}/result")
+        reads.send({"id": "now", "name": "write"})
+        await eventually(lambda: reads.ends("now"), "it is answered")
+        rig.pace.order(Ordered())
+        await eventually(lambda: reads.ends("before") and reads.ends("others"), "all are told")
+        reads.stop()
+
+
+STEPS = 20
+
+
+@pytest.fixture
+def steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command `steps`, which says STEPS times how far it is."""
+
+    async def tells(_: NoArgs, call: Call) -> None:
+        for n in range(STEPS):
+            await call.tell(n / STEPS, "on probation")
+            await asyncio.sleep(0.01)
+
+    verbs, more = Effects.verbs, again("steps", "Tell.", NoArgs, tells, "read")
+    monkeypatch.setattr(runs, "TELL_S", 0.0)
+    monkeypatch.setattr(Effects, "verbs", lambda self: [*verbs(self), more])
+
+
+@pytest.mark.usefixtures("steps")
+async def test_how_far_it_is_goes_where_somebody_reads_it_and_in_no_pause(
+    tmp_path: Path, broker: Mosquitto, sent: Sent
+) -> None:
+    rig = Rig(tmp_path, broker.url)
+    own = Controller(broker.port, "answers/#")  # and no result
+    async with rig.store, commanded(rig, tmp_path):
+        own.send({"id": "first", "name": "write"}, ("answers/0", b""))
+        await eventually(lambda: own.ends("first"), "nobody reads results: that is known now")
+        sent.payloads.clear()
+        own.send({"id": "unread", "name": "steps"}, ("answers/1", b""))
+        await eventually(lambda: own.ends("unread"), "it is answered")
+        reads = Controller(broker.port, f"{ROOT}/result")
+        reads.send({"id": "read", "name": "steps"})
+        await eventually(lambda: reads.ends("read"), "it is told")
+        rig.pace.order(Ordered(math.inf))
+        reads.send({"id": "paused", "name": "steps"})
+        await eventually(lambda: reads.ends("paused"), "it is told in the end")
+        far = Counter(one.id for one in sent.told() if not one.ended)
+        assert far["unread"] <= 1, "the first word"
+        assert far["paused"] == 1
+        assert far["read"] > 3
+        reads.stop()
+    own.stop()
+
+
+async def test_who_orders_it_again_is_answered_where_he_says_then(
+    tmp_path: Path, broker: Mosquitto
+) -> None:
+    rig = Rig(tmp_path, broker.url)
+    reads = Controller(broker.port, "answers/#")
+
+    def at(id: str) -> list[tuple[str, bytes]]:
+        return [(topic, which) for topic, one, which in reads.results if one.id == id and one.ended]
+
+    async with rig.store, commanded(rig, tmp_path) as doors:
+        reads.send({"id": "done", "name": "write"}, ("answers/1", b"a"))
+        await eventually(lambda: at("done") == [("answers/1", b"a")], "it is answered")
+        reads.send({"id": "done", "name": "write"}, ("answers/2", b"b"))
+        await eventually(lambda: len(at("done")) == 2, "and once more")
+        assert at("done")[1] == ("answers/2", b"b")
+        reads.send({"id": "open", "name": "wait"}, ("answers/3", b""))
+        while not await rig.store.journal.open():
+            await asyncio.sleep(0.02)
+        reads.send({"id": "open", "name": "wait"}, ("answers/4", b""))
+        reads.send({"id": "after", "name": "write"}, ("answers/5", b""))
+        await eventually(lambda: at("after"), "the repeat is taken")
+        doors.gate.set()
+        await eventually(lambda: at("open") == [("answers/4", b"")], "there, when it has ended")
+        assert doors.lines() == ["done:x", "after:x", "open:x"]
+        await none_untold(rig)
     reads.stop()

@@ -31,6 +31,10 @@ class Renewed(Domains):
                 async with asyncio.timeout(domain.settings.start_timeout_s):
                     await domain.tried.wait()
 
+    def may_start(self) -> None:
+        """Raises NotNow while no process may be started, for a proof or to serve."""
+        self._hold.check()
+
     def chosen(self, name: str) -> Choice | None:
         """What an operator chose last; None: nothing yet, each start takes the newest."""
         return self._choices.of(name)

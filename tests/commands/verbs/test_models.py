@@ -110,7 +110,7 @@ async def test_what_must_not_serve_is_not_installed_and_changes_nothing(
         ({**good, "path": "/etc/passwd"}, RequestError, "leads out of"),
         ({**good, "target": "x"}, RequestError, "expected either"),
         ({"path": "m.tar"}, RequestError, "expected either"),
-        ({"target": "x"}, NotNow, "nothing is fetched here"),
+        ({"target": "x"}, RequestError, "nothing is fetched here"),
     ]
     async with begun(tmp_path, domains={"d": rules("m", engine="onnx")}) as site:
         before = site.there()
