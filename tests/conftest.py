@@ -8,6 +8,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from agent import structs
 from tests.fleet.cluster import Cluster
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # of tests that use ONNX Runtime themselves
@@ -55,6 +56,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Sort the files; the order within one stays."""
     places = {Path(__file__).parent / name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: places.get(item.path, len(places)))
+    structs.make_all()  # as the agent does: tests have threads, too
 
 
 @pytest.fixture(scope="session")

@@ -27,6 +27,7 @@ from tests.api.checked import whole
 ROOT = Path(__file__).parent.parent
 HOLDFAST = Path(sys.executable).with_name("holdfast")
 DEADLINE_S = 60.0
+LOG_LINES = 60  # of an agent, shown where its test failed
 T = TypeVar("T")
 
 
@@ -209,6 +210,14 @@ class Device:
         found: dict[str, Any] = self.status()["ledger"].get(stream, nothing)
         return found
 
+    def told(self) -> str:
+        """Whether it runs, and the end of its log."""
+        state = (
+            f"ended with {self._process.returncode}" if self.dead() and self._process else "runs"
+        )
+        lines = self.log.read_text(errors="replace").splitlines() if self.log.exists() else []
+        return "\n".join([f"the agent in {self.folder} {state}; its log:", *lines[-LOG_LINES:]])
+
     def kill(self) -> None:
         """kill -9."""
         if self._process:
@@ -278,11 +287,16 @@ class Runs(Protocol):
 
 @contextlib.contextmanager
 def running(*things: Runs) -> Iterator[None]:
-    """Start them in order; whatever happens, none is left behind."""
+    """Start them in order; whatever happens, none is left behind. A failure shows their logs."""
     try:
         for thing in things:
             thing.start()
         yield
+    except BaseException as error:
+        for thing in things:
+            if isinstance(thing, Device):
+                error.add_note(thing.told())
+        raise
     finally:
         for thing in things:
             thing.kill()

@@ -7,6 +7,7 @@ signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the agent takes signals, C
 signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
 signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # where it is ignored, no child can be waited for
 
+import faulthandler
 import gc
 
 gc.disable()  # what is loaded stays: nothing to look for until all of it is there
@@ -20,9 +21,10 @@ from agent.cli.without_authorities import aiohttp_is_loaded
 
 aiohttp_is_loaded()
 
-from agent import app, logs
+from agent import app, logs, structs
 from agent.errors import HoldfastError
 
+structs.make_all()
 gc.collect()
 gc.freeze()  # nor does any later round, which holds up the loop, go through it again
 gc.enable()
@@ -72,6 +74,7 @@ def open_standard_files() -> None:
 
 if __name__ == "__main__":
     open_standard_files()
+    faulthandler.enable()  # a library that crashes says where
     code = main(*sys.argv[1:])
     # All is closed by now. Threads that were left behind in a call (agent/threads.py) would meet an
     # interpreter that takes itself apart, and sometimes end it with SIGSEGV.

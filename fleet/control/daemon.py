@@ -11,6 +11,7 @@ import socket
 import uvloop
 from msgspec import Struct
 
+from agent import structs
 from agent.clock import Clock
 from agent.errors import ConfigError
 from fleet.control import base
@@ -58,6 +59,7 @@ def run(
     metrics = Metrics()
     if metrics_at[1]:
         metrics.serve(*metrics_at)
+    structs.make_all()
     uvloop.run(_run(broker, database_url, metrics, times, content))
 
 

@@ -10,6 +10,7 @@ import signal
 import aiohttp
 import uvloop
 
+from agent import structs
 from agent.clock import Clock
 from agent.errors import ConfigError
 from agent.forms import BROKER_FORM, BROKER_URL
@@ -46,6 +47,7 @@ def run(
     metrics = Metrics()
     if metrics_at[1]:
         metrics.serve(*metrics_at)
+    structs.make_all()
     uvloop.run(_run(broker, database_url, metrics, ack_s, heartbeat_s, s3))
 
 
