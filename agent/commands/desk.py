@@ -55,13 +55,14 @@ class Desk:
         *,
         scopes: Collection[str] | None = None,
         reply: bytes | None = None,
+        again: bool = True,
     ) -> Result:
         """Take an order; its result as it is now, a refusal too. Raises StoreError: then nothing is
         known of it, and it may come again.
 
         `scopes` are those of a local caller; None: the door is another guard's. `reply` is kept
-        beside it, for the door, in place of what was there for a known id. Accepted or refused, it
-        is in the store when this returns.
+        beside it, for the door, in place of what was there for a known id; not where it is not
+        `again` that it was given. Accepted or refused, it is in the store when this returns.
         """
         try:
             entry, fresh = await self._admission.admit(order, door, scopes, reply)
@@ -69,8 +70,9 @@ class Desk:
             return await self.refuse(order, door, refused, reply)
         if fresh:
             self._tell(shown.result(entry, self.rules.device))
-        elif reply is not None:
+        elif again and reply is not None:
             await self._journal.wanted_at(entry.number, reply)
+            entry = await self._journal.get(entry.id) or entry  # it may have ended meanwhile
         self._runs.begin(entry)  # also where it was accepted without our knowing
         return shown.result(entry, self.rules.device)
 

@@ -65,7 +65,7 @@ class Orders:
             reply = _reply(message)
             while True:
                 try:
-                    await self._order(message.payload, reply)
+                    await self._order(message.payload, reply, again=not message.retained)
                     break
                 except StoreError:  # the parts that need the store say so
                     await asyncio.sleep(RETRY_S)
@@ -73,20 +73,22 @@ class Orders:
         finally:
             self._coming -= 1
 
-    async def _order(self, payload: bytes, reply: bytes | None) -> None:
-        """Raises StoreError."""
+    async def _order(self, payload: bytes, reply: bytes | None, *, again: bool) -> None:
+        """`again`: a known id was ordered once more; what a broker retains comes with each
+        connection, and nobody asks. Raises StoreError."""
         try:
             order = decode(payload)
         except Unread as error:
             result = await self._desk.unread(error, "mqtt", reply)
         else:
-            result = await self._surely(order, reply)
-        self._results.asked(result, elsewhere=reply is not None)
+            result = await self._surely(order, reply, again=again)
+        if again or not result.ended:
+            self._results.asked(result, elsewhere=reply is not None)
 
-    async def _surely(self, order: Order, reply: bytes | None) -> Result:
+    async def _surely(self, order: Order, reply: bytes | None, *, again: bool) -> Result:
         """Order it. Raises StoreError. What makes the agent stumble would come again and again."""
         try:
-            return await self._desk.order(order, "mqtt", reply=reply)
+            return await self._desk.order(order, "mqtt", reply=reply, again=again)
         except StoreError:
             raise
         except Exception as error:  # whatever it is: the broker would send it again, for ever

@@ -73,6 +73,7 @@ class Results:
         self._after_refusal = 0
         self._refused_others: list[Refusal] = []
         self._readers = Readers(clock)
+        self._answers = 0  # how often something was told that somebody waited for
         self._others_due = False  # in a round: one of answers alone was before it
         self._more = asyncio.Event()
         desk.listeners.append(self._listen)
@@ -140,11 +141,15 @@ class Results:
             async with asyncio.timeout(seconds):
                 await self._more.wait()
 
-    async def _answer(self, connection: Connection) -> bool:
-        """Tell all that somebody waits for; whether there was any. Raises LinkError, StoreError."""
-        waited = False
-        while self._under_way or self._asked or self._refused:
-            waited = True
+    @property
+    def _waited_for(self) -> bool:
+        """Whether there is something to tell that somebody waits for."""
+        return bool(self._under_way or self._asked or self._refused)
+
+    async def _answer(self, connection: Connection) -> None:
+        """Tell all that somebody waits for. Raises LinkError, StoreError."""
+        while self._waited_for:
+            self._answers += 1
             under_way, self._under_way = self._under_way, {}
             for result in under_way.values():
                 await self._tell_how_far(connection, result)
@@ -153,7 +158,6 @@ class Results:
                 said.append(_Said(end, await self._tell_end(connection, end, owed=True)))
                 said = await self._settle(connection, said)
             await self._settle(connection, said, wait=True)
-        return waited
 
     async def _tell_how_far(self, connection: Connection, result: Result) -> None:
         """Whoever asked is owed the first word; what follows goes where somebody reads it, and
@@ -203,9 +207,12 @@ class Results:
         """Tell these, behind whatever somebody waits for; without `each` as long as somebody
         reads them. Raises LinkError, StoreError."""
         said: list[_Said] = []
+        before = self._answers
         for end in ends:
-            # Answers take their time, and may have told this one.
-            now = await self._untold(end) if await self._answer(connection) else [end]
+            if self._waited_for:  # among it may be what is out, without the broker's word yet
+                said = await self._settle(connection, said, wait=True)
+                await self._answer(connection)
+            now = [end] if self._answers == before else await self._untold(end)
             if self._readers.none and not each:
                 break
             for one in now:

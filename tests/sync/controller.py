@@ -44,7 +44,13 @@ class Controller:
         correlation = getattr(message.properties, "CorrelationData", b"")
         self.results.append((message.topic, result, correlation))
 
-    def send(self, payload: bytes | dict[str, Any], reply: tuple[str, bytes] | None = None) -> None:
+    def send(
+        self,
+        payload: bytes | dict[str, Any],
+        reply: tuple[str, bytes] | None = None,
+        *,
+        retain: bool = False,
+    ) -> None:
         if isinstance(payload, dict):
             payload = msgspec.json.encode(payload)
         properties = None
@@ -52,7 +58,7 @@ class Controller:
             properties = Properties(PacketTypes.PUBLISH)
             properties.ResponseTopic, properties.CorrelationData = reply
         self.client.publish(
-            f"{self._root}/cmd", payload, 1, properties=properties
+            f"{self._root}/cmd", payload, 1, retain, properties=properties
         ).wait_for_publish(10)
 
     def ends(self, id: str) -> list[Result]:

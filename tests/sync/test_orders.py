@@ -147,7 +147,7 @@ async def test_what_the_store_did_not_take_comes_again(
 async def test_a_place_that_somebody_names_is_told_once_and_whoever_reads_there_has_it(
     tmp_path: Path, broker: Mosquitto
 ) -> None:
-    rig = Rig(tmp_path, broker.url)
+    rig = Rig(tmp_path, broker.url, ack_timeout_s=60.0)  # in one connection
     reads = Controller(broker.port, "answers/#")  # and no result
     async with rig.store, commanded(rig, tmp_path):
         for n in range(150):

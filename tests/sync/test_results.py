@@ -18,6 +18,7 @@ from agent.sync import readers
 from agent.sync.budget.pace import OVERHEAD_BYTES
 from agent.sync.mqtt.connection import Connection
 from agent.sync.mqtt.reasons import NOBODY
+from agent.sync.results import Results
 from tests.commands.rig import Effects
 from tests.outside import Mosquitto
 from tests.sync.controller import ROOT, Controller
@@ -68,18 +69,20 @@ async def test_what_nobody_reads_is_told_once_and_then_one_of_it_each_round(
     rig, each = Rig(tmp_path, broker.url), [f"n{n}" for n in range(12)]
     async with rig.store:
         async with commanded(rig, tmp_path) as doors:
+            await doors.order("first")
+            await eventually(lambda: sent.ends()["first"], "it is told, and maybe its first round")
             for name in each:
                 await doors.order(name)
-            await eventually(lambda: len(sent.ends()) == 12, "each is told")
+            await eventually(lambda: len(sent.ends()) == 13, "each is told")
             await doors.order("last")
             await eventually(lambda: sent.ends()["last"], "and a new one")
-            assert sent.ends() == Counter([*each, "last"])
+            assert sent.ends() - Counter(["first"] * 2) == Counter([*each, "last"])
         sent.payloads.clear()
         monkeypatch.setattr(readers, "AGAIN_S", 0.02)
         rig.configure(broker.url)
         async with commanded(rig, tmp_path):
             await eventually(lambda: sent.ends().total() >= 5, "it is looked for readers")
-        assert sent.ends().keys() == {"n0"}
+        assert sent.ends().keys() == {"first"}
 
 
 async def test_all_is_told_as_soon_as_somebody_is_there_who_reads(
@@ -292,3 +295,57 @@ async def test_who_orders_it_again_is_answered_where_he_says_then(
         assert doors.lines() == ["done:x", "after:x", "open:x"]
         await none_untold(rig)
     reads.stop()
+
+
+async def test_what_a_broker_retains_is_answered_once(tmp_path: Path, broker: Mosquitto) -> None:
+    """It comes with each connection, and nobody asks."""
+    rig = Rig(tmp_path, broker.url)
+    reads = Controller(broker.port, "answers/#", f"{ROOT}/result")
+    async with rig.store:
+        reads.send({"id": "kept", "name": "write"}, ("answers/1", b"a"), retain=True)
+        async with commanded(rig, tmp_path):
+            await eventually(lambda: len(reads.ends("kept")) == 2, "at both places")
+            await none_untold(rig)
+        for n in range(3):
+            rig.configure(broker.url)
+            async with commanded(rig, tmp_path) as doors:
+                reads.send({"id": f"n{n}", "name": "write"})
+                await eventually(lambda n=n: reads.ends(f"n{n}"), "what came behind it is told")
+                assert len(reads.ends("kept")) == 2
+        assert doors.lines() == ["kept:x", "n0:x", "n1:x", "n2:x"]
+    reads.stop()
+
+
+async def test_what_was_told_as_an_answer_is_not_told_again_in_its_round(
+    tmp_path: Path, broker: Mosquitto, sent: Sent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig = Rig(tmp_path, broker.url)
+    each = [f"n{n}" for n in range(5)]
+    async with rig.store:
+        async with commanded(rig, tmp_path) as doors:
+            for name in each:
+                await doors.order(name)
+            await eventually(lambda: len(sent.ends()) == 5, "nobody reads")
+        gives, asked, answered, asking = (
+            *(Controller(broker.port, "answers/#", f"{ROOT}/result"), asyncio.Event()),
+            *(Results.asked, Results._tell_in_turn),
+        )
+        sent.payloads.clear()
+
+        def heard(self: Results, result: Result, **more: Any) -> None:
+            answered(self, result, **more)
+            asked.set()
+
+        async def interrupted(self: Results, connection: Connection, ends: Any, **more: Any) -> Any:
+            if not asked.is_set():
+                gives.send({"id": "n3", "name": "write"}, ("answers/1", b""))
+                await asked.wait()
+            return await asking(self, connection, ends, **more)
+
+        monkeypatch.setattr(Results, "asked", heard)
+        monkeypatch.setattr(Results, "_tell_in_turn", interrupted)
+        rig.configure(broker.url)
+        async with commanded(rig, tmp_path):
+            await none_untold(rig)
+        assert sent.ends() == Counter(each)
+        gives.stop()
