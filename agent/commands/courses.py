@@ -63,13 +63,14 @@ class Tries(Struct):
 
 
 class Course(Struct):
-    """How far an aspect is with a document: its version, and who signed it ('': nobody).
+    """How far an aspect is with a document: its version, and who signed it ('': nobody; None: an
+    older version of the agent kept this, and did not say).
 
     `step` numbers the orders, on from one document to the next: two may have the same version.
     """
 
     version: int = -1
-    by: str = ""
+    by: str | None = None
     step: int = 0
     parts: dict[str, Tries] = field(default_factory=dict)
 

@@ -200,6 +200,8 @@ class Twin:
     def _course(self, name: str) -> Course:
         """How far an aspect is with the document that counts now."""
         course, document = self._courses.get(name, Course()), (self._desired.version, self._by)
+        if course.by is None and course.version == self._desired.version:
+            course.by = self._by
         if name in self._desired.state and (course.version, course.by) != document:
             course = self._courses[name] = course.anew(*document)
         return course
@@ -251,7 +253,7 @@ class Twin:
         if one.ended:
             return "failed"
         await self._keep()  # first: a number that was given to an order is no other's
-        order = Order(Command(id=one.command, name=name, args=args, issuer="twin"), course.by)
+        order = Order(Command(id=one.command, name=name, args=args, issuer="twin"), course.by or "")
         result = await self._desk.order(order, "twin")
         if not result.ended:
             return "converging"

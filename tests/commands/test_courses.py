@@ -4,6 +4,7 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from msgspec import Struct
 
@@ -198,3 +199,24 @@ async def test_killed_after_it_ordered_it_gives_no_number_twice(tmp_path: Path) 
         assert sorted(parts.ran) == [("a", "twin.1.parts.1"), ("b", "twin.1.parts.2")]
         assert await one.store.journal.refusals(10) == []
         await ended_now(task)
+
+
+async def test_what_an_older_version_kept_of_a_signed_document_counts_on(tmp_path: Path) -> None:
+    """It did not say who had signed it; what was changed on the device since stays."""
+    house, key = House(), Key.kept(tmp_path / "k")
+    signed: dict[str, Any] = {"signed": "grave", "keys": [key.public]}
+    document = decode(sign(Desired(version=7, state={"wall": "red"}, device="dev"), key))
+    async with twinned(tmp_path, house, **signed) as (twin, _):
+        await twin.want(document)
+        await eventually(lambda: standing(twin, 7) == "converged", "red")
+        house.wall = "green"
+        await eventually(lambda: standing(twin) == "conflict", "conflict")
+    async with rig(tmp_path, **signed) as one:
+        kept = msgspec.json.decode(await one.store.twin.get("tries") or b"")
+        for course in kept.values():
+            del course["by"]
+        await one.store.twin.put("tries", msgspec.json.encode(kept))
+    async with twinned(tmp_path, house, **signed) as (twin, _):
+        house.wall = "blue"
+        await eventually(lambda: "blue" in str(twin.reported), "it has looked")
+    assert house.painted == ["red"]
