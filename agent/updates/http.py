@@ -50,12 +50,17 @@ class HttpSource:
 
     async def __aenter__(self) -> Self:
         try:
-            trusted = await apart(self._context)  # of http, too: it may be sent on to https
+            trusted = await apart(self._context)
         except (OSError, ValueError) as error:
+            if self._url.scheme == "http":  # these are for where it may be sent on to alone
+                return await self._begin(True)
             raise Away(
                 f"{self.name}: link.ca_file, link.cert_file or link.key_file: {error}",
                 "check these files, or leave the settings out",
             ) from error
+        return await self._begin(trusted)
+
+    async def _begin(self, trusted: ssl.SSLContext | bool) -> Self:
         connector = aiohttp.TCPConnector(resolver=Resolver(), use_dns_cache=False, ssl=trusted)
         timeout = aiohttp.ClientTimeout(total=None, connect=self._stall_s, sock_read=self._stall_s)
         session = aiohttp.ClientSession(

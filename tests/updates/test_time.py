@@ -107,3 +107,11 @@ async def test_a_mirror_that_sends_on_to_https(tmp_path: Path) -> None:
         )
         assert Path((await device.fetch(TARGET, silent)).path).read_bytes() == CONTENT
         assert server.asked
+
+
+async def test_http_needs_no_certificates(tmp_path: Path) -> None:
+    shop = published(tmp_path)
+    link = {"broker_url": "mqtts://127.0.0.1", "ca_file": str(tmp_path / "gone.pem")}
+    async with serving(shop.served) as server:
+        device = content(tmp_path / "device", shop, server.url, link=link)
+        assert Path((await device.fetch(TARGET, silent)).path).read_bytes() == CONTENT
