@@ -44,8 +44,9 @@ _PUT_OFF = """
 UPDATE commands SET due_us = $3 WHERE device = $1 AND id = $2 AND due_us <= $4
 """
 _STATES = """
-SELECT c.device, c.id, c.state, r.device IS NOT NULL, c.rollout FROM ROWS($1) q JOIN commands c
-ON c.device = q.value->>0 AND c.id = q.value->>1 LEFT JOIN retired r ON r.device = c.device
+SELECT c.device, c.id, c.state, c.reason, r.device IS NOT NULL, c.rollout
+FROM ROWS($1) q JOIN commands c ON c.device = q.value->>0 AND c.id = q.value->>1
+LEFT JOIN retired r ON r.device = c.device
 """
 _HEARD = """
 UPDATE commands SET state = $3, progress = $4, reason = $5, message = $6, result = $7, due_us = $8,
@@ -180,19 +181,19 @@ async def heard(
     """
     names = sorted({(one.device, one.id) for one in said})
     rows = await transaction.fetch(_STATES, [list(name) for name in names])
-    states: dict[Name, str] = {(device, id_): state for device, id_, state, *_ in rows}
-    out = {row[0] for row in rows if row[3]}
+    states = {(device, id_): (state, reason) for device, id_, state, reason, *_ in rows}
+    out = {row[0] for row in rows if row[4]}
     news: dict[Name, Result] = {}
     count = 0
     for one in said:
         name = (one.device, one.id)
-        if name in states and is_news(states[name], one, is_retired=one.device in out):
-            states[name], news[name] = one.state, one
+        if name in states and is_news(*states[name], one, is_retired=one.device in out):
+            states[name], news[name] = (one.state, one.reason), one
             count += 1
     await transaction.many(
         _HEARD, [_heard_row(one, now_us, again_us) for _, one in sorted(news.items())]
     )
-    return count, {row[4] for row in rows if row[4] and (row[0], row[1]) in news}
+    return count, {row[5] for row in rows if row[5] and (row[0], row[1]) in news}
 
 
 def _heard_row(one: Result, now_us: int, again_us: int) -> Row:

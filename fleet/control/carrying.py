@@ -20,7 +20,7 @@ from agent.protocol.command_bundle import COMMANDS_MAX
 from agent.protocol.commands import Result
 from agent.protocol.signing import Key
 from agent.words import counted
-from fleet.control import base, book
+from fleet.control import base, book, driving
 from fleet.control.orders import Order
 from fleet.stick import stick
 from fleet.store.database import Absent, Transaction
@@ -95,7 +95,9 @@ async def hearing(url: str, now_us: Callable[[], int]) -> AsyncIterator[Hear]:
 
         async def hear(said: Sequence[Result]) -> None:
             async with database.begin() as transaction:
-                await book.heard(transaction, said, now_us(), now_us())
+                _, touched = await book.heard(transaction, said, now_us(), now_us())
+                for id_ in sorted(touched):
+                    await driving.drive(transaction, id_, now_us())
 
         yield hear
 

@@ -96,7 +96,7 @@ class _Direct:
         message.take()
         if was is None or (said.device, said.id) != (was.device, was.id):
             return
-        if is_news(was.state, said):
+        if is_news(was.state, was.reason, said):
             now_us = time.time_ns() // 1000
             self._kept[message.topic] = msgspec.structs.replace(
                 was,

@@ -29,6 +29,7 @@ _BACKS = """
 FROM members m JOIN commands c ON c.device = m.device AND c.id = m.rollout
 JOIN commands b ON b.device = m.device AND b.id = $2
 WHERE m.rollout = $1 AND (b.given_us IS NOT NULL OR (b.state IN ('planned', 'lapsed') AND ({owed})))
+AND NOT (b.state = 'withdrawn' AND m.device IN (SELECT device FROM retired))
 """
 _COUNTED = f"SELECT b.state, count(*) {_BACKS} GROUP BY 1"
 _NAMED = f"""
@@ -70,7 +71,8 @@ class Returning(Struct, frozen=True):
 
 class WayBack(Struct, frozen=True):
     """What became of the command `name`, which takes a rollout's one back, on those that were sent
-    it, or are still to be: `counts` of `succeeded`, `failed`, `open`; the latter two with names."""
+    it, or are still to be, but for devices that were retired meanwhile: `counts` of `succeeded`,
+    `failed`, `open`; the latter two with names."""
 
     name: str
     counts: dict[str, int]

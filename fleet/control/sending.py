@@ -73,6 +73,7 @@ class Sending:
         self._poll_s = poll_s
         self._keep_us = int(keep_days * 86_400e6)
         self._touched: set[str] = set()
+        self._is_first = True  # what was touched last is not known: all rollouts are looked at
         self._wake = asyncio.Event()
         self._round_at = self._forget_at = self._drive_at = clock.monotonic()
 
@@ -119,7 +120,8 @@ class Sending:
         if now >= self._round_at:
             self._round_at = now + ROUND_S
             some |= await book.lapse(transaction, now_us)
-            some |= set(await standing.ids(transaction, driving.ACTIVE))
+            some |= set(await standing.ids(transaction, () if self._is_first else driving.ACTIVE))
+            self._is_first = False
         for id_ in sorted(some):
             await driving.drive(transaction, id_, now_us)
         if now >= self._forget_at:

@@ -14,6 +14,7 @@ says it is. Of a retired device only a last word does so: nobody waits for it. I
 stands; a later one that differs changes nothing. But for `refused`: a refusal takes nobody's id, so
 an order that goes both ways may be refused at the broker for want of a signature, and be taken from
 the stick, whose bundle is signed. Then the end of what was done stands; nothing else follows it.
+Nor after `id_taken`: the words of that id are on another command.
 """
 
 from agent.protocol.commands import ENDED, Result
@@ -26,9 +27,9 @@ _DONE = ("succeeded", "failed", "interrupted")  # it was begun
 _RANK = {"accepted": 1, "running": 2}
 
 
-def is_news(state: str, result: Result, *, is_retired: bool = False) -> bool:
+def is_news(state: str, reason: str, result: Result, *, is_retired: bool = False) -> bool:
     """Whether a device's word says more than what is known; repeats and stragglers do not."""
-    if state == "refused" and result.state in _DONE:
+    if state == "refused" and reason != "id_taken" and result.state in _DONE:
         return True  # another door took it
     if state in ENDED or (is_retired and not result.ended):
         return False

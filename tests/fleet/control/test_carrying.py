@@ -139,17 +139,19 @@ async def test_what_the_broker_lacked_a_signature_for_is_done_from_the_stick(
 async def test_after_a_refusal_only_the_end_of_what_was_done_is_news(
     tmp_path: Path, url: str
 ) -> None:
-    where = ("--fleet-key", str(tmp_path / "fleet.key"), "--out", str(tmp_path), "--publish")
-    done = await fleet("send", "x", "--device", "d", "--id", "o-1", *where, "--database", url)
-    assert done.returncode == 0, done.stderr
-
-    async def hears(state: str, reason: str = "") -> tuple[str, str]:
-        told = {"id": "o-1", "name": "x", "device": "d", "state": state, "reason": reason}
+    async def hears(state: str, reason: str = "", id: str = "o-1") -> tuple[str, str]:
+        told = {"id": id, "name": "x", "device": "d", "state": state, "reason": reason}
         async with hearing(url, lambda: 1) as hear:
             await hear([msgspec.convert(told, Result)])
-        (one,) = await asked(url, book.found)
-        return one.state, one.reason
+        return next((one.state, one.reason) for one in await asked(url, book.found) if one.id == id)
 
+    where = ("--fleet-key", str(tmp_path / "fleet.key"), "--out", str(tmp_path), "--publish")
+    for id in ("o-1", "o-2"):
+        done = await fleet("send", "x", "--device", "d", "--id", id, *where, "--database", url)
+        assert done.returncode == 0, done.stderr
+    taken = ("refused", "id_taken")
+    assert await hears(*taken, id="o-2") == taken
+    assert await hears("succeeded", id="o-2") == taken, "that is another's of this id"
     refused = ("refused", "not_signed")
     assert await hears(*refused) == refused
     for later in ("accepted", "running", "expired"):

@@ -18,6 +18,7 @@ from fleet.control.plan import Plan
 from fleet.store.database import Database, Transaction
 from tests.fleet.cluster import Cluster
 from tests.fleet.control.rig import ControlProcess, asked, document, fleet, happens
+from tests.fleet.control.test_rollouts import BACK, Hall
 from tests.outside import Mosquitto, running
 from tests.sim.commanded import Commanded, Crew
 
@@ -129,6 +130,22 @@ async def test_the_word_of_a_retired_device_opens_nothing_again(url: str) -> Non
     listed = (await document("devices", *where))["devices"]
     assert {one["device"]: one["open"] for one in listed} == {"d1": 0, "d2": 0}
     assert (await say("d2", "succeeded"))["counts"]["good"] == 2, "its last word stands"
+
+
+async def test_a_way_back_to_a_retired_device_has_not_failed(url: str) -> None:
+    async with base.open(url) as database:
+        hall = Hall(database, 2)
+        await hall.start(counts="2", back="model.rollback", back_on="failed", failures_max=1.0)
+        await hall.say("failed", *hall.members)
+        assert (told := (await hall.report()).back) and told.counts["open"] == 2
+        async with database.begin() as one:
+            await retired.retire(one, hall.members[:1], hall.now_us)
+        await hall.say("refused", hall.members[1], id_=BACK)
+        assert (told := (await hall.report()).back)
+        assert (told.counts, [one.device for one in told.failed]) == (
+            {"succeeded": 0, "failed": 1, "open": 0},
+            hall.members[1:],
+        )
 
 
 Work = Callable[[Transaction], Awaitable[Any]]
