@@ -20,7 +20,7 @@ from agent.health.conditions import Condition, Conditions
 from agent.health.status import Status
 from tests.sync.authority import Authority
 
-DEADLINE_S = 30.0
+DEADLINE_S = 90.0
 PATIENT = Limits(
     *(4, 2), first_request_s=600, next_request_s=600, body_s=600, handshake_s=600, taking_s=600
 )

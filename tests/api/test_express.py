@@ -38,7 +38,7 @@ from agent.inference.oip_asked import HEADER
 from agent.inference.scheduler import Request
 from agent.inference.wire import Inferred, Tensor
 
-DEADLINE_S = 30.0
+DEADLINE_S = 90.0
 LONG = bool(os.environ.get("HOLDFAST_LONG"))
 LIMITS = Limits(tcp_places=4, socket_places=4, first_request_s=600, next_request_s=600)
 LARGE_BYTES = 12 << 20

@@ -15,7 +15,7 @@ from tests.api.triton import KINDS, Triton
 from tests.outside import running, until
 
 Array = NDArray[Any]
-DEADLINE_S = 30.0
+DEADLINE_S = 90.0
 ONES = np.ones((1, 4), np.float32)
 
 

@@ -23,7 +23,7 @@ from agent.inference.sequences import Sequences
 from bench import models
 from bench.unconfined import Unconfined
 
-DEADLINE_S = 30.0
+DEADLINE_S = 90.0
 STATE = {"state": [{"input": "state", "output": "state_out"}]}
 
 

@@ -13,7 +13,7 @@ from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, R
 from agent.cli.client import Client
 from tests.outside import Device, Mosquitto
 
-DEADLINE_S = 30
+DEADLINE_S = 90.0
 # Run before the page's own scripts: notes what the policy forbade, and the streams that are open.
 WATCH = """
 window.forbidden = [];

@@ -29,7 +29,7 @@ from tests.listener import Listener
 from tests.outside import Mosquitto, free_port
 from tests.store.test_store import segment
 
-DEADLINE_S = 30.0
+DEADLINE_S = 90.0
 
 
 BLOB = bytes(i * 11 % 253 for i in range(300_000))

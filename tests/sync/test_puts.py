@@ -19,7 +19,7 @@ from tests.object_store import ObjectStore
 from tests.outside import ROOT, Mosquitto, free_port
 from tests.sync.putting import BLOB, DEVICE, Cloud, Device, Toll, cloud
 
-DEADLINE_S = 30.0
+DEADLINE_S = 90.0
 pytestmark = pytest.mark.asyncio
 
 

@@ -27,7 +27,7 @@ from bench.unconfined import Unconfined
 from tests.inference.catalog.repository import install, linear
 from tests.inference.domains.bed import until as until
 
-DEADLINE_S = 30.0
+DEADLINE_S = 90.0
 FAULTY = Path(__file__).parent / "faulty"  # on PYTHONPATH, for `marked` models
 
 

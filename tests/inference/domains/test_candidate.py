@@ -13,7 +13,7 @@ from agent.inference.catalog import Model
 from agent.inference.domains.candidate import Candidate, Refused
 from agent.inference.domains.pool import Pool
 
-DEADLINE_S = 30.0
+DEADLINE_S = 90.0
 
 
 class Gone:

@@ -21,7 +21,7 @@ from agent.inference.domains.lease import Lease
 from agent.inference.domains.work import Class, Result, Work
 from agent.inference.oip import Bodies
 
-DEADLINE_S = 30.0
+DEADLINE_S = 90.0
 SEED = int(os.environ.get("HOLDFAST_SEED", "20261121"))
 ROUNDS = 3000 if os.environ.get("HOLDFAST_LONG") else 150
 RESULT = Result(msgspec.Raw(b"\xc0"), memoryview(b"y"), "m/1@0", "CPU")
