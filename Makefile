@@ -15,7 +15,7 @@ help:
 	@echo "make test   install what is pinned and run the tests"
 	@echo "make nightly  the long form of the tests"
 	@echo "make appliance-test  boots, hangs and cuts a whole machine under QEMU (HOLDFAST_LONG=1: 20 cuts)"
-	@echo "make lint   ruff, mypy        make bench  the measurements        make setup  install only"
+	@echo "make lint   ruff, mypy, import layers        make bench  the measurements        make setup  install only"
 
 define require
 @command -v $(PYTHON) >/dev/null || { echo "missing: $(PYTHON). Install Python 3.11 or newer (Debian, Ubuntu: apt-get install python3 python3-venv)"; exit 1; }
@@ -44,6 +44,7 @@ lint: $(VENV)/dev.installed
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+	@$(BIN)/lint-imports
 
 # The long form of the proofs, some hours; each night another seed, which is printed.
 nightly: $(VENV)/dev.installed

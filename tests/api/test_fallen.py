@@ -48,10 +48,9 @@ def ep(site: Site) -> str:
 
 
 def test_a_fall_is_said_with_its_cost_and_the_way_back(site: Site, gpu: Played) -> None:
-    gpu.has(slow_s=0.001, cpu_slow_s=0.05)
     assert [ep(site) for _ in range(4)] == ["CUDAExecutionProvider"] * 4
-    gpu.has(sticky=True, cpu_slow_s=0.05)
-    assert [ep(site) for _ in range(4)] == ["CPUExecutionProvider"] * 4
+    gpu.has(sticky=True, cpu_slow_s=1)  # more than a stalled machine adds to calls on the GPU
+    assert [ep(site) for _ in range(2)] == ["CPUExecutionProvider"] * 2
 
     fall = shown(site)["fallen"]["m"]  # type: ignore[index]
     assert fall["fault"] == "sticky"

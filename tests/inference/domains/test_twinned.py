@@ -371,9 +371,9 @@ async def test_its_budget_of_time_is_the_gpus(tmp_path: Path, gpu: Played) -> No
     gpu.has(cpu_slow_s=0.3)
     async with one(tmp_path) as (rig, d):
         assert (await rig.ask()).ep == CUDA
-        gpu.has(sticky=True, cpu_slow_s=0.3, slow_s=0.01)
+        gpu.has(sticky=True, cpu_slow_s=1)  # more than a stalled machine adds to a call on the GPU
         assert (await rig.ask()).ep == CPU
-        assert d.cost_ratio("m") > 10
+        assert d.cost_ratio("m") > 2
 
 
 async def test_other_devices_end_what_was(tmp_path: Path, gpu: Played) -> None:
