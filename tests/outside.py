@@ -21,7 +21,7 @@ import pytest
 import yaml
 
 from agent.cli.client import Client
-from agent.errors import HoldfastError
+from agent.errors import AgentSilent, HoldfastError
 from tests.api.checked import whole
 
 ROOT = Path(__file__).parent.parent
@@ -147,6 +147,13 @@ class Checked(Client):
         kind = {"Content-Type": "application/json"}  # all that is known of the headers
         whole().check(method, route, content, status, kind, body, all_headers=False)
         return status, body
+
+
+def hang(agent: Path, part: str) -> None:
+    """Have a part of the agent at this socket stand still. It answers before that, but not always
+    on a machine that stalls."""
+    with contextlib.suppress(AgentSilent):
+        Checked(agent).post("/api/v1/watchdog/test", {"part": part})
 
 
 # Tests of other things than safe mode do not end in it; and no watchdog of this machine is asked.

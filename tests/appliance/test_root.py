@@ -14,7 +14,7 @@ from tests.appliance.native import booted
 from tests.appliance.test_unit import LONG_S, SERVICE, Unit
 from tests.host.lowly import NOBODY
 from tests.host.root.played import HARMLESS, prepare
-from tests.outside import HOLDFAST, ROOT, Checked, until
+from tests.outside import HOLDFAST, ROOT, Checked, hang, until
 
 UNITS = ROOT / "provisioning" / "systemd"
 DAEMON, SOCKET = "holdfast-root.service", "holdfast-root.socket"
@@ -92,7 +92,7 @@ def test_an_agent_without_rights_has_the_machine_rebooted(tmp_path: Path) -> Non
         assert uids[:2] == [str(NOBODY)] * 2
         said = until(lambda: status_text(made), "systemd knows how it is", LONG_S)
         assert "link_down" in said
-        Checked(made.socket).post("/api/v1/watchdog/test", {"part": "store"})
+        hang(made.socket, "store")
         called = made.machine / "called"
         until(called.exists, "the machine is rebooted", LONG_S)
         assert called.read_text() == f"{made.machine}/program reboot\n"

@@ -60,11 +60,13 @@ def test_each_start_names_its_cause_and_is_counted(device: Device) -> None:
     (device.store.parent / "incoming").unlink()
     assert again(device) == "crash"
     assert "FileExistsError" in begun(device)["why"]
+    assert spent(device) == ["restart"]
     device.kill()
     noted(device, boot="another")
     assert again(device) == "unknown", "no hardware says whether it was the power"
     found = begun(device)
-    assert spent(device) == ["restart", "doubt"], "so short a run may be a loop"
+    # The time since this boot counts as run, too: on a machine up for a day the first is forgotten.
+    assert spent(device)[-1] == "doubt", "so short a run may be a loop"
     assert found["resets_left"] == found["resets_per_day_max"], "one alone is none"
     assert found["starts"]["crash"] == found["starts"]["ordered"] == 1
     events = Checked(device.socket).get("/api/v1/watchdog/history")["events"]

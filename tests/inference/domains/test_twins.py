@@ -49,9 +49,10 @@ async def stuck(
     async with one(tmp_path, **settings) as (rig, d):
         gpu.has(sticky=True)
         assert (await rig.ask()).ep == CPU
-        gpu.has(cpu_slow_s=1000.0)
+        begun = tmp_path / "begun"
+        gpu.has(cpu_slow_s=1000.0, tells=str(begun))
         asks = [asyncio.create_task(rig.ask()) for _ in range(12)]
-        await until(lambda: d.waiting >= 10 and d.owes, "they are with the twin")
+        await until(lambda: d.waiting >= 10 and begun.exists(), "they are with the twin")
         gpu.is_well()
         yield rig, d, asks
 

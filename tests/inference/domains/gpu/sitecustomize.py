@@ -17,6 +17,7 @@ that a test rewrites while workers run; the texts and the exceptions are those o
     after        the first so many runs of a process go well, whatever is wrong
     slow_s       what a run on it takes
     cpu_slow_s   what a run on the CPU takes
+    tells        a file that is there once a run has begun
 """
 
 import json
@@ -88,6 +89,8 @@ if "agent.inference.zygote" in sys.orig_argv:
 
         def run(self, *words: Any, **more: Any) -> Any:
             wrong = state()
+            if "tells" in wrong:
+                Path(wrong["tells"]).touch()
             time.sleep(wrong.get("slow_s" if self._on_gpu else "cpu_slow_s", 0.0))
             if self._on_gpu:
                 self._runs += 1
